@@ -1,0 +1,291 @@
+"""loadtest.toml and the flags over it, as validated, frozen values.
+
+Secrets appear here only as references (`env:NAME`, `file:PATH`, `entra`), so a config can be printed and stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from loadgen.errors import ConfigError
+from loadgen.quota import Quota
+from loadgen.slo import Slo, parse_duration_ns
+
+SIMULATED = "sim"
+ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
+DEFAULT_MIX = {"chat": 6.0, "streaming": 13.0, "vision": 1.0}
+DEFAULT_RATE_PER_S = 6.0  # with the default mix, about three quarters of the default quota
+
+
+def _seconds(value: Any) -> Any:
+    try:
+        return parse_duration_ns(value) / 1e9 if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+def _per_second(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    number, _, unit = value.partition("/")
+    try:
+        return float(number) / {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[unit.strip()]
+    except (ValueError, KeyError):
+        raise ValueError(f"{value!r} is not a rate; write it like 5/s, 300/min or 5") from None
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0, allow_inf_nan=False)]
+
+
+class Dialect(StrEnum):
+    AZURE = "azure"  # POST /chat/completions?api-version=...
+    OPENAI = "openai"  # POST /v1/chat/completions
+
+
+class Kind(StrEnum):
+    SERVERLESS = "serverless"  # pay per token, with a quota
+    MANAGED = "managed"  # pay per instance hour, without
+
+
+class Arrivals(StrEnum):
+    CONSTANT = "constant"
+    POISSON = "poisson"
+    GAMMA = "gamma"
+
+
+class ThrottleMode(StrEnum):
+    PACE = "pace"  # wait so as not to be refused
+    OFF = "off"  # send when due and let the endpoint refuse
+    FEEDBACK = "feedback"  # pace, and learn from 429 and its headers
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class TargetConfig(Section):
+    """A deployment, and what may be sent to it."""
+
+    url: str | None = Field(None, description="`sim`, or the endpoint's https:// address; by default the environment's, else `sim`")
+    dialect: Dialect = Field(Dialect.AZURE, description="`azure`: /chat/completions?api-version=...; `openai`: /v1/chat/completions")
+    kind: Kind = Field(Kind.SERVERLESS, description="`serverless` (pay per token, quota) or `managed` (pay per instance hour)")
+    model: str | None = Field(None, description="the model's name, for prices and the body of the openai dialect; by default what /info says")
+    key: str | None = Field(None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity")
+    api_version: str = Field("2024-05-01-preview", description="api-version of the azure dialect")
+    allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field((), description="hosts that may be loaded although they are not loopback")
+    ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_reference(cls, value: str | None) -> str | None:
+        if value is not None and value != "entra" and not value.startswith(("env:", "file:")):
+            raise ValueError("must say where the key is, not be the key: env:NAME, file:PATH or entra")
+        return value
+
+    @model_validator(mode="after")
+    def _entra_is_for_managed(self) -> Self:
+        if self.key == "entra" and self.kind is Kind.SERVERLESS:
+            raise ValueError("serverless endpoints do not accept Entra ID; give key = \"env:NAME\", or kind = \"managed\"")
+        return self
+
+
+class LoadConfig(Section):
+    """How much, when and for how long."""
+
+    users: int | None = Field(None, ge=1, le=100_000, description="closed loop: this many users, each sending when its last answer is in")
+    rate: PerSecond | None = Field(None, description="open loop: arrivals a second, whatever the answers do; 6/s where neither users nor trace is given")
+    arrivals: Arrivals = Field(Arrivals.POISSON, description="how the gaps of an open loop are drawn: constant, poisson or gamma")
+    trace: Path | None = Field(None, description="open loop: arrivals and token counts from a file")
+    speed: float = Field(1.0, gt=0, allow_inf_nan=False, description="play a trace this many times faster")
+    duration: Seconds = Field(60.0, gt=0, description="how long arrivals come, warm-up included")
+    warmup: Seconds = Field(5.0, description="the first part of it, which no figure counts")
+    cooldown: Seconds = Field(0.0, description="the last part of it, which no figure counts")
+    drain: Seconds = Field(30.0, description="how long to wait for the last answers")
+    max_in_flight: int = Field(2_000, ge=1, le=100_000, description="arrivals waiting or in flight at once; one more is dropped, and recorded so")
+    max_tokens: int = Field(128, ge=1, description="completion limit asked for, except where a trace says")
+    throttle: ThrottleMode = Field(ThrottleMode.PACE, description="`pace` waits so as not to be refused, `off` sends when due, `feedback` also learns from 429s")
+    seed: int = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Self:
+        given = [name for name in ("users", "rate", "trace") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: give one")
+        if self.warmup + self.cooldown >= self.duration:
+            raise ValueError(f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing of {self.duration:g} s to measure")
+        return self
+
+    @property
+    def open_loop(self) -> bool:
+        return self.users is None
+
+    @property
+    def rate_per_s(self) -> float:
+        """Of an open loop without a trace."""
+        return DEFAULT_RATE_PER_S if self.rate is None else self.rate
+
+
+class TimeoutConfig(Section):
+    """Each has an error code of its own in the record."""
+
+    connect: Seconds = Field(10.0, gt=0, description="for the connection and TLS")
+    first_byte: Seconds = Field(60.0, gt=0, description="from the request's last byte to the answer's first")
+    idle: Seconds = Field(30.0, gt=0, description="between two pieces of an answer")
+    total: Seconds = Field(300.0, gt=0, description="for the whole attempt")
+
+
+class OutputConfig(Section):
+    """What is left behind."""
+
+    dir: Path | None = Field(None, description="the run folder; by default runs/DATE-TIME, and never one that exists")
+    report: bool = Field(True, description="write report.html beside the record")
+
+
+class PlanConfig(Section):
+    """What the plan assumes."""
+
+    region: str = Field("eastus", description="where managed instances would run, for their price")
+    prices: Path | None = Field(None, description="a price book instead of the one that comes with Headroom")
+    concurrency_per_instance: int | None = Field(None, ge=1, description="requests that one managed instance serves at once within the objectives; by default what the run held, where it ran on one instance, else an assumption that is printed")
+    growth: float = Field(1.0, gt=0, allow_inf_nan=False, description="plan for this many times the measured demand")
+
+
+class RunConfig(Section):
+    """A whole loadtest.toml."""
+
+    target: TargetConfig = TargetConfig()
+    load: LoadConfig = LoadConfig()
+    scenarios: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(DEFAULT_MIX, description="the mix: names and weights")
+    quota: Quota = Quota()
+    timeouts: TimeoutConfig = TimeoutConfig()
+    slo: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field((), description="objectives, like `ttft.p95<1s`")
+    output: OutputConfig = OutputConfig()
+    plan: PlanConfig = PlanConfig()
+
+    @field_validator("slo")
+    @classmethod
+    def _slos_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                Slo.parse(text)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def slos(self) -> tuple[Slo, ...]:
+        return tuple(Slo.parse(text) for text in self.slo)
+
+
+def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str]) -> RunConfig:
+    """The file, then the flags over it (dotted keys: `load.rate`), then the environment for a target that neither names.
+
+    Raises ConfigError naming the file and key, or the flag, and what to do.
+    """
+    values = _read(file) if file is not None else {}
+    _drop_overridden(values, flags)
+    for dotted, value in flags.items():
+        _put(values, dotted.split("."), value)
+    target = values.get("target", {})
+    if isinstance(target, dict) and target.get("url") is None:
+        _put(values, ["target", "url"], next((environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), SIMULATED))
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_sentences(error, file, flags)) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+
+
+def _drop_overridden(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
+    """A flag that sets the load's shape replaces the file's shape, and flags that name scenarios the file's mix."""
+    shapes = ("users", "rate", "trace")
+    load = values.get("load")
+    if isinstance(load, dict) and any(f"load.{name}" in flags for name in shapes):
+        values["load"] = {key: value for key, value in load.items() if key not in shapes}
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    *sections, key = path
+    for name in sections:
+        if not isinstance(values.get(name), dict):
+            values[name] = {}
+        values = values[name]
+    values[key] = value
+
+
+def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, Any]) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        keys = [str(key) for key in problem["loc"]]
+        dotted = ".".join(keys)
+        place = FLAG_OF[dotted] if dotted in flags and dotted in FLAG_OF else f"{file}: {dotted}" if file else dotted
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1, cutoff=0.5)
+            message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_known_keys(keys[:-1]))}")
+        lines.append(f"{place}: {message[0].lower()}{message[1:]}" if place else message)
+    return "\n".join(lines)
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for key in path:
+        field = model.model_fields.get(key) if hasattr(model, "model_fields") else None
+        if field is None:
+            return []
+        model = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)), None)
+    if dataclasses.is_dataclass(model):
+        return [field.name for field in dataclasses.fields(model)]
+    return list(getattr(model, "model_fields", ()))
+
+
+FLAG_OF = {
+    "target.url": "--target",
+    "target.dialect": "--dialect",
+    "target.kind": "--kind",
+    "target.model": "--model",
+    "target.key": "--key",
+    "target.allow_hosts": "--yes-target",
+    "scenarios": "--scenario",
+    "load.users": "--users",
+    "load.rate": "--rate",
+    "load.arrivals": "--arrivals",
+    "load.trace": "--trace",
+    "load.speed": "--speed",
+    "load.duration": "--duration",
+    "load.warmup": "--warmup",
+    "load.max_tokens": "--max-tokens",
+    "load.throttle": "--throttle",
+    "load.seed": "--seed",
+    "quota.tokens_per_minute": "--tpm",
+    "quota.requests_per_minute": "--rpm",
+    "slo": "--slo",
+    "output.dir": "--out",
+    "output.report": "--no-report",
+    "plan.region": "--region",
+    "plan.growth": "--growth",
+    "plan.prices": "--prices",
+}

@@ -1,0 +1,36 @@
+"""Our own failures: what went wrong, where, and what to do about it.
+
+Failures of the system under test are data (see samples.Outcome) and never raise.
+"""
+
+from __future__ import annotations
+
+
+class HeadroomError(Exception):
+    """Anything a user can put right. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(HeadroomError):
+    """A flag, a key of loadtest.toml or a line of a trace that cannot be used; the message names it."""
+
+    exit_code = 2
+
+
+class TargetError(HeadroomError):
+    """The probe found no chat deployment at the target; nothing else was sent."""
+
+    exit_code = 2
+
+
+class TargetRefused(HeadroomError):  # noqa: N818 - the rails refused; the target did not fail
+    """A host that is not loopback and was not allowed by name; nothing was sent."""
+
+    exit_code = 112
+
+
+class RunFolderError(HeadroomError):
+    """A run folder that cannot be written, read or trusted."""
+
+    exit_code = 2

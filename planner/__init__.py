@@ -1,0 +1,1 @@
+"""Numbers from runs: metrics, demand, quota, capacity, cost, and the plan made of them."""
