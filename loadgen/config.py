@@ -108,6 +108,7 @@ class LoadConfig(Section):
     users: int | None = Field(None, ge=1, le=100_000, description="closed loop: this many users, each sending when its last answer is in")
     rate: PerSecond | None = Field(None, description="open loop: arrivals a second, whatever the answers do; 6/s where neither users nor trace is given")
     arrivals: Arrivals = Field(Arrivals.POISSON, description="how the gaps of an open loop are drawn: constant, poisson or gamma")
+    gamma_shape: float = Field(0.5, gt=0, allow_inf_nan=False, description="of gamma arrivals; below 1 is burstier than Poisson")
     trace: Path | None = Field(None, description="open loop: arrivals and token counts from a file")
     speed: float = Field(1.0, gt=0, allow_inf_nan=False, description="play a trace this many times faster")
     duration: Seconds = Field(60.0, gt=0, description="how long arrivals come, warm-up included")

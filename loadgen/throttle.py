@@ -1,0 +1,83 @@
+"""Waits for the quota: first come, first served, both limits at once, reserved before sending and settled after."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic_ns
+
+import gevent
+from gevent import get_hub
+
+from loadgen.alarm import Alarm
+from loadgen.quota import Grant, Limiter
+
+
+class Throttle:
+    """A queue of greenlets before a Limiter. A large request is never overtaken: only the first in the queue is tried."""
+
+    def __init__(self, limiter: Limiter, alarm: Alarm) -> None:
+        self.limiter = limiter
+        self._alarm = alarm
+        self._queue: deque[tuple[gevent.Greenlet, int]] = deque()
+        self._woken_ns: int | None = None  # the instant for which the alarm is set
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def admit(self, tokens: int) -> Grant:
+        """Park the calling greenlet until both limits admit the request. Raises ConfigError if they never can."""
+        now_ns = monotonic_ns()
+        if not self._queue and (grant := self.limiter.try_take(now_ns, tokens)) is not None:
+            return grant
+        self.limiter.check_fits(tokens)
+        entry = (gevent.getcurrent(), tokens)
+        self._queue.append(entry)
+        self._set_alarm(now_ns)
+        try:
+            granted: Grant = get_hub().switch()
+        except BaseException:  # the user was stopped while it waited
+            if entry in self._queue:
+                self._queue.remove(entry)
+                self._serve()
+            raise
+        return granted
+
+    def settle(self, grant: Grant, tokens: int) -> None:
+        """Correct a grant to the real cost; what comes back may let the next one go at once."""
+        self.limiter.settle(monotonic_ns(), grant, tokens)
+        self._serve()
+
+    def cancel(self, grant: Grant) -> None:
+        """Give back a grant that the server never counted."""
+        self.limiter.cancel(monotonic_ns(), grant)
+        self._serve()
+
+    def pause(self, wait_ms: int) -> None:
+        """Admit nothing for so long: a server has asked for it."""
+        self.limiter.pause(monotonic_ns() + wait_ms * 1_000_000)
+
+    def _serve(self) -> None:
+        """Wake those at the head of the queue whose turn has come."""
+        if not self._queue:
+            return
+        now_ns = monotonic_ns()
+        loop = get_hub().loop
+        while self._queue:
+            greenlet, tokens = self._queue[0]
+            grant = self.limiter.try_take(now_ns, tokens)
+            if grant is None:
+                self._set_alarm(now_ns)
+                return
+            self._queue.popleft()
+            loop.run_callback(greenlet.switch, grant)
+
+    def _set_alarm(self, now_ns: int) -> None:
+        at_ns = self.limiter.earliest_ns(now_ns, self._queue[0][1])
+        if self._woken_ns is None or at_ns < self._woken_ns:
+            self._woken_ns = at_ns
+            self._alarm.call_at(at_ns, self._ring)
+
+    def _ring(self) -> None:
+        self._woken_ns = None
+        self._serve()
