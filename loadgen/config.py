@@ -200,7 +200,9 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
     _drop_overridden(values, flags)
     for dotted, value in flags.items():
         _put(values, dotted.split("."), value)
-    target = values.get("target", {})
+    load, target = values.get("load", {}), values.get("target", {})
+    if isinstance(load, dict) and load.get("trace") is not None:
+        values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
     if isinstance(target, dict) and target.get("url") is None:
         _put(values, ["target", "url"], next((environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), SIMULATED))
     try:

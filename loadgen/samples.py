@@ -56,10 +56,10 @@ class Sample:
     seq: int
     attempt: int = 0
     worker: int = 0
-    phase: str = Phase.STEADY
+    phase: str = Phase.STEADY.value
     scenario: str
     target: str
-    outcome: str = Outcome.OK
+    outcome: str = Outcome.OK.value
     status: int | None = None
     error: str | None = None  # a short code or sentence, never a secret
     due_ns: int

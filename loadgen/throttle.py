@@ -57,6 +57,11 @@ class Throttle:
         """Admit nothing for so long: a server has asked for it."""
         self.limiter.pause(monotonic_ns() + wait_ms * 1_000_000)
 
+    def dismiss(self) -> None:
+        """Stop all that wait; none of them has sent anything."""
+        for greenlet, _ in list(self._queue):
+            greenlet.kill(block=False)
+
     def _serve(self) -> None:
         """Wake those at the head of the queue whose turn has come."""
         if not self._queue:

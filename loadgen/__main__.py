@@ -1,0 +1,213 @@
+"""One load process: `python -m loadgen RUN NAME=PLACE...` plays the config in RUN's manifest with the named scenarios.
+
+Standard output carries lines of JSON: `started`, a `progress` each second, `finished`. Standard input is held open by the
+process that started this one: when it ends, so does the load, whatever became of its parent. SIGINT or SIGTERM stops the
+arrivals and waits shortly for the answers; a second one waits for nothing.
+"""
+
+from __future__ import annotations
+
+from loadgen.player import Player, load_scenario  # first: it patches the process for gevent
+
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+import gevent
+import gevent.os
+from gevent.event import Event
+from locust.env import Environment
+
+from loadgen.arrivals import ClosedLoop, OpenLoop
+from loadgen.config import RunConfig
+from loadgen.errors import HeadroomError
+from loadgen.recorder import RecorderPipe
+from loadgen.samples import Manifest
+from loadgen.tally import BLOCKED_S
+
+FLUSH_S = 0.25
+START_IN_NS = 300_000_000  # so that the first arrival can be prepared
+STOP_GRACE_S = 5.0
+RENEW_S = 60.0
+
+
+class Load:
+    """The load while it lasts."""
+
+    def __init__(self, folder: Path, places: dict[str, str]) -> None:
+        manifest = Manifest.read(folder)
+        self.config = RunConfig.model_validate(manifest.config)
+        self.classes = {name: load_scenario(name, place) for name, place in places.items()}
+        self.environment = Environment(user_classes=list(self.classes.values()))
+        self.runner = self.environment.create_local_runner()
+        self.player = Player(
+            self.config,
+            environment=self.environment,
+            variables=os.environ,
+            model=manifest.deployment.get("model_name"),
+            run_id=manifest.run_id,
+            folder=folder,
+        )
+        self.environment.headroom = self.player
+        self.player.check_requests_fit(self.classes)
+        self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
+        gevent.os.make_nonblocking(self.pipe.fd)
+        self.stopping = Event()
+        self._stop_reason: str | None = None
+        self._failure: HeadroomError | None = None
+
+    def stop(self, reason: str) -> None:
+        """Once: no more arrivals, a short wait for the answers. Twice: no wait."""
+        if self.stopping.is_set():
+            self.runner.user_greenlets.kill(block=False)
+        self._stop_reason = self._stop_reason or reason
+        self.stopping.set()
+
+    def run(self) -> int:
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
+        self.player.restart_clock(monotonic_ns() + START_IN_NS)
+        say("started", monotonic_start_ns=self.player.start_ns)
+        keepers = [gevent.spawn(keeper) for keeper in (self._flush, self._tell, self._watch_hub, self._watch_parent, self._renew)]
+        try:
+            (self._play_open if self.config.load.open_loop else self._play_closed)()
+        finally:
+            self._send_home()
+            gevent.killall(keepers)
+        self.player.tally.flush(self.pipe)
+        self.pipe.close()
+        if self._failure is not None:
+            raise self._failure
+        say("progress", **self._progress())
+        say("finished", planned=self.player.tally.planned, reason=self._stop_reason)
+        return 0
+
+    def _play_open(self) -> None:
+        source = self.player.source = OpenLoop(
+            self.player.schedule(),
+            alarm=self.player.alarm,
+            start_ns=self.player.start_ns,
+            most_busy=self.config.load.max_in_flight,
+            spawn=lambda scenario: self._spawn({scenario: 1}),
+            drop=self.player.drop,
+        )
+        dispatcher = gevent.spawn(source.run)
+        self._until(lambda: dispatcher.dead, None)
+        dispatcher.get(block=False) if dispatcher.ready() else source.stop()
+        self._until(lambda: source.idle, self.config.load.drain)
+        dispatcher.kill()
+
+    def _play_closed(self) -> None:
+        end_ns = self.player.start_ns + round(self.config.load.duration * 1e9)
+        self.player.source = ClosedLoop(start_ns=self.player.start_ns, end_ns=end_ns, seed=self.config.load.seed)
+        self.player.alarm.wait_until(self.player.start_ns)
+        self._spawn(shares(self.config.scenarios, self.config.load.users or 1))
+        self._until(lambda: monotonic_ns() >= end_ns, None)
+        self._until(lambda: len(self.runner.user_greenlets) == 0, self.config.load.drain)
+
+    def _spawn(self, users: dict[str, int]) -> None:
+        self.runner.spawn_users({self.classes[name].__name__: count for name, count in users.items() if count})
+
+    def _until(self, condition: Callable[[], bool], patience_s: float | None) -> None:
+        """Return when the condition holds, when patience ends, or when the load is stopped."""
+        give_up_ns = None if patience_s is None else monotonic_ns() + round(patience_s * 1e9)
+        while not condition() and not self.stopping.is_set():
+            if give_up_ns is not None and monotonic_ns() > give_up_ns:
+                return
+            gevent.sleep(0.02)
+
+    def _send_home(self) -> None:
+        """End all users. After a stop those in flight get a moment to finish; nobody else has anything to wait for."""
+        self.player.source.stop()
+        if self.player.throttle is not None:
+            self.player.throttle.dismiss()
+        give_up_ns = monotonic_ns() + round(STOP_GRACE_S * 1e9)
+        while self.stopping.is_set() and self.player.endpoint.active and monotonic_ns() < give_up_ns:
+            gevent.sleep(0.02)
+        self.runner.user_greenlets.kill(block=True, timeout=STOP_GRACE_S)
+
+    # Keepers: small greenlets beside the load.
+
+    def _flush(self) -> None:
+        while True:
+            gevent.sleep(FLUSH_S)
+            try:
+                self.player.tally.flush(self.pipe)
+            except HeadroomError as error:
+                self._failure = error
+                self.stop("the record could not be written")
+                return
+
+    def _tell(self) -> None:
+        while True:
+            gevent.sleep(1)
+            say("progress", **self._progress())
+
+    def _progress(self) -> dict[str, Any]:
+        throttle = self.player.throttle
+        return self.player.tally.progress(
+            in_flight=len(self.player.endpoint.active),
+            waiting=0 if throttle is None else throttle.waiting,
+            duration_s=self.config.load.duration,
+        )
+
+    def _watch_hub(self) -> None:
+        while True:
+            before_ns = monotonic_ns()
+            gevent.sleep(BLOCKED_S)
+            blocked_s = (monotonic_ns() - before_ns) / 1e9 - BLOCKED_S
+            if blocked_s > BLOCKED_S:
+                self.player.tally.note("hub_blocked", f"the load generator stood still for {blocked_s * 1e3:.0f} ms")
+
+    def _watch_parent(self) -> None:
+        gevent.os.make_nonblocking(0)
+        while gevent.os.nb_read(0, 1024):
+            pass
+        self.stop("the process that started the load is gone")
+
+    def _renew(self) -> None:
+        while self.player.credential is not None and self.player.credential.entra:
+            gevent.sleep(RENEW_S)
+            gevent.get_hub().threadpool.apply(self.player.credential.value)
+            self.player.endpoint.renew()
+
+
+def shares(weights: dict[str, float], users: int) -> dict[str, int]:
+    """So many users dealt out by weight: largest remainders, and the first named wins a tie."""
+    total = sum(weights.values())
+    exact = {name: users * weight / total for name, weight in weights.items()}
+    counts = {name: int(share) for name, share in exact.items()}
+    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: users - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def say(event: str, **values: Any) -> None:
+    sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str]) -> int:
+    folder, *named = arguments
+    places = dict(argument.split("=", 1) for argument in named)
+    try:
+        load = Load(Path(folder), places)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            gevent.signal_handler(number, partial(load.stop, "stopped by hand"))
+        return load.run()
+    except HeadroomError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+
+

@@ -1,0 +1,291 @@
+"""Plays a load with Locust's users: one process, one deployment, one part of the record.
+
+The only file beside scenarios/ that imports locust. `python -m loadgen RUN` runs it on a run folder whose manifest holds the
+config; it says on standard output, in lines of JSON, when it started, how far it is, and how it ended.
+"""
+
+from __future__ import annotations
+
+from locust import User, task  # first: it patches the process for gevent
+from locust.env import Environment
+from locust.exception import StopUser
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import monotonic_ns, time
+from typing import Any
+
+from gevent import GreenletExit
+
+from loadgen.alarm import Alarm
+from loadgen.arrivals import ClosedLoop, OpenLoop, Source
+from loadgen.config import Dialect, LoadConfig, RunConfig, TargetConfig, ThrottleMode
+from loadgen.connection import Connection, Endpoint
+from loadgen.errors import ConfigError
+from loadgen.quota import Grant, enforcing, pacing
+from loadgen.requests import RequestSpec
+from loadgen.samples import Outcome, Phase, Sample
+from loadgen.schedule import Arrival, drawn, read_trace, replayed
+from loadgen.tally import Tally
+from loadgen.target import address_of, check_allowed, credential_of
+from loadgen.throttle import Throttle
+from loadgen.wire import ResponseReader, remaining_of
+
+FIRST_SEEN = 64  # requests of each scenario that are built and checked before anything is sent
+UNASKED_PAUSE_MS = 1_000  # after a 429 that does not say how long to wait
+
+
+class Player:
+    """What the users of one process share."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        environment: Environment,
+        variables: Mapping[str, str],
+        model: str | None = None,
+        run_id: str = "plain",
+        folder: Path | None = None,
+    ) -> None:
+        address = address_of(config.target.url or "")
+        check_allowed(address, config.target.allow_hosts)
+        self.config, self.environment = config, environment
+        self.model = config.target.model or model
+        self.start_ns = monotonic_ns()
+        self.alarm = Alarm()
+        self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
+        self.credential = credential_of(config.target, variables)
+        self.endpoint = Endpoint(address, config.target, config.timeouts, self.credential, self.start_ns)
+        mode = config.load.throttle
+        self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(config.quota), self.alarm)
+        self.feeds_locust = False
+        self._feedback = mode is ThrottleMode.FEEDBACK
+        self._request_id = run_id[:8]
+        self._steady_ns = round(config.load.warmup * 1e9)
+        self._cooldown_ns = round((config.load.duration - config.load.cooldown) * 1e9)
+        self.source: Source = ClosedLoop(start_ns=self.start_ns, end_ns=1 << 62, seed=config.load.seed)
+
+    def restart_clock(self, start_ns: int) -> None:
+        """Make `start_ns` the run's zero."""
+        self.start_ns = self.endpoint.start_ns = self.tally.start_ns = start_ns
+
+    @property
+    def openai_model(self) -> str | None:
+        """The model's name for the openai dialect, else None."""
+        return (self.model or "default") if self.config.target.dialect is Dialect.OPENAI else None
+
+    def play(self, arrival: Arrival, spec: RequestSpec, connection: Connection) -> Sample:
+        """Wait until the arrival is due and the quota admits it, send it, and record what came of it."""
+        connection.ready()
+        self.alarm.wait_until(self.start_ns + arrival.due_ns)
+        sample = self._sample(arrival, spec.scenario)
+        self.tally.planned += 1
+        cost = self._cost(spec)
+        try:
+            grant = self._admit(sample, cost)
+        except (GreenletExit, ConfigError) as stop:
+            self._record_dropped(sample, "never_fits_quota" if isinstance(stop, ConfigError) else "stopped_while_throttled")
+            if isinstance(stop, ConfigError):
+                return sample
+            raise
+        now_ns = monotonic_ns() - self.start_ns
+        self.tally.note_sent(now_ns - (sample.admitted_ns or now_ns), now_ns, cost)
+        try:
+            reader = connection.attempt(spec, sample, f"{self._request_id}-{arrival.seq}-{sample.attempt}")
+        except GreenletExit:
+            self.tally.add(sample)
+            raise
+        self.tally.add(sample, reader.gaps_us)
+        self._settle(grant, spec, sample, reader)
+        return sample
+
+    def drop(self, arrival: Arrival, why: str) -> None:
+        """Record an arrival that came due and is not sent."""
+        self.tally.planned += 1
+        self._record_dropped(self._sample(arrival, arrival.scenario), why)
+
+    def _record_dropped(self, sample: Sample, why: str) -> None:
+        sample.outcome, sample.error, sample.admitted_ns = Outcome.DROPPED.value, why, None
+        self.tally.add(sample)
+
+    def _sample(self, arrival: Arrival, scenario: str) -> Sample:
+        phase = Phase.STEADY
+        if arrival.due_ns < self._steady_ns:
+            phase = Phase.WARMUP
+        elif arrival.due_ns >= self._cooldown_ns:
+            phase = Phase.COOLDOWN
+        return Sample(
+            seq=arrival.seq,
+            phase=phase.value,
+            scenario=scenario,
+            target=self.endpoint.address.origin,
+            due_ns=arrival.due_ns,
+        )
+
+    def _cost(self, spec: RequestSpec) -> int:
+        return self.config.quota.admission.cost(prompt_tokens=spec.prompt_tokens, max_tokens=spec.max_tokens)
+
+    def _admit(self, sample: Sample, cost: int) -> Grant | None:
+        sample.reserved_tokens = cost
+        if self.throttle is None:
+            sample.admitted_ns = sample.due_ns
+            return None
+        asked_ns = monotonic_ns()
+        grant = self.throttle.admit(cost)
+        # A request that had not to wait was admitted when it was due: what delays it from there is our own lateness.
+        sample.admitted_ns = sample.due_ns if grant.at_ns <= asked_ns + 1_000_000 else grant.at_ns - self.start_ns
+        return grant
+
+    def _settle(self, grant: Grant | None, spec: RequestSpec, sample: Sample, reader: ResponseReader) -> None:
+        if self.throttle is None or grant is None:
+            return
+        if sample.outcome == Outcome.THROTTLED or sample.sent_ns is None:
+            self.throttle.cancel(grant)
+        elif sample.prompt_tokens is not None:
+            admission = self.config.quota.admission
+            real = admission.cost(
+                prompt_tokens=sample.prompt_tokens,
+                max_tokens=spec.max_tokens,
+                completion_tokens=sample.completion_tokens,
+            )
+            self.throttle.settle(grant, real)
+        if self._feedback:
+            self._learn(sample, reader)
+
+    def _learn(self, sample: Sample, reader: ResponseReader) -> None:
+        assert self.throttle is not None
+        if sample.outcome == Outcome.THROTTLED:
+            wait_ms = sample.retry_after_ms
+            self.throttle.pause(UNASKED_PAUSE_MS if wait_ms is None else wait_ms)
+        tokens, requests = remaining_of(reader.headers, b"tokens"), remaining_of(reader.headers, b"requests")
+        if tokens is not None or requests is not None:
+            self.throttle.limiter.observe_remaining(monotonic_ns(), tokens=tokens, requests=requests)
+
+    def schedule(self) -> Iterator[Arrival]:
+        """The arrivals of an open loop. Raises ConfigError for a trace that cannot be used."""
+        load, mix = self.config.load, self.config.scenarios
+        if load.trace is not None:
+            return replayed(read_trace(load.trace), load.speed, load.duration, mix, load.seed)
+        return drawn(load.arrivals, load.rate_per_s, load.duration, mix, load.seed, gamma_shape=load.gamma_shape)
+
+    def check_requests_fit(self, classes: Mapping[str, type[DeploymentUser]]) -> None:
+        """Build the first requests of each scenario and raise ConfigError if one can never be admitted."""
+        limiter = enforcing(self.config.quota)
+        for name, user_class in classes.items():
+            user = user_class(self.environment)
+            for seq in range(FIRST_SEEN):
+                spec = user.request(Arrival(seq, 0, name, self.config.load.seed))
+                limiter.check_fits(self._cost(spec), f"a request of scenario {name}")
+        if self.config.load.trace is not None:
+            for arrival in self.schedule():
+                cost = self.config.quota.admission.cost(
+                    prompt_tokens=arrival.prompt_tokens or 0, max_tokens=arrival.completion_tokens
+                )
+                limiter.check_fits(cost, f"row {arrival.seq + 1} of {self.config.load.trace}")
+
+
+class DeploymentUser(User):  # type: ignore[misc] - locust ships no types
+    """A user of the deployment. A scenario defines `request`; arrivals, throttle, sending and recording are done here.
+
+    Under plain `locust -f FILE --host URL` it sends closed-loop to that host and feeds Locust's own statistics.
+    """
+
+    abstract = True
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        if not hasattr(environment, "headroom"):
+            environment.headroom = plain_player(environment, self.host)
+        self.player: Player = environment.headroom
+        self.connection = Connection(self.player.endpoint)
+        self._unsent: Arrival | None = None
+
+    @property
+    def scenario(self) -> str:
+        """The name in the record."""
+        return getattr(type(self), "scenario_name", type(self).__name__.lower())
+
+    def request(self, arrival: Arrival) -> RequestSpec:
+        """What to send for an arrival: a function of it alone, so that a seed repeats a run byte for byte."""
+        raise TypeError(f"{type(self).__name__} must define request(arrival) -> RequestSpec, or tasks of its own")
+
+    @task
+    def take_turn(self) -> None:
+        arrival = self.next_arrival()
+        self.send(arrival, self.request(arrival))
+
+    def next_arrival(self) -> Arrival:
+        """Wait for this user's next arrival. Ends the user where there is none."""
+        if self._unsent is not None:  # the scenario failed between taking it and sending it
+            self.player.drop(self._unsent, "scenario_failed")
+            self._unsent = None
+        arrival = self.player.source.next(self.scenario)
+        if arrival is None:
+            raise StopUser
+        self._unsent = arrival
+        return arrival
+
+    def send(self, arrival: Arrival, spec: RequestSpec) -> Sample:
+        """Send the arrival's request when it is due and admitted; returns its row of the record."""
+        self._unsent = None
+        sample = self.player.play(arrival, spec, self.connection)
+        if self.player.feeds_locust:
+            self.report(sample, spec)
+        return sample
+
+    def report(self, sample: Sample, spec: RequestSpec) -> None:
+        """Feed Locust's own statistics, for its web page. They round to two digits: no report is made from them."""
+        failed = sample.outcome not in (Outcome.OK, Outcome.DROPPED)
+        self.environment.events.request.fire(
+            request_type="STREAM" if spec.stream else "POST",
+            name=spec.scenario,
+            response_time=((sample.done_ns or 0) - (sample.sent_ns or 0)) / 1e6,
+            response_length=sample.bytes_in,
+            exception=RuntimeError(f"{sample.outcome} {sample.status or ''} {sample.error or ''}") if failed else None,
+            context={},
+            start_time=time(),
+        )
+
+    def max_tokens(self, arrival: Arrival) -> int:
+        """The completion limit to ask for: the trace's, else the config's."""
+        return arrival.completion_tokens or self.player.config.load.max_tokens
+
+    def on_stop(self) -> None:
+        self.connection.close()
+
+
+def plain_player(environment: Environment, host: str | None) -> Player:
+    """The player of `locust -f FILE --host URL`: no schedule, no record, no throttle; the rails hold all the same.
+
+    A host that is not loopback must be named in HEADROOM_YES_TARGET.
+    """
+    allowed = tuple(os.environ.get("HEADROOM_YES_TARGET", "").replace(",", " ").split())
+    target = TargetConfig(url=environment.host or host or "http://127.0.0.1:8181", allow_hosts=allowed)
+    config = RunConfig(target=target, load=LoadConfig(users=1, throttle=ThrottleMode.OFF))
+    player = Player(config, environment=environment, variables=os.environ)
+    player.feeds_locust = True
+    return player
+
+
+def load_scenario(name: str, place: str) -> type[DeploymentUser]:
+    """The user class at `package.module:Class` or `path/to/file.py:Class`. Raises ConfigError."""
+    module_name, _, class_name = place.rpartition(":")
+    try:
+        if module_name.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(module_name)
+    except (ImportError, FileNotFoundError, SyntaxError) as error:
+        raise ConfigError(f"scenario {name}: {module_name} cannot be loaded: {error}") from None
+    user_class = getattr(module, class_name, None)
+    if not (isinstance(user_class, type) and issubclass(user_class, DeploymentUser)):
+        raise ConfigError(f"scenario {name}: {module_name} has no class {class_name} that is a DeploymentUser")
+    user_class.scenario_name = name
+    return user_class

@@ -1,0 +1,112 @@
+"""What a load process keeps while it runs: rows on their way to the recorder, counts for the live display, and notes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic_ns, process_time
+from typing import Any, Protocol
+
+from loadgen.samples import Gaps, Outcome, Row, Sample, row_of
+
+LATE_NS = 5_000_000  # a request that leaves later than this after it was admitted is late
+BUSY_SHARE = 0.9  # of a core; above it the generator may be what is measured
+BLOCKED_S = 0.05
+NOTES_OF_A_KIND = 100
+MINUTE_NS = 60_000_000_000
+
+
+class Sink(Protocol):
+    def send(self, rows: Sequence[Row], gaps: Sequence[Gaps]) -> None: ...
+
+
+class Tally:
+    """Rows since the last flush, counts since the start."""
+
+    def __init__(self, start_ns: int, notes: Path | None) -> None:
+        self.planned = 0  # arrivals that came due: the ledger's other side
+        self.sent = 0
+        self.outcomes: Counter[str] = Counter()
+        self.tokens = 0
+        self.start_ns = start_ns
+        self._rows: list[Row] = []
+        self._gaps: list[Gaps] = []
+        self._ttft_ms: list[float] = []
+        self._admitted: deque[tuple[int, int]] = deque()  # (instant, tokens) of the last minute
+        self._admitted_tokens = 0
+        self._late = 0
+        self._notes = notes
+        self._noted: Counter[str] = Counter()
+        self._cpu_s, self._wall_ns = process_time(), monotonic_ns()
+
+    def add(self, sample: Sample, gaps_us: Sequence[int] = ()) -> None:
+        """One attempt or one dropped arrival has come to its end."""
+        self._rows.append(row_of(sample))
+        self.outcomes[sample.outcome] += 1
+        if gaps_us:
+            self._gaps.append((sample.seq, sample.attempt, gaps_us))
+        if sample.outcome == Outcome.OK:
+            self.tokens += (sample.prompt_tokens or 0) + (sample.completion_tokens or 0)
+        if sample.first_token_ns is not None and sample.sent_ns is not None:
+            self._ttft_ms.append((sample.first_token_ns - sample.sent_ns) / 1e6)
+
+    def note_sent(self, lag_ns: int, now_ns: int, tokens: int) -> None:
+        """A request leaves, so long after it was admitted, counting so many tokens against the quota."""
+        self.sent += 1
+        self._late += lag_ns > LATE_NS
+        self._admitted.append((now_ns, tokens))
+        self._admitted_tokens += tokens
+
+    def flush(self, sink: Sink) -> None:
+        """Hand over the rows. They are kept until the sink has taken them."""
+        rows, gaps = self._rows, self._gaps
+        if rows:
+            self._rows, self._gaps = [], []
+            sink.send(rows, gaps)
+
+    def progress(self, *, in_flight: int, waiting: int, duration_s: float) -> dict[str, Any]:
+        """The live display's line, once a second; starts a new second for TTFT, lateness and CPU."""
+        now_ns = monotonic_ns()
+        while self._admitted and self._admitted[0][0] <= now_ns - self.start_ns - MINUTE_NS:
+            self._admitted_tokens -= self._admitted.popleft()[1]
+        self._note_own_health(now_ns)
+        ttft_ms, self._ttft_ms = sorted(self._ttft_ms), []
+        failed = sum(self.outcomes.values()) - sum(
+            self.outcomes[each] for each in (Outcome.OK, Outcome.THROTTLED, Outcome.DROPPED, Outcome.FILTERED)
+        )
+        return {
+            "t_s": round((now_ns - self.start_ns) / 1e9, 3),
+            "duration_s": duration_s,
+            "sent": self.sent,
+            "in_flight": in_flight,
+            "waiting": waiting,
+            "ok": self.outcomes[Outcome.OK],
+            "failed": failed,
+            "throttled": self.outcomes[Outcome.THROTTLED],
+            "dropped": self.outcomes[Outcome.DROPPED],
+            "tokens": self.tokens,
+            "tokens_per_minute": self._admitted_tokens,
+            "requests_per_minute": len(self._admitted),
+            "ttft_p50_ms": ttft_ms[(len(ttft_ms) - 1) // 2] if ttft_ms else None,
+        }
+
+    def note(self, kind: str, text: str) -> None:
+        """Say in the run folder what may make its figures doubtful."""
+        self._noted[kind] += 1
+        if self._notes is None or self._noted[kind] > NOTES_OF_A_KIND:
+            return
+        line = {"at_s": round((monotonic_ns() - self.start_ns) / 1e9, 3), "kind": kind, "text": text}
+        with self._notes.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _note_own_health(self, now_ns: int) -> None:
+        cpu_s = process_time()
+        share = (cpu_s - self._cpu_s) / max(1e-9, (now_ns - self._wall_ns) / 1e9)
+        self._cpu_s, self._wall_ns = cpu_s, now_ns
+        if share > BUSY_SHARE:
+            self.note("cpu", f"the load generator used {share:.0%} of a core: its own limit may be what is measured")
+        if self._late:
+            self.note("behind_schedule", f"{self._late} requests left more than {LATE_NS / 1e6:g} ms late")
+            self._late = 0

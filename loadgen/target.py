@@ -1,0 +1,246 @@
+"""A deployment: where it is, who may send to it, with which key, and whether it answers.
+
+Secrets are read here and nowhere else. They leave only in request headers; `repr`, errors and files never hold one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from loadgen.config import Dialect, TargetConfig
+from loadgen.errors import ConfigError, TargetError, TargetRefused
+
+KEY_VARIABLES = ("AZURE_INFERENCE_CREDENTIAL", "AZUREAI_ENDPOINT_KEY")
+ENTRA_SCOPE = "https://ml.azure.com/.default"
+ENTRA_EARLY_S = 300  # a token is renewed this long before it ends
+PROBE_TIMEOUT_S = 10.0
+INFO_LIMIT = 64 << 10
+CHAT_TYPES = ("chat-completions", "chat-completion", "chat_completion", "completion", "text-generation")
+LARGEST_KEY = 16 << 10
+
+
+class Credential:
+    """A key or a token, renewed when it is about to end. Its `repr` shows neither."""
+
+    def __init__(self, read: Callable[[], tuple[str, float]], *, entra: bool = False) -> None:
+        self._read, self.entra = read, entra
+        self._value, self._ends_unix_s = read()
+
+    def __repr__(self) -> str:
+        return "Credential(***)"
+
+    def value(self) -> str:
+        if time.time() > self._ends_unix_s - ENTRA_EARLY_S:
+            self._value, self._ends_unix_s = self._read()
+        return self._value
+
+    def redact(self, text: str) -> str:
+        return text.replace(self._value, "***")
+
+    def headers(self, dialect: Dialect) -> dict[str, str]:
+        """As the service's own SDK sends them: a key both ways in the azure dialect, else as a bearer token."""
+        headers = {"Authorization": f"Bearer {self.value()}"}
+        if dialect is Dialect.AZURE and not self.entra:
+            headers["api-key"] = self.value()
+        return headers
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The parts of a target's URL."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str  # without a slash at its end
+
+    @property
+    def origin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def chat_path(self, target: TargetConfig) -> str:
+        """Path and query of chat completions in the target's dialect."""
+        if target.dialect is Dialect.AZURE:
+            return f"{self.path}/chat/completions?api-version={target.api_version}"
+        version = "" if self.path.endswith("/v1") else "/v1"
+        return f"{self.path}{version}/chat/completions"
+
+
+def address_of(url: str) -> Address:
+    """Raises ConfigError for what is no http(s) URL, or one that carries a secret; never repeats it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ConfigError("the target's URL is malformed; write it like https://NAME.REGION.inference.ai.azure.com") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError("the target's URL must hold no user, password or query; give the key as env:NAME or file:PATH")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"the target {url!r} is no address; write sim, or https://NAME.REGION.inference.ai.azure.com")
+    if any(character <= " " or character > "~" for character in parts.path):
+        raise ConfigError("the target's URL holds a blank or a character that URLs cannot; check its path")
+    return Address(parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme], parts.path.rstrip("/"))
+
+
+def check_allowed(address: Address, allow_hosts: tuple[str, ...]) -> None:
+    """Loopback is free; any other host must be named. Raises TargetRefused before anything is sent."""
+    if not address.is_loopback and address.host not in {host.lower() for host in allow_hosts}:
+        raise TargetRefused(
+            f"{address.host} is not this machine, so load on it must be allowed by name: add --yes-target {address.host}, "
+            f'or allow_hosts = ["{address.host}"] under [target]. Nothing was sent.'
+        )
+
+
+def credential_of(target: TargetConfig, environment: Mapping[str, str]) -> Credential | None:
+    """The credential the config refers to, else the environment's; None where there is none.
+
+    Raises ConfigError that names the reference and never the value.
+    """
+    reference = target.key
+    if reference is None:
+        reference = next((f"env:{name}" for name in KEY_VARIABLES if environment.get(name)), None)
+    if reference is None:
+        return None
+    if reference == "entra":
+        return Credential(_entra_reader(), entra=True)
+    kind, _, place = reference.partition(":")
+    if kind == "env":
+        key = environment.get(place, "").strip()
+        if not key:
+            raise ConfigError(f"the key is to come from the environment variable {place}, which is not set")
+    else:
+        try:
+            key = Path(place).read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
+            raise ConfigError(f"the key is to come from the file {place}, which cannot be read: {reason}") from None
+        if not key:
+            raise ConfigError(f"the key is to come from the file {place}, which is empty")
+    if len(key) > LARGEST_KEY or any(character <= " " or character > "~" for character in key):
+        raise ConfigError(f"the key from {reference} holds blanks or characters that a header cannot carry")
+    return Credential(lambda: (key, float("inf")))
+
+
+def _entra_reader() -> Callable[[], tuple[str, float]]:
+    try:
+        from azure.identity import DefaultAzureCredential  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigError("key = \"entra\" needs azure-identity: pip install 'headroom[azure]'") from None
+    credential = DefaultAzureCredential()
+
+    def read() -> tuple[str, float]:
+        try:
+            token = credential.get_token(ENTRA_SCOPE)
+        except Exception as error:  # its errors are many, and long
+            raise ConfigError(f"Entra ID gave no token ({type(error).__name__}); try az login") from None
+        return token.token, float(token.expires_on)
+
+    return read
+
+
+def probe(target: TargetConfig, address: Address, credential: Credential | None) -> dict[str, Any]:
+    """Ask the deployment what it is: GET /info, or GET /v1/models in the openai dialect.
+
+    Returns model_name, model_type and model_provider_name as far as they are known. Raises TargetError with one sentence.
+    """
+    openai = target.dialect is Dialect.OPENAI
+    version = "" if address.path.endswith("/v1") else "/v1"
+    path = f"{address.path}{version}/models" if openai else f"{address.path}/info?api-version={target.api_version}"
+    response = _get(target, address.origin + path, credential)
+    if response.status_code in (401, 403):
+        where = "the key was refused" if credential is not None else "it wants a key, and none was given"
+        raise TargetError(f"{address.origin} answered {response.status_code}: {where}; set --key env:NAME or file:PATH")
+    if response.status_code == 404:
+        other = "azure" if openai else "openai"
+        raise TargetError(
+            f"{address.origin}{path.partition('?')[0]} is not there (404): check the URL's path, or try --dialect {other}"
+        )
+    if response.status_code != 200:
+        raise TargetError(f"{address.origin} answered {response.status_code} to {path.partition('?')[0]}; is it deployed and up?")
+    return _openai_info(address, response) if openai else _azure_info(address, response)
+
+
+def _get(target: TargetConfig, url: str, credential: Credential | None) -> httpx.Response:
+    headers = credential.headers(target.dialect) if credential is not None else {}
+    try:
+        with httpx.Client(verify=tls_context(target), timeout=PROBE_TIMEOUT_S, follow_redirects=False) as client:
+            return client.get(url, headers=headers)
+    except httpx.TimeoutException:
+        raise TargetError(f"{_host(url)} did not answer within {PROBE_TIMEOUT_S:g} s") from None
+    except httpx.ConnectError as error:
+        raise TargetError(f"cannot reach {_host(url)}: {_cause(error)}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise TargetError(f"{_host(url)} does not speak HTTP as expected: {type(error).__name__}") from None
+
+
+def tls_context(target: TargetConfig) -> Any:
+    """What the target's certificate is checked against. Raises ConfigError for a ca_file that holds none."""
+    import ssl  # noqa: PLC0415 - gevent must have patched it first, where it is at work
+
+    try:
+        return ssl.create_default_context(cafile=target.ca_file)
+    except (OSError, ssl.SSLError):
+        raise ConfigError(f"target.ca_file: {target.ca_file} holds no certificates that can be read") from None
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _cause(error: Exception) -> str:
+    text = str(error)
+    if "CERTIFICATE" in text or "certificate" in text:
+        return "its certificate is not trusted (see ca_file under [target])"
+    known = {"Name or service": "there is no such host", "nodename": "there is no such host", "refused": "nothing listens there"}
+    return next((sentence for sign, sentence in known.items() if sign in text), text)
+
+
+def _json(address: Address, response: httpx.Response) -> Any:
+    try:
+        if len(response.content) > INFO_LIMIT:
+            raise ValueError
+        return response.json()
+    except ValueError:
+        raise TargetError(f"{address.origin} is no model deployment: its answer to the probe is not JSON") from None
+
+
+def _azure_info(address: Address, response: httpx.Response) -> dict[str, Any]:
+    info = _json(address, response)
+    kind = info.get("model_type") if isinstance(info, dict) else None
+    if not isinstance(kind, str) or not isinstance(info.get("model_name"), str):
+        raise TargetError(f"{address.origin} is no model deployment: /info does not name a model")
+    if kind.lower() not in CHAT_TYPES:
+        raise TargetError(f"{address.origin} serves {info['model_name']}, a model of type {kind}, not a chat model")
+    keys = ("model_name", "model_type", "model_provider_name")
+    return {key: str(info[key])[:200] for key in keys if info.get(key) is not None}
+
+
+def _openai_info(address: Address, response: httpx.Response) -> dict[str, Any]:
+    models = _json(address, response)
+    try:
+        names = [str(model["id"])[:200] for model in models["data"]]
+    except (TypeError, KeyError):
+        raise TargetError(f"{address.origin} is no model deployment: /v1/models lists no models") from None
+    if not names:
+        raise TargetError(f"{address.origin} serves no model")
+    return {"model_name": names[0], "model_type": "chat-completions", "models": names[:50]}
+
+
