@@ -31,8 +31,10 @@ class EventParser:
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The data of each event that this piece completes. Raises StreamTooLarge."""
+        if not piece:
+            return []
         if self._start or self._after_cr or b"\r" in piece:
-            piece, lines = self._split_carefully(piece)
+            lines = self._split_carefully(piece)
         else:
             lines = (self._tail + piece if self._tail else piece).split(b"\n")
             self._tail = lines.pop()
@@ -60,19 +62,18 @@ class EventParser:
             raise StreamTooLarge("event_too_long")
         self._data.append(data)
 
-    def _split_carefully(self, piece: bytes) -> tuple[bytes, list[bytes]]:
+    def _split_carefully(self, piece: bytes) -> list[bytes]:
         """Lines may end in CR, LF or both, and a CR may end one piece and its LF begin the next."""
-        if self._after_cr and piece:
-            self._after_cr = False
+        if self._after_cr:
             piece = piece.removeprefix(b"\n")
         buffer = self._tail + piece
         if self._start:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
                 self._tail = buffer
-                return b"", []
+                return []
             self._start = False
             buffer = buffer.removeprefix(_BOM)
         self._after_cr = buffer.endswith(b"\r")
         lines = _LINE_END.split(buffer)
         self._tail = lines.pop()
-        return piece, lines
+        return lines

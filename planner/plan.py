@@ -1,7 +1,7 @@
 """Plan: what a run showed, what it would cost, and how sure that is.
 
-These dataclasses are the layout of summary.json and of `headroom plan --json`; the report draws them and computes nothing.
-Latencies are milliseconds, money is US dollars, shares run from 0 to 1. None means: the data cannot say.
+These dataclasses are the layout of summary.json and of `headroom plan --json`; the report draws them and computes
+nothing. Latencies are milliseconds, money is US dollars, shares run from 0 to 1. None means: the data cannot say.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SloResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goodput:
-    """Share of offered arrivals of the steady phase that met every objective; the failed and dropped count against it."""
+    """Share of the steady phase's offered arrivals that met every objective; failed and dropped count against it."""
 
     share: float
     low: float  # 95 % Wilson interval

@@ -12,8 +12,9 @@ from loadgen.simulator.chat import ChatRequest, Dialect
 # A space and three letters are four bytes: so an answer counts as many tokens under loadgen.tokens, when a next turn
 # sends it back, as its `usage` said.
 _PASSAGE = (
-    "the and for you was one all her out day get has him how man new now old see two way who boy did its let put say she "
-    "too use ask big car dog eat far fun got hot job key law map net oil pay red sea ten van war yes add air bit cut dry"
+    "the and for you was one all her out day get has him how man new now old see two way who boy did its let put "
+    "say she too use ask big car dog eat far fun got hot job key law map net oil pay red sea ten van war yes add "
+    "air bit cut dry"
 )
 WORDS = tuple(f" {word}".encode() for word in _PASSAGE.split())
 DONE = b"data: [DONE]\n\n"

@@ -78,7 +78,7 @@ def _end_on_request(server: Server, *, until_eof: bool) -> None:
     def end(*_: object) -> None:
         server.should_exit = True
 
-    # Once ended, uvicorn hands a signal back to whoever handled it before: to us, so that it ends us like anything else.
+    # Once ended, uvicorn raises the signal again for whoever handled it before: for us, so that the exit code stays 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     if until_eof:

@@ -1,0 +1,179 @@
+"""A plan in the terminal, as `headroom run` and `headroom plan` end: what may be doubted first, then the figures.
+
+Everything goes through rich's Text, never its markup, because names and errors are a server's words. A word says what a
+colour says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from dashboards.text import (
+    UNKNOWN,
+    count,
+    digits,
+    interval,
+    percent,
+    quantiles,
+    readable,
+    usd,
+    whole,
+)
+from planner.plan import LatencyRow, ManagedCost, Plan, Quantile, QuotaUse, ServerlessCost, SloResult
+
+WIDE = 116  # columns from which on an interval fits beside its percentile
+SHORT_NAMES = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "service_time": "Service", "response_time": "Response"}
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """All of a plan that fits a terminal, at any width from 60 columns on."""
+    console.print(view(plan, wide=console.width >= WIDE))
+
+
+def view(plan: Plan, *, wide: bool) -> Group:
+    """The sections in their order, for a rich console."""
+    sections: list[RenderableType] = [_verdict(plan)]
+    sections += _section("Objectives", _objectives(plan))
+    sections += ["", _latency([row for row in plan.latency if row.scenario == "all"], wide=wide)]
+    sections += _section("Traffic", list(_traffic(plan)))
+    sections += _section("Quota", [] if plan.quota is None else list(_quota(plan.quota, plan)))
+    sections += _section("Cost", list(_cost(plan)))
+    return Group(*sections)
+
+
+def _verdict(plan: Plan) -> RenderableType:
+    valid = plan.validity.valid
+    verdict = Text.assemble((" VALID " if valid else " INVALID ", "bold reverse green" if valid else "bold reverse red"))
+    verdict.append("  ").append(readable(plan.headline), "bold")
+    loop = "open loop" if plan.open_loop else "closed loop: slow answers held back the next requests"
+    what = f"{readable(plan.model)}, {readable(plan.kind)}, at {readable(plan.target)}; {loop}"
+    lines = [verdict, Text(what, "dim")]
+    lines += [_lead("why", reason, "red") for reason in plan.validity.reasons]
+    lines += [_lead("doubt", doubt, "yellow") for doubt in plan.validity.doubts]
+    return Group(*lines)
+
+
+def _lead(word: str, text: str, style: str) -> Table:
+    """A word in the margin and text that wraps beside it."""
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=7, no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(Text(f"  {word}", style), Text(readable(text)))
+    return line
+
+
+def _section(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:
+    return ["", Text(title, "bold"), *(Padding(line, (0, 0, 0, 2), expand=False) for line in lines)] if lines else []
+
+
+def _objectives(plan: Plan) -> list[RenderableType]:
+    if not plan.slos:
+        return []
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for slo in plan.slos:
+        word, style = {True: ("met", "green"), False: ("MISSED", "bold red"), None: ("unclear", "yellow")}[slo.met]
+        table.add_row(Text(word, style), Text(readable(slo.text), "bold"), _measured(slo))
+    good = plan.goodput
+    if good is not None:
+        parts = f"{count(good.good)} of {count(good.offered)} offered met them all"
+        table.add_row("goodput", Text(percent(good.share), "bold"), f"{percent(good.low)} to {percent(good.high)}; {parts}")
+    return [table]
+
+
+def _measured(slo: SloResult) -> Text:
+    if slo.measured_ms is None:
+        return Text(f"the data cannot say, n {count(slo.n)}")
+    within = interval(slo.low_ms, slo.high_ms)
+    return Text(f"{digits(slo.measured_ms)} ms{f' ({within})' if within else ''}, n {count(slo.n)}")
+
+
+def _latency(rows: list[LatencyRow], *, wide: bool) -> RenderableType:
+    """One row a metric. A percentile that n cannot support prints what it lacks, never a number."""
+    title = Text.assemble(("Latency, ms", "bold"), ("  steady phase, all scenarios; intervals are 95 %", "dim"))
+    table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("n", "p50", "p90", "p95", "p99"):
+        table.add_column(name, justify="right", overflow="fold")  # a figure is never cut short
+    by_metric = {row.metric: row for row in rows}
+    for metric, name in SHORT_NAMES.items():
+        row = by_metric.get(metric)
+        if row is not None:
+            cells = [_percentile(quantile, wide=wide) for _, quantile in quantiles(row)]
+            table.add_row(Text(f"  {name}"), count(row.n), *cells)
+    return Group(title, table)
+
+
+def _percentile(quantile: Quantile, *, wide: bool) -> Text:
+    if quantile.value_ms is None:
+        return Text(f"n<{quantile.needs_n}", "dim")
+    within = interval(quantile.low_ms, quantile.high_ms)
+    if not within:
+        return Text(digits(quantile.value_ms))
+    return Text.assemble(digits(quantile.value_ms), (f" ({within})" if wide else f"\n{within}", "dim"))
+
+
+def _traffic(plan: Plan) -> Iterator[RenderableType]:
+    traffic = plan.traffic
+    yield Text(f"{count(traffic.planned)} due = {count(traffic.sent)} sent + {count(traffic.dropped)} dropped; "
+               f"{digits(traffic.requests_per_s)} requests/s offered, {digits(traffic.completed_per_s)} completed")  # fmt: skip
+    ended = [f"{readable(name).replace('_', ' ')} {count(n)}" for name, n in traffic.outcomes.items() if n]
+    yield Text(f"{count(traffic.attempts)} attempts: {', '.join(ended)}")
+    yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
+               f"{digits(traffic.output_tokens_per_s)} output tokens/s; "
+               f"{digits(traffic.mean_in_flight)} in flight, at most {count(traffic.peak_in_flight)}")  # fmt: skip
+
+
+def _quota(quota: QuotaUse, plan: Plan) -> Iterator[RenderableType]:
+    for name, limit, peak, share in (
+        ("tokens", quota.tokens_per_minute, plan.traffic.peak_tokens_per_minute, quota.tokens_share),
+        ("requests", quota.requests_per_minute, plan.traffic.peak_requests_per_minute, quota.requests_share),
+    ):
+        binds = "  <- binds first" if quota.binds == name else ""
+        line = Text(f"{name:<9}{percent(share):>8}  {whole(peak)} of {count(limit)} per minute")
+        yield line.append(binds, "bold")
+    yield Text.assemble("headroom ", (f"{digits(quota.headroom):>7} ×", "bold"), " this load")  # noqa: RUF001
+    refused = plan.traffic.outcomes.get("throttled", 0)
+    yield Text(f"429s     {percent(quota.throttled_share):>8}  {count(refused)} attempts; "
+               f"mean wait in our own throttle {digits(quota.mean_throttle_wait_ms)} ms")  # fmt: skip
+
+
+def _cost(plan: Plan) -> Iterator[RenderableType]:
+    cost, estimate = plan.serverless, plan.instances
+    if cost is not None:
+        yield Text(f"so far {usd(cost.so_far_usd)}, {usd(cost.per_request_usd)} a request; "
+                   f"prices of {readable(cost.dated)}")  # fmt: skip
+    if plan.managed and estimate is not None:
+        yield Text(f"instances: {digits(estimate.peak_requests_per_s)}/s × {digits(estimate.time_in_system_s)} s "  # noqa: RUF001
+                   f"/ {count(estimate.concurrency_per_instance)} at once = {count(estimate.instances)}; "
+                   f"concurrency {readable(estimate.concurrency_source)}")  # fmt: skip
+    if cost is not None or plan.managed:
+        yield _prices(cost, plan.managed)
+
+
+def _prices(serverless: ServerlessCost | None, managed: Sequence[ManagedCost]) -> Table:
+    table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
+    table.add_column("", overflow="fold")
+    for name in ("", "per hour", "per month", "break-even"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if serverless is not None:
+        name, cost = Text(f"serverless {readable(serverless.model)}"), serverless.per_month_usd
+        amount = _many(serverless.deployments, "deployment")
+        table.add_row(name, amount, usd(serverless.per_hour_usd), Text(usd(cost), "bold"))
+    for machine in managed:
+        rate, amount = machine.break_even_requests_per_s, _many(machine.instances, "instance")
+        even = UNKNOWN if rate is None else f"{digits(rate)}/s"
+        month = Text(usd(machine.per_month_usd), "bold")
+        table.add_row(Text(readable(machine.sku)), amount, usd(machine.per_hour_usd), month, even)
+    return table
+
+
+def _many(n: int, noun: str) -> str:
+    return f"{count(n)} {noun}{'' if n == 1 else 's'}"

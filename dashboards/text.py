@@ -1,0 +1,107 @@
+"""How numbers, metrics and other people's text are written, the same in the report and in the terminal.
+
+Names, errors, models and addresses come from servers and users. They are shown literally and never obeyed: no control
+character reaches a terminal, no markup reaches plotly, and the page escapes everything it prints.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+from planner.plan import LatencyRow, Quantile
+
+UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in a table of figures
+
+METRICS = {
+    "ttft": ("Time to first token", "first content after sending"),
+    "itl": ("Inter-token latency", "every gap between content chunks"),
+    "tpot": ("Time per output token", "per request, first token excluded"),
+    "service_time": ("Service time", "sending to the end of the answer"),
+    "response_time": ("Response time", "due to the end of the answer: what a user waits"),
+    "ttft_from_due": ("Time to first token, from due", "first content after the request was due"),
+    "ttfb": ("Time to first byte", "first byte after sending"),
+    "throttle_wait": ("Throttle wait", "due to admission by the client's own throttle"),
+    "lag": ("Generator lag", "admission to sending: our own lateness"),
+}
+MAIN_METRICS = ("ttft", "itl", "tpot", "service_time", "response_time")
+
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_LINE_SEPARATORS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
+
+
+def readable(text: str) -> str:
+    """Without control characters, lone surrogates and direction overrides; line breaks become spaces."""
+    kept = (" " if char in _LINE_SEPARATORS else char for char in text)
+    return "".join(char for char in kept if unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI_CONTROLS)
+
+
+def plotly_label(text: str, longest: int = 28) -> str:
+    """As plotly will show it literally: it would obey tags, entities, templates and formulas in every text."""
+    short = readable(text)
+    short = short if len(short) <= longest else short[: longest - 1] + "…"
+    escapes = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;", "{": "&#123;"}
+    return "".join(escapes.get(char, char) for char in short)
+
+
+def exact(value: float | bool | None) -> str:
+    """The unrounded number, as JSON."""
+    return json.dumps(value)
+
+
+def metric_name(metric: str) -> str:
+    return METRICS[metric][0] if metric in METRICS else metric
+
+
+def metric_meaning(metric: str) -> str:
+    return METRICS[metric][1] if metric in METRICS else ""
+
+
+def digits(value: float | None) -> str:
+    """Three digits or more: 0.042, 8.31, 83.1, 831, 12,345."""
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    size = abs(value)
+    places = next((places for limit, places in ((99.95, 0), (9.995, 1), (0.9995, 2)) if size >= limit), 3)
+    return f"{value:,.{places}f}" if size >= 0.0005 else f"{value:.1e}"
+
+
+def count(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def whole(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def usd(value: float | None) -> str:
+    """$12,345 or $12.34 or $0.00021: cents, and two digits where it is less than a cent or so."""
+    if value is None:
+        return UNKNOWN
+    size = abs(value)
+    if size >= 1000:
+        return f"${value:,.0f}"
+    if size >= 0.1 or size == 0:
+        return f"${value:,.2f}"
+    return f"${value:.{next((places for places in range(3, 12) if size >= 10.0 ** (1 - places)), 12)}f}"
+
+
+def percent(share: float | None) -> str:
+    """Never 0 % or 100 % of a share that is not."""
+    if share is None:
+        return UNKNOWN
+    if 0 < share < 0.0005:
+        return "<0.1 %"
+    if 0.9995 <= share < 1:
+        return ">99.9 %"
+    return f"{share:.0%}".replace("%", " %") if share in (0, 1) else f"{share:,.1%}".replace("%", " %")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{digits(low)}–{digits(high)}"  # noqa: RUF001 - en dash
+
+
+def quantiles(row: LatencyRow) -> tuple[tuple[str, Quantile], ...]:
+    return (("p50", row.p50), ("p90", row.p90), ("p95", row.p95), ("p99", row.p99))

@@ -1,0 +1,200 @@
+"""One run, end to end: the target is checked and probed, a load process plays, and the plan is made from its record."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from headroom import planning
+from loadgen.config import SIMULATED, Dialect, RunConfig
+from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.quota import enforcing
+from loadgen.samples import Manifest, check_ledger, create, finish
+from loadgen.schedule import read_trace
+from loadgen.target import address_of, check_allowed, credential_of, probe
+
+SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
+SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
+SIMULATOR_START_S = 20.0
+INTERRUPTED = 105
+RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
+
+
+def check(config: RunConfig) -> None:
+    """All that can be checked without sending anything. Raises ConfigError, RunFolderError or TargetRefused."""
+    if config.target.url != SIMULATED:
+        check_allowed(address_of(config.target.url or ""), config.target.allow_hosts)
+        credential_of(config.target, os.environ)
+    if config.output.dir is not None and config.output.dir.exists():
+        raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
+    limiter = enforcing(config.quota)
+    limiter.check_fits(config.quota.admission.cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
+    if config.load.trace is not None:
+        for line, row in enumerate(read_trace(config.load.trace), start=2):
+            cost = config.quota.admission.cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
+            limiter.check_fits(cost, f"{config.load.trace}, line {line},")
+    planning.check_prices(config)
+
+
+def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
+    """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
+    check(config)
+    environment = dict(os.environ)
+    with _deployment(config, environment) as target_url:
+        if target_url is not None:
+            changes = {"url": target_url, "key": f"env:{SIMULATED_KEY}", "dialect": Dialect.AZURE}
+            config = config.model_copy(update={"target": config.target.model_copy(update=changes)})
+        address = address_of(config.target.url or "")
+        deployment = probe(config.target, address, credential_of(config.target, environment))
+        folder = _run_folder(config)
+        manifest = _manifest(config, {**deployment, "simulated": target_url is not None})
+        create(folder, manifest)
+        played = _play(folder, manifest, places, environment, quiet=quiet)
+    return _conclude(folder, config, played, quiet=quiet)
+
+
+@contextmanager
+def _deployment(config: RunConfig, environment: dict[str, str]) -> Iterator[str | None]:
+    """The simulated deployment's URL while it is needed; None where the target is a real one."""
+    if config.target.url != SIMULATED:
+        yield None
+        return
+    environment[SIMULATED_KEY] = secrets.token_hex(16)
+    command = [
+        sys.executable, "-m", "loadgen.simulator", "--port", "0", "--until-eof", "--key-env", SIMULATED_KEY,
+        "--kind", config.target.kind, "--model", config.target.model or SIMULATED_MODEL,
+        "--tpm", str(config.quota.tokens_per_minute), "--rpm", str(config.quota.requests_per_minute),
+        "--window", config.quota.window, "--admission", config.quota.admission, "--burst-s", str(config.quota.burst_s),
+        "--seed", str(config.load.seed),
+    ]  # fmt: skip
+    if config.load.trace is not None:
+        command += ["--context-tokens", "1000000"]  # a trace of another model's traffic is answered whole
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True, text=True
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise HeadroomError(f"the simulated deployment did not start (exit {process.wait()})")
+        yield json.loads(line)["url"]
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(SIMULATOR_START_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _run_folder(config: RunConfig) -> Path:
+    if config.output.dir is not None:
+        return config.output.dir
+    stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
+    path = Path("runs") / stamp
+    return path if not path.exists() else path.with_name(f"{stamp}-{uuid.uuid4().hex[:4]}")
+
+
+def _manifest(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
+    return Manifest(
+        run_id=uuid.uuid4().hex,
+        config=config.model_dump(mode="json"),
+        seed=config.load.seed,
+        deployment=deployment,
+        versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
+        host={"system": f"{platform.system()} {platform.release()}", "machine": platform.machine(), "cores": os.cpu_count()},
+        started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+class Played:
+    """How the load process ended."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.planned: int | None = None
+        self.reason: str | None = None
+        self.exit_code = 0
+        self.last_words = ""
+
+
+def _play(folder: Path, manifest: Manifest, places: Mapping[str, str], environment: Mapping[str, str], *, quiet: bool) -> Played:
+    """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end."""
+    from dashboards.live import Live  # noqa: PLC0415
+
+    command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
+    played = Played()
+    with tempfile.TemporaryFile("w+") as words:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
+            start_new_session=True, text=True,
+        )  # fmt: skip
+        with _forwarding_signals(process), Live(quiet=quiet) as live:
+            assert process.stdout is not None
+            _follow(process.stdout, folder, manifest, played, live)
+            played.exit_code = process.wait()
+        words.seek(0)
+        played.last_words = words.read()[-4_000:].strip()
+        assert process.stdin is not None
+        process.stdin.close()
+    return played
+
+
+def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, live: Any) -> None:
+    for line in lines:
+        event = json.loads(line)
+        match event.pop("event"):
+            case "started":
+                played.started = True
+                manifest.model_copy(update=event).write(folder)
+            case "progress":
+                live.update(event)
+            case "finished":
+                played.planned, played.reason = event["planned"], event["reason"]
+
+
+@contextmanager
+def _forwarding_signals(process: subprocess.Popen[str]) -> Iterator[None]:
+    def forward(number: int, _: Any) -> None:
+        if process.poll() is None:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -> int:
+    """Close the record, plan from it, and say how it went."""
+    if not played.started:
+        shutil.rmtree(folder)  # it holds nothing but what was asked
+        error = ConfigError if played.exit_code == ConfigError.exit_code else HeadroomError
+        raise error(played.last_words.splitlines()[-1] if played.last_words else "the load process did not start")
+    crashed = played.exit_code != 0
+    reason = f"the load process ended with {played.exit_code}" if crashed else played.reason
+    manifest = finish(folder, state="interrupted" if reason else "complete", reason=reason)
+    check_ledger(manifest.totals, played.planned)
+    valid, met = planning.conclude(folder, config, quiet=quiet)
+    if crashed:
+        raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")
+    if reason:
+        return INTERRUPTED
+    return 4 if not valid else 99 if not met else 0

@@ -1,0 +1,169 @@
+"""Demand: who asks for how many tokens when, from a run or from a trace, and its busiest minute."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from loadgen.errors import ConfigError
+from loadgen.quota import Admission
+from loadgen.samples import Run
+from loadgen.schedule import read_trace
+from planner.rows import NS_PER_S, OK, STEADY, config_of, steady_stretch
+
+MINUTE_S = 60.0
+REQUESTS = pl.col("at_s").is_not_null().cast(pl.Int64)  # one each, to count with
+ARRIVALS = ("at_s", "prompt_tokens", "max_tokens", "completion_tokens")
+_TOKENS = dict.fromkeys(ARRIVALS[1:], pl.Int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Arrivals over a stretch of time.
+
+    `arrivals` has the columns ARRIVALS, sorted by at_s (seconds from the start of the stretch) and without nulls;
+    max_tokens is the limit asked for, completion_tokens what was or would be generated.
+    """
+
+    arrivals: pl.DataFrame
+    span_s: float
+    source: str  # in words
+
+    @property
+    def requests_per_s(self) -> float:
+        return self.arrivals.height / self.span_s if self.span_s else 0.0
+
+    def mean_tokens(self, column: str) -> float:
+        """Of the arrivals; zero where there are none."""
+        mean = self.arrivals[column].mean()
+        return float(mean) if isinstance(mean, int | float) else 0.0
+
+
+def attempts_with_tokens(run: Run) -> pl.LazyFrame:
+    """All rows of the run, with prompt_tokens, max_tokens and completion_tokens known in each.
+
+    What the server did not say is estimated: a prompt by the reservation less the limit, where the throttle counted
+    both, else by its scenario's mean; a completion by the chunks of its stream, else by its scenario's mean, else by
+    the limit. A replayed trace asks for just the tokens it records, so there the completion is the limit.
+    """
+    config = config_of(run)
+    limit = pl.lit(config.load.max_tokens, pl.Int64)
+    prompt, completion, reserved, chunks = (
+        pl.col(name).cast(pl.Int64) for name in ("prompt_tokens", "completion_tokens", "reserved_tokens", "chunks")
+    )
+    reserved_both = config.quota.admission is not Admission.MAX and config.load.trace is None
+    estimated_prompt = pl.when((reserved > limit) & reserved_both).then(reserved - limit)
+    streamed = pl.when(OK & (chunks > 0)).then(chunks)
+    completion = pl.coalesce(completion, streamed, _scenario_mean(completion), limit)
+    return run.samples.with_columns(
+        prompt_tokens=pl.coalesce(prompt, estimated_prompt, _scenario_mean(prompt), pl.lit(0, pl.Int64)),
+        completion_tokens=completion,
+        max_tokens=limit if config.load.trace is None else completion,
+    )
+
+
+def _scenario_mean(tokens: pl.Expr) -> pl.Expr:
+    return tokens.mean().over("scenario").round().cast(pl.Int64)
+
+
+def admission_tokens(admission: Admission) -> pl.Expr:
+    """What each row of ARRIVALS costs at the door: Admission.cost, over columns."""
+    match admission:
+        case Admission.MAX:
+            return pl.col("max_tokens")
+        case Admission.USAGE:
+            return pl.col("prompt_tokens") + pl.col("completion_tokens")
+        case Admission.PROMPT_AND_MAX:
+            return pl.col("prompt_tokens") + pl.col("max_tokens")
+
+
+def demand_of_run(run: Run) -> Demand:
+    """The steady phase's arrivals when they came due, whether they were then served, refused or dropped."""
+    stretch = steady_stretch(run)
+    rows = attempts_with_tokens(run).filter(STEADY)
+    answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
+    arrivals = (
+        rows.group_by("seq")
+        .agg(pl.col("due_ns").min(), pl.col(*_TOKENS).sort_by(answered_last).last())
+        .sort("due_ns", "seq")
+        .select(at_s=pl.col("due_ns") / NS_PER_S - stretch.start_s, **{name: pl.col(name) for name in _TOKENS})
+        .collect()
+    )
+    return Demand(arrivals, stretch.seconds, "the run's steady phase")
+
+
+def demand_from_trace(path: Path) -> Demand:
+    """A trace file's arrivals, each asking for as many tokens as it records. Raises ConfigError like `read_trace`."""
+    rows = read_trace(path)
+    arrivals = pl.DataFrame(
+        {
+            "at_s": [row.at_s for row in rows],
+            "prompt_tokens": [row.prompt_tokens for row in rows],
+            "max_tokens": [row.completion_tokens for row in rows],
+            "completion_tokens": [row.completion_tokens for row in rows],
+        },
+        schema={"at_s": pl.Float64, **_TOKENS},
+    )
+    # The last arrival is followed by a gap too; the mean gap stands for it. A lone arrival is taken as one a minute.
+    last_s = rows[-1].at_s
+    span_s = last_s * len(rows) / (len(rows) - 1) if last_s else MINUTE_S
+    return Demand(arrivals, span_s, path.name)
+
+
+def peak_per_minute(demand: Demand, amount: pl.Expr) -> float:
+    """The most of `amount` (REQUESTS, or an `admission_tokens`) that arrived within any 60 s.
+
+    Scaled up to 60 s where the demand spans less.
+    """
+    if demand.arrivals.is_empty() or demand.span_s <= 0:
+        return 0.0
+    if demand.span_s < MINUTE_S:
+        return float(demand.arrivals.select(amount.sum()).item()) * MINUTE_S / demand.span_s
+    peak = (
+        demand.arrivals.lazy()
+        .select(at_ns=(pl.col("at_s") * NS_PER_S).round().cast(pl.Int64), amount=amount)
+        .rolling(index_column="at_ns", period=f"{60 * NS_PER_S}i")
+        .agg(pl.col("amount").sum())
+        .select(pl.col("amount").max())
+        .collect()
+    )
+    return float(peak.item())
+
+
+def grown(demand: Demand, factor: float) -> Demand:
+    """The same sequence played `factor` times faster: every rate is multiplied, the mix stays."""
+    if factor == 1:
+        return demand
+    arrivals = demand.arrivals.with_columns(pl.col("at_s") / factor)
+    return Demand(arrivals, demand.span_s / factor, f"{demand.source}, {factor:g} times faster")
+
+
+def at_rate(demand: Demand, requests_per_s: float) -> Demand:
+    """The same sequence at another mean rate. Raises ConfigError where there is no arrival to repeat."""
+    if demand.requests_per_s == 0:
+        raise ConfigError("the run holds no arrival of the steady phase, so no demand can be made from its mix")
+    faster = grown(demand, requests_per_s / demand.requests_per_s)
+    return replace(faster, source=f"{demand.source} at {requests_per_s:g} requests/s")
+
+
+def repeated(demand: Demand, at_least_s: float) -> Demand:
+    """The sequence again and again, until it spans `at_least_s`: a quota must be watched for longer than a minute."""
+    if demand.span_s <= 0 or demand.span_s >= at_least_s:
+        return demand
+    times = math.ceil(at_least_s / demand.span_s)
+    copies = [demand.arrivals.with_columns(pl.col("at_s") + i * demand.span_s) for i in range(times)]
+    return Demand(pl.concat(copies), demand.span_s * times, f"{demand.source}, repeated {times} times")
+
+
+def busiest(demand: Demand, most: int) -> Demand:
+    """The stretch in which `most` consecutive arrivals came fastest; all of it where there are no more."""
+    if demand.arrivals.height <= most:
+        return demand
+    at_s = demand.arrivals["at_s"]
+    took_s = at_s.slice(most) - at_s.slice(0, demand.arrivals.height - most)
+    first = took_s.arg_min() or 0
+    arrivals = demand.arrivals.slice(first, most).with_columns(pl.col("at_s") - at_s[first])
+    return Demand(arrivals, float(took_s[first]), f"the busiest {most:,} arrivals of {demand.source}")

@@ -1,0 +1,213 @@
+"""The definition of every latency, and the frames that are drawn of a run.
+
+Latencies are of attempts with outcome ok in the steady phase; lag and throttle_wait of all attempts sent in it. Each is
+computed from the raw rows, for all scenarios together and for each alone. Percentiles are exact (see quantiles).
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from loadgen.samples import Run
+from planner.demand import admission_tokens, attempts_with_tokens
+from planner.plan import LatencyRow, Quantile
+from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples
+from planner.rows import NS_PER_S, OK, SENT, STEADY, config_of
+from planner.traffic import in_flight
+
+NS_PER_MS = 1e6
+NS_PER_US = 1_000
+ALL = "all"  # scenarios
+DRAWN = ("ttft", "itl", "tpot", "service_time", "response_time")
+LINE_POINTS = 400
+
+_due, _admitted, _sent = pl.col("due_ns"), pl.col("admitted_ns"), pl.col("sent_ns")
+_first_token, _last_token, _done = pl.col("first_token_ns"), pl.col("last_token_ns"), pl.col("done_ns")
+_tokens_after_first = pl.col("completion_tokens").cast(pl.Int64) - 1
+
+METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
+    "ttft": _first_token - _sent,  # streams: the recorder leaves first_token_ns null for plain answers
+    "ttft_from_due": _first_token - _due,
+    "ttfb": pl.col("first_byte_ns") - _sent,
+    "itl": None,  # of chunks.parquet: every gap between neighbouring content chunks
+    "tpot": pl.when(_tokens_after_first > 0).then((_last_token - _first_token) / _tokens_after_first),
+    "service_time": _done - _sent,
+    "response_time": _done - _due,  # what the user waited: free of coordinated omission where the loop is open
+    "throttle_wait": pl.when(pl.col("attempt") == 0).then(_admitted - _due),  # a retry waits for other reasons
+    "lag": _sent - _admitted,  # our own lateness
+}
+OF_ALL_SENT = ("throttle_wait", "lag")
+
+
+def values(run: Run, metric: str, of: pl.Expr = STEADY) -> pl.LazyFrame:
+    """Each value of a metric. Columns: seq, attempt, scenario, due_ns, value_ns; nulls left out."""
+    rows = run.samples.filter(of & (SENT if metric in OF_ALL_SENT else OK))
+    definition = METRICS[metric]
+    if definition is None:
+        gaps = run.chunks.with_columns(value_ns=pl.col("gap_us").cast(pl.Int64) * NS_PER_US)
+        measured = rows.join(gaps, on=["seq", "attempt"])
+    else:
+        measured = rows.with_columns(value_ns=definition)
+    return measured.select("seq", "attempt", "scenario", "due_ns", "value_ns").drop_nulls("value_ns")
+
+
+def sorted_values(run: Run, metric: str) -> pl.DataFrame:
+    """Columns scenario, value_ns; ascending."""
+    return values(run, metric).select("scenario", "value_ns").sort("value_ns").collect()
+
+
+def latency_rows(run: Run) -> tuple[LatencyRow, ...]:
+    """Every metric: first of all scenarios together, then of each that has values, by name."""
+    return tuple(row for metric in METRICS for row in _rows_of(metric, sorted_values(run, metric)))
+
+
+def _rows_of(metric: str, frame: pl.DataFrame) -> list[LatencyRow]:
+    parts = frame.partition_by("scenario", as_dict=True)
+    rows = [latency_row(metric, ALL, frame["value_ns"])]
+    return rows + [latency_row(metric, str(scenario), parts[scenario,]["value_ns"]) for (scenario,) in sorted(parts)]
+
+
+def latency_row(metric: str, scenario: str, ascending: pl.Series) -> LatencyRow:
+    return LatencyRow(
+        metric=metric,
+        scenario=scenario,
+        n=len(ascending),
+        mean_ms=mean_ms(ascending),
+        max_ms=max_ms(ascending),
+        p50=quantile(ascending, 0.50),
+        p90=quantile(ascending, 0.90),
+        p95=quantile(ascending, 0.95),
+        p99=quantile(ascending, 0.99),
+    )
+
+
+def quantile(ascending: pl.Series, q: float) -> Quantile:
+    """The percentile of sorted values in ns, with its interval; all None where too few values support it."""
+    n, needs_n = len(ascending), needed_samples(q)
+    if n < needs_n:
+        return Quantile(value_ms=None, low_ms=None, high_ms=None, needs_n=needs_n)
+    low, high = interval_ranks(n, q)
+    return Quantile(
+        value_ms=_at_rank(ascending, nearest_rank(n, q)),
+        low_ms=None if low is None else _at_rank(ascending, low),
+        high_ms=None if high is None else _at_rank(ascending, high),
+        needs_n=needs_n,
+    )
+
+
+def mean_ms(values_ns: pl.Series) -> float | None:
+    mean = values_ns.mean()
+    return float(mean) / NS_PER_MS if isinstance(mean, int | float) else None
+
+
+def max_ms(ascending: pl.Series) -> float | None:
+    return None if ascending.is_empty() else _at_rank(ascending, len(ascending))
+
+
+def _at_rank(ascending: pl.Series, rank: int) -> float:
+    return float(ascending[rank - 1]) / NS_PER_MS
+
+
+def _nearest_rank(value: pl.Expr, q: float) -> pl.Expr:
+    """Within a group: what `quantiles.nearest_rank` says, in whole numbers."""
+    part = as_fraction(q)
+    return value.sort().get((pl.len().cast(pl.Int64) * part.numerator - 1) // part.denominator)
+
+
+def latency_over_time(run: Run, every_s: float) -> pl.DataFrame:
+    """Of answers in all phases, by the instant they were due. Columns at_s, metric, p50_ms, p95_ms, n.
+
+    at_s is the start of the bin. For a drawing, not for a claim: p95 is null only below 20 values, where it would be
+    the largest of them.
+    """
+    every_ns = max(1, round(every_s * NS_PER_S))
+    everything = pl.lit(value=True)
+    lines = [
+        values(run, name, everything).with_columns(pl.col("value_ns").cast(pl.Float64), metric=pl.lit(name))
+        for name in DRAWN
+    ]
+    p95 = _nearest_rank(pl.col("value_ns"), 0.95)
+    return (
+        pl.concat(lines)
+        .group_by(pl.col("metric"), at_s=pl.col("due_ns") // every_ns * every_ns / NS_PER_S)
+        .agg(
+            p50_ms=_nearest_rank(pl.col("value_ns"), 0.5) / NS_PER_MS,
+            p95_ms=pl.when(pl.len() >= 20).then(p95 / NS_PER_MS),
+            n=pl.len(),
+        )
+        .sort("metric", "at_s")
+        .select("at_s", "metric", "p50_ms", "p95_ms", "n")
+        .collect()
+    )
+
+
+def latency_distribution(run: Run) -> pl.DataFrame:
+    """The empirical CDF of each latency. Columns metric, scenario, value_ms, share (of values up to this one).
+
+    Of 400 values or fewer each is a point; of more, 400 evenly spaced ranks, the last being the largest value.
+    """
+    of_each = pl.concat(
+        values(run, name).select(pl.lit(name).alias("metric"), "scenario", pl.col("value_ns").cast(pl.Float64))
+        for name in DRAWN
+    )
+    line, rank, n = ["metric", "scenario"], pl.col("rank"), pl.col("n")
+    return (
+        pl.concat([of_each.with_columns(scenario=pl.lit(ALL)), of_each])
+        .sort(*line, "value_ns")
+        .with_columns(rank=pl.int_range(1, pl.len() + 1).over(line), n=pl.len().over(line).cast(pl.Int64))
+        .filter(rank * LINE_POINTS // n != (rank - 1) * LINE_POINTS // n)
+        .select(*line, value_ms=pl.col("value_ns") / NS_PER_MS, share=rank / n)
+        .collect()
+    )
+
+
+def load_over_time(run: Run) -> pl.DataFrame:
+    """What was sent in the minute before each second. Columns at_s, requests_per_minute, tokens_per_minute, in_flight.
+
+    Tokens are counted as the quota counts them at the door. In the first minute what was sent so far is scaled up to a
+    minute; in its first 10 s both are null, because so little scaled so far says nothing. in_flight is of the instant.
+    A run of more than ten minutes is given at 600 instants instead of each second.
+    """
+    sent = _sent_so_far(run)
+    last_ns = run.samples.select(pl.max_horizontal("due_ns", "done_ns").max()).collect().item() or 0
+    step_ns = max(NS_PER_S, last_ns // 600)
+    instants = pl.LazyFrame({"at_ns": range(0, last_ns + step_ns, step_ns)}, schema={"at_ns": pl.Int64})
+    at_s = pl.col("at_ns") / NS_PER_S
+    per_minute = pl.when(at_s >= 10).then(60 / at_s.clip(upper_bound=60))
+    since = {name: pl.col(name).fill_null(0) - pl.col(f"{name}_before").fill_null(0) for name in ("requests", "tokens")}
+    return (
+        instants.with_columns(minute_ago_ns=pl.col("at_ns") - 60 * NS_PER_S)
+        .join_asof(sent, on="at_ns")
+        .join_asof(sent, left_on="minute_ago_ns", right_on="at_ns", suffix="_before")
+        .join_asof(in_flight(run), on="at_ns")
+        .select(
+            at_s=at_s,
+            requests_per_minute=since["requests"] * per_minute,
+            tokens_per_minute=since["tokens"] * per_minute,
+            in_flight=pl.col("in_flight").fill_null(0),
+        )
+        .collect()
+    )
+
+
+def _sent_so_far(run: Run) -> pl.LazyFrame:
+    """Attempts and admission tokens sent up to each instant. Columns at_ns, requests, tokens."""
+    tokens = admission_tokens(config_of(run).quota.admission)
+    sent = attempts_with_tokens(run).filter(SENT).select(at_ns="sent_ns", tokens=tokens).sort("at_ns")
+    return sent.select("at_ns", requests=pl.int_range(1, pl.len() + 1), tokens=pl.col("tokens").cum_sum())
+
+
+def outcomes_over_time(run: Run, every_s: float) -> pl.DataFrame:
+    """How attempts ended, by when they did (a dropped arrival by when it was due). Columns at_s, outcome, n.
+
+    at_s is the start of the bin.
+    """
+    every_ns = max(1, round(every_s * NS_PER_S))
+    ended_ns = pl.coalesce("done_ns", "sent_ns", "due_ns")
+    return (
+        run.samples.group_by("outcome", at_s=ended_ns // every_ns * every_ns / NS_PER_S)
+        .agg(n=pl.len())
+        .sort("at_s", "outcome")
+        .select("at_s", pl.col("outcome").cast(pl.String), "n")
+        .collect()
+    )

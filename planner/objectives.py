@@ -1,0 +1,69 @@
+"""Whether the objectives were met: by the statistic they name, and request by request (goodput)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from loadgen.samples import Run
+from loadgen.slo import Slo
+from planner.metrics import NS_PER_MS, max_ms, mean_ms, quantile, sorted_values, values
+from planner.plan import Goodput, SloResult
+from planner.quantiles import wilson
+from planner.rows import OK, STEADY
+
+
+def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:
+    """The measured statistic against the limit; `met` is None where too few samples support a percentile, or none came.
+
+    Only percentiles have an interval here.
+    """
+    return tuple(_result(slo, sorted_values(run, slo.metric)["value_ns"]) for slo in slos)
+
+
+def _result(slo: Slo, ascending: pl.Series) -> SloResult:
+    low_ms = high_ms = None
+    if slo.quantile is not None:
+        percentile = quantile(ascending, slo.quantile)
+        measured_ms, low_ms, high_ms = percentile.value_ms, percentile.low_ms, percentile.high_ms
+    else:
+        measured_ms = mean_ms(ascending) if slo.statistic == "mean" else max_ms(ascending)
+    return SloResult(
+        text=slo.text,
+        n=len(ascending),
+        measured_ms=measured_ms,
+        low_ms=low_ms,
+        high_ms=high_ms,
+        met=None if measured_ms is None else _keeps(slo, measured_ms),
+    )
+
+
+def _keeps(slo: Slo, measured_ms: float) -> bool:
+    limit_ms = slo.limit_ns / NS_PER_MS
+    return measured_ms <= limit_ms if "<=" in slo.text else measured_ms < limit_ms
+
+
+def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
+    """Share of the steady phase's arrivals of which an attempt was answered within the limit of every objective.
+
+    Each limit is applied to the request itself, whatever statistic the objective names; that of itl to each of its
+    gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it. None without
+    objectives or arrivals.
+    """
+    offered = run.samples.filter(STEADY).select(pl.col("seq").n_unique()).collect().item()
+    if not slos or not offered:
+        return None
+    good_attempts = run.samples.filter(STEADY & OK)
+    for slo in slos:
+        good_attempts = good_attempts.join(_missed(run, slo), on=["seq", "attempt"], how="anti")
+    good = good_attempts.select(pl.col("seq").n_unique()).collect().item()
+    share = wilson(good, offered)
+    return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered)
+
+
+def _missed(run: Run, slo: Slo) -> pl.LazyFrame:
+    """The answered attempts that did not keep the limit. Columns seq, attempt."""
+    value = pl.col("value_ns")
+    beyond = value > slo.limit_ns if "<=" in slo.text else value >= slo.limit_ns
+    return values(run, slo.metric).filter(beyond).select("seq", "attempt")

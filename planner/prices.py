@@ -1,0 +1,177 @@
+"""The price book: what models cost per token and instances per hour, each figure with its source and date."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loadgen.errors import ConfigError
+
+_Entry = TypeVar("_Entry")
+
+BOOK = Path(__file__).with_name("prices.toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPrice:
+    model: str
+    input_usd_per_1k: float
+    output_usd_per_1k: float
+    source: str
+    dated: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sku:
+    name: str
+    cores: int
+    gpus: int
+    exempt_from_reservation: bool  # from the 20 % of extra core quota
+    usd_per_hour: Mapping[str, float]  # by region
+    source: str
+    dated: date
+
+
+@dataclass(frozen=True, slots=True)
+class PriceBook:
+    """Prices in US dollars. Models are found whatever the spelling of their name, see `plain_name`."""
+
+    tokens: Mapping[str, TokenPrice]  # by plain name
+    skus: Mapping[str, Sku]
+    hosts: Mapping[str, tuple[str, ...]]  # plain name -> the SKUs that can host the model, the smallest first
+
+    def token_price(self, model: str) -> TokenPrice | None:
+        """None for a model that is not sold per token, or is unknown."""
+        return self.tokens.get(plain_name(model))
+
+    def skus_for(self, model: str) -> tuple[Sku, ...]:
+        """The smallest first; empty for an unknown model."""
+        return tuple(self.skus[name] for name in self.hosts.get(plain_name(model), ()))
+
+
+def plain_name(model: str) -> str:
+    """`Phi-3-mini-4k-Instruct`, `phi-3-mini-4k` and `azure_ai/Phi_3_mini_4k_instruct` are one model."""
+    name = re.sub(r"[\s_]+", "-", model.rpartition("/")[2].strip().lower())
+    return name.removeprefix("meta-").removesuffix("-instruct")
+
+
+def read_prices(path: Path | None = None) -> PriceBook:
+    """The book that comes with Headroom, or a user's own. Raises ConfigError naming the file and the key."""
+    path = BOOK if path is None else path
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    return _Reader(path).book(raw)
+
+
+class _Reader:
+    """Takes a price book apart, and says where it is wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def book(self, raw: dict[str, Any]) -> PriceBook:
+        if raw.get("currency") != "USD":
+            raise self._error("currency", f'must be "USD", not {raw.get("currency")!r}: plans are in US dollars')
+        serverless, managed = self._table(raw, "serverless"), self._table(raw, "managed")
+        skus = self._skus(managed)
+        return PriceBook(self._tokens(serverless), skus, self._hosts(managed, skus))
+
+    def _tokens(self, serverless: dict[str, Any]) -> dict[str, TokenPrice]:
+        prices: dict[str, TokenPrice] = {}
+        for model, price in self._table(serverless, "models", "serverless.").items():
+            place = f'serverless.models."{model}"'
+            token_price = TokenPrice(
+                model=model,
+                input_usd_per_1k=self._price(price, "input_usd_per_1k", place),
+                output_usd_per_1k=self._price(price, "output_usd_per_1k", place),
+                source=self._source(serverless, "serverless"),
+                dated=self._dated(serverless, "serverless"),
+            )
+            self._put(prices, model, token_price, place)
+        return prices
+
+    def _skus(self, managed: dict[str, Any]) -> dict[str, Sku]:
+        skus = {}
+        for name, sku in self._table(managed, "skus", "managed.").items():
+            place = f"managed.skus.{name}"
+            prices = self._table(sku, "usd_per_hour", f"{place}.")
+            skus[name] = Sku(
+                name=name,
+                cores=self._count(sku, "cores", place),
+                gpus=self._count(sku, "gpus", place),
+                exempt_from_reservation=self._flag(sku, "exempt_from_reservation", place),
+                usd_per_hour={region: self._price(prices, region, f"{place}.usd_per_hour") for region in prices},
+                source=self._source(managed, "managed"),
+                dated=self._dated(managed, "managed"),
+            )
+        return skus
+
+    def _hosts(self, managed: dict[str, Any], skus: Mapping[str, Sku]) -> dict[str, tuple[str, ...]]:
+        hosts: dict[str, tuple[str, ...]] = {}
+        for model, names in self._table(managed, "models", "managed.").items():
+            place = f'managed.models."{model}"'
+            if not isinstance(names, list) or not names:
+                raise self._error(place, "must list the SKUs that can host the model, the smallest first")
+            unknown = [name for name in names if not isinstance(name, str) or name not in skus]
+            if unknown:
+                raise self._error(place, f"names {unknown[0]!r}, of which managed.skus says nothing")
+            self._put(hosts, model, tuple(names), place)
+        return hosts
+
+    def _table(self, raw: Any, key: str, prefix: str = "") -> dict[str, Any]:
+        table = raw.get(key, {}) if isinstance(raw, dict) else raw
+        if not isinstance(table, dict):
+            raise self._error(f"{prefix}{key}", "must be a table")
+        return table
+
+    def _price(self, raw: Any, key: str, place: str) -> float:
+        value = raw.get(key) if isinstance(raw, dict) else None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+            raise self._error(f"{place}.{key}", f"must be a price above zero, not {value!r}")
+        return float(value)
+
+    def _count(self, raw: Any, key: str, place: str) -> int:
+        value = raw.get(key) if isinstance(raw, dict) else None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self._error(f"{place}.{key}", f"must be a whole number above zero, not {value!r}")
+        return value
+
+    def _flag(self, raw: dict[str, Any], key: str, place: str) -> bool:
+        value = raw.get(key)
+        if not isinstance(value, bool):
+            raise self._error(f"{place}.{key}", f"must be true or false, not {value!r}")
+        return value
+
+    def _put(self, table: dict[str, _Entry], model: str, entry: _Entry, place: str) -> None:
+        if plain_name(model) in table:
+            raise self._error(place, "is there twice, in another spelling")
+        table[plain_name(model)] = entry
+
+    def _source(self, raw: dict[str, Any], place: str) -> str:
+        source = raw.get("source")
+        if not isinstance(source, str) or not source.strip():
+            raise self._error(f"{place}.source", "must say where the prices come from")
+        return source
+
+    def _dated(self, raw: dict[str, Any], place: str) -> date:
+        value = raw.get("dated")
+        if type(value) is not date:
+            raise self._error(
+                f"{place}.dated", f"must be the day the prices were collected, like 2026-11-20, not {value!r}"
+            )
+        return value
+
+    def _error(self, key: str, message: str) -> ConfigError:
+        return ConfigError(f"{self._path}: {key} {message}")

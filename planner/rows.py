@@ -1,0 +1,70 @@
+"""Which rows of a run, and which stretch of it, a figure is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from loadgen.config import RunConfig
+from loadgen.errors import RunFolderError
+from loadgen.samples import Outcome, Phase, Run
+
+NS_PER_S = 1_000_000_000
+
+STEADY = pl.col("phase") == Phase.STEADY
+OK = pl.col("outcome") == Outcome.OK
+THROTTLED = pl.col("outcome") == Outcome.THROTTLED
+SENT = pl.col("sent_ns").is_not_null()
+
+
+def config_of(run: Run) -> RunConfig:
+    """The configuration the run was made with. Raises RunFolderError if the manifest's cannot be understood."""
+    try:
+        return RunConfig.model_validate(run.manifest.config)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(f"{run.folder / 'manifest.json'}: its config cannot be understood: {reason}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Part of a run, in seconds since its start."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
+    @property
+    def start_ns(self) -> int:
+        return round(self.start_s * NS_PER_S)
+
+    @property
+    def end_ns(self) -> int:
+        return round(self.end_s * NS_PER_S)
+
+
+def steady_stretch(run: Run) -> Stretch:
+    """From the end of the warm-up to the start of the cool-down.
+
+    A run that did not complete ended with the last arrival that came due, and so did a trace that was shorter than the
+    duration. No arrival of the steady phase lies outside. Zero seconds if there was none.
+    """
+    load = config_of(run).load
+    due_s = pl.col("due_ns") / NS_PER_S
+    last_s, first_steady_s, last_steady_s = (
+        run.samples.select(
+            last=due_s.max(), first_steady=due_s.filter(STEADY).min(), last_steady=due_s.filter(STEADY).max()
+        )
+        .collect()
+        .row(0)
+    )
+    if first_steady_s is None:
+        return Stretch(load.warmup, load.warmup)
+    end_s = load.duration - load.cooldown
+    if run.manifest.state != "complete" or load.trace is not None:
+        end_s = min(end_s, last_s)
+    return Stretch(min(load.warmup, first_steady_s), max(end_s, last_steady_s))

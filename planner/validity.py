@@ -1,0 +1,246 @@
+"""Whether a run may be believed, and what to bear in mind although it may."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import polars as pl
+
+from loadgen.config import Kind, RunConfig
+from loadgen.errors import RunFolderError
+from loadgen.samples import Outcome, Run, check_ledger, count_totals
+from planner.metrics import DRAWN
+from planner.plan import LatencyRow, Traffic, Validity
+from planner.rows import OK, STEADY
+
+MOST_DROPPED_SHARE = 0.01
+DOUBTFUL_LAG_MS = 5.0
+INVALID_LAG_MS = 50.0
+INVALID_LAG_SHARE = 0.10  # of the median ttft
+MOST_FAILED_SHARE = 0.01
+QUOTA_WINDOW_S = 60.0
+DOMINANT_WAIT_SHARE = 0.5  # of the mean response time
+PRICES_AGE = timedelta(days=90)
+FAILURES = (
+    Outcome.FILTERED,
+    Outcome.REJECTED,
+    Outcome.SERVER_ERROR,
+    Outcome.TIMEOUT,
+    Outcome.NETWORK,
+    Outcome.BROKEN_STREAM,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a run is judged by."""
+
+    run: Run
+    config: RunConfig
+    traffic: Traffic
+    latency: Mapping[str, LatencyRow]  # of all scenarios together, by metric
+    growth: float
+    prices_dated: Sequence[date]  # of those the plan uses
+    today: date | None  # None: not known, so no price is too old
+
+
+def validity(evidence: Evidence) -> Validity:
+    reasons = (*_unfinished(evidence), *_dropped(evidence), *_nothing_measured(evidence), *_late(evidence))
+    doubts = (
+        *_interrupted(evidence),
+        *_simulated(evidence),
+        *_lag_doubt(evidence),
+        *_loop(evidence),
+        *_refusals(evidence),
+        *_failures(evidence),
+        *_too_few(evidence),
+        *_usage(evidence),
+        *_growth(evidence),
+        *_noted(evidence),
+        *_old_prices(evidence),
+    )
+    return Validity(valid=not reasons, reasons=reasons, doubts=doubts)
+
+
+def _unfinished(evidence: Evidence) -> list[str]:
+    """Nothing may be missing: the run ended by itself or was stopped, and its ledger adds up."""
+    reasons = []
+    manifest = evidence.run.manifest
+    if manifest.state == "running":
+        reasons.append("the run never finished: it is still going on, or was killed, and its last second is missing")
+    try:
+        check_ledger(count_totals(evidence.run.samples), manifest.totals.get("planned"))
+    except RunFolderError as error:
+        reasons.append(str(error))
+    return reasons
+
+
+def _dropped(evidence: Evidence) -> list[str]:
+    traffic = evidence.traffic
+    if not evidence.config.load.open_loop or traffic.dropped <= MOST_DROPPED_SHARE * traffic.planned:
+        return []
+    share = traffic.dropped / traffic.planned
+    return [
+        f"{share:.1%} of the arrivals ({traffic.dropped:,}) were due and never sent: the load was not the one asked for"
+    ]
+
+
+def _nothing_measured(evidence: Evidence) -> list[str]:
+    sent, answered = (
+        evidence.run.samples.filter(STEADY)
+        .select(sent=pl.col("sent_ns").is_not_null().sum(), answered=OK.sum())
+        .collect()
+        .row(0)
+    )
+    if not sent:
+        return ["no request of the steady phase was sent"]
+    return [] if answered else [f"none of the {sent:,} attempts of the steady phase was answered"]
+
+
+def _lag(evidence: Evidence) -> tuple[str, float] | None:
+    """The highest percentile of the lag that the samples support, and its name."""
+    row = evidence.latency["lag"]
+    for name, quantile in (("p99", row.p99), ("p95", row.p95), ("p90", row.p90), ("p50", row.p50)):
+        if quantile.value_ms is not None:
+            return name, quantile.value_ms
+    return None
+
+
+def _late(evidence: Evidence) -> list[str]:
+    """Lag above 50 ms, or above a tenth of what was measured; 5 ms are never too much."""
+    lag = _lag(evidence)
+    if lag is None or lag[1] <= DOUBTFUL_LAG_MS:
+        return []
+    name, lag_ms = lag
+    ttft_ms = evidence.latency["ttft"].p50.value_ms
+    if lag_ms > INVALID_LAG_MS:
+        return [f"the load generator was late: {name} of its lag is {lag_ms:.3g} ms, above {INVALID_LAG_MS:g} ms"]
+    if ttft_ms is not None and lag_ms > INVALID_LAG_SHARE * ttft_ms:
+        return [
+            f"the load generator was late: {name} of its lag is {lag_ms:.3g} ms, above a tenth of the median time to "
+            f"the first token, {ttft_ms:.3g} ms"
+        ]
+    return []
+
+
+def _simulated(evidence: Evidence) -> list[str]:
+    if evidence.run.manifest.deployment.get("simulated") is not True:
+        return []
+    return ["the deployment was simulated: its latencies are those of the simulator, not of Azure"]
+
+
+def _lag_doubt(evidence: Evidence) -> list[str]:
+    lag = _lag(evidence)
+    if lag is None or lag[1] <= DOUBTFUL_LAG_MS:
+        return []
+    return [f"{lag[0]} of the load generator's lag is {lag[1]:.3g} ms, above {DOUBTFUL_LAG_MS:g} ms"]
+
+
+def _interrupted(evidence: Evidence) -> list[str]:
+    manifest, load = evidence.run.manifest, evidence.config.load
+    if manifest.state != "interrupted":
+        return []
+    asked_s = load.duration - load.warmup - load.cooldown
+    why = f" ({manifest.reason})" if manifest.reason else ""
+    return [f"interrupted{why}: {evidence.traffic.steady_s:.0f} s of the steady phase's {asked_s:.0f} s are here"]
+
+
+def _loop(evidence: Evidence) -> list[str]:
+    doubts = []
+    if not evidence.config.load.open_loop:
+        doubts.append(
+            f"closed loop of {evidence.config.load.users} users: slow answers held back the load, so response times "
+            "are not those of arrivals that do not wait for each other"
+        )
+    if evidence.config.target.kind is Kind.SERVERLESS and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
+        doubts.append(
+            f"the steady phase lasted {evidence.traffic.steady_s:.0f} s, less than a minute of quota: the busiest "
+            "minute is scaled up from it"
+        )
+    wait_ms = evidence.latency["throttle_wait"].mean_ms
+    response_ms = evidence.latency["response_time"].mean_ms
+    if wait_ms is not None and response_ms is not None and wait_ms > DOMINANT_WAIT_SHARE * response_ms:
+        doubts.append(
+            f"waiting for the quota dominates: {wait_ms:,.0f} ms on average, of a mean response time of "
+            f"{response_ms:,.0f} ms; it is the quota that was measured"
+        )
+    return doubts
+
+
+def _refusals(evidence: Evidence) -> list[str]:
+    traffic, quota = evidence.traffic, evidence.config.quota
+    refused = traffic.outcomes[Outcome.THROTTLED]
+    if not refused:
+        return []
+    doubts = [
+        f"{refused:,} of {traffic.attempts:,} attempts were answered 429: throughput was limited by the quota, not by "
+        "the model"
+    ]
+    tokens_share = traffic.peak_tokens_per_minute / quota.tokens_per_minute
+    fullest = max(tokens_share, traffic.peak_requests_per_minute / quota.requests_per_minute)
+    if evidence.config.target.kind is Kind.SERVERLESS and fullest < 1:
+        doubts.append(
+            f"429 came although the busiest minute took {fullest:.0%} of the configured quota: the deployment has "
+            "less, shares it, or enforces it in shorter windows"
+        )
+    return doubts
+
+
+def _failures(evidence: Evidence) -> list[str]:
+    traffic = evidence.traffic
+    failed = {outcome.value: traffic.outcomes[outcome] for outcome in FAILURES if traffic.outcomes[outcome]}
+    total = sum(failed.values())
+    if total <= MOST_FAILED_SHARE * traffic.attempts:
+        return []
+    kinds = ", ".join(f"{n:,} {outcome}" for outcome, n in failed.items())
+    return [
+        f"{total / traffic.attempts:.1%} of the attempts failed ({kinds}): latencies are of the answers that came, and "
+        "leave out the worst"
+    ]
+
+
+def _too_few(evidence: Evidence) -> list[str]:
+    """One sentence for each percentile that some latency has too few samples for."""
+    doubts = []
+    rows = [evidence.latency[metric] for metric in DRAWN if evidence.latency[metric].n]
+    for name in ("p50", "p90", "p95", "p99"):
+        short = [row for row in rows if getattr(row, name).value_ms is None]
+        if short:
+            counts = ", ".join(f"{row.metric} has {row.n:,}" for row in short)
+            doubts.append(f"too few samples for a {name}, which needs {getattr(short[0], name).needs_n}: {counts}")
+    return doubts
+
+
+def _usage(evidence: Evidence) -> list[str]:
+    share = evidence.traffic.estimated_usage_share
+    return [f"{share:.1%} of the answers came without usage: their tokens are estimated"] if share else []
+
+
+def _growth(evidence: Evidence) -> list[str]:
+    if evidence.growth <= 1:
+        return []
+    return [f"the plan is for {evidence.growth:g} times the measured load; latency at that load was not measured"]
+
+
+def _noted(evidence: Evidence) -> list[str]:
+    """Each kind of note once, as first written, with how often it came."""
+    notes = [note for note in evidence.run.notes if isinstance(note, dict)]
+    kinds = Counter(str(note.get("kind")) for note in notes)
+    doubts = []
+    for note in notes:
+        times = kinds.pop(str(note.get("kind")), 0)
+        if times:
+            text = str(note.get("text", note.get("kind")))
+            doubts.append(text if times == 1 else f"{text} (noted {times:,} times)")
+    return doubts
+
+
+def _old_prices(evidence: Evidence) -> list[str]:
+    today = evidence.today
+    if today is None or not evidence.prices_dated or today - min(evidence.prices_dated) <= PRICES_AGE:
+        return []
+    oldest = min(evidence.prices_dated)
+    return [f"the prices are of {oldest.isoformat()}, {(today - oldest).days} days old"]

@@ -1,0 +1,365 @@
+"""Connections in the gevent hub against real servers on loopback: every end of an attempt becomes a row."""
+
+import asyncio
+import gc
+import socket
+import ssl
+import struct
+import time
+from pathlib import Path
+
+import gevent
+import pytest
+import trustme
+from gevent import monkey
+
+from loadgen.alarm import Alarm
+from loadgen.config import TargetConfig, TimeoutConfig
+from loadgen.connection import Connection, Endpoint
+from loadgen.quota import Quota, enforcing, pacing
+from loadgen.requests import chat
+from loadgen.samples import Sample
+from loadgen.target import Credential, address_of
+from loadgen.throttle import Throttle
+from tests.servers import Server, always, response, stream
+
+assert not monkey.is_module_patched("socket"), "the servers here run on real threads"
+PLAIN = chat("chat", [{"role": "user", "content": "hello"}], max_tokens=20)
+STREAM = chat("streaming", [{"role": "user", "content": "hello"}], max_tokens=20, stream=True)
+LAST = {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+
+
+def content(text):
+    return {"choices": [{"delta": {"content": text}}]}
+
+
+def endpoint_of(url, *, ca_file=None, credential=None, **timeouts):
+    return Endpoint(
+        address_of(url),
+        TargetConfig(url=url, ca_file=ca_file),
+        TimeoutConfig(**timeouts),
+        credential,
+        start_ns=time.monotonic_ns(),
+    )
+
+
+def attempt(connection, spec=PLAIN, number=0):
+    sample = Sample(seq=number, scenario=spec.scenario, target="t", due_ns=0)
+    with gevent.Timeout(20):
+        connection.attempt(spec, sample, f"run-{number}-0")
+    return sample
+
+
+def reset(writer):
+    """Close with RST instead of FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+def test_an_attempt_fills_its_row_and_keeps_the_connection():
+    with Server(always(response())) as server:
+        connection = Connection(endpoint_of(server.url))
+        samples = [attempt(connection, number=number) for number in range(3)]
+    assert server.connections == 1
+    for sample in samples:
+        assert (sample.outcome, sample.status, sample.error) == ("ok", 200, None)
+        assert (sample.prompt_tokens, sample.completion_tokens, sample.usage_source) == (3, 2, "server")
+        assert 0 < sample.sent_ns < sample.first_byte_ns <= sample.done_ns
+        assert sample.first_token_ns is None
+        assert sample.bytes_out == len(server.calls[0].head) + len(server.calls[0].body)
+    assert server.calls[1].header("x-ms-client-request-id") == "run-1-0"
+    assert server.calls[1].path == "/chat/completions?api-version=2024-05-01-preview"
+
+
+def test_a_stream_is_timed_chunk_by_chunk():
+    with Server(stream(content(""), content("a"), content("b"), LAST, b"[DONE]", gap_s=0.03)) as server:
+        sample = attempt(Connection(endpoint_of(server.url)), STREAM)
+    assert (sample.outcome, sample.chunks, sample.finish_reason) == ("ok", 2, "stop")
+    assert sample.sent_ns < sample.first_byte_ns < sample.first_token_ns < sample.last_token_ns < sample.done_ns
+    assert 0.02e9 < sample.last_token_ns - sample.first_token_ns < 1e9
+
+
+def test_the_key_goes_both_ways_in_the_azure_dialect_and_as_a_bearer_token_in_the_other():
+    credential = Credential(lambda: ("k" * 32, float("inf")))
+    with Server(always(response())) as server:
+        attempt(Connection(endpoint_of(server.url, credential=credential)))
+        target = TargetConfig(url=server.url, dialect="openai")
+        endpoint = Endpoint(address_of(server.url), target, TimeoutConfig(), credential, time.monotonic_ns())
+        attempt(Connection(endpoint))
+    azure, openai = server.calls
+    assert (azure.header("authorization"), azure.header("api-key")) == ("Bearer " + "k" * 32, "k" * 32)
+    assert (openai.header("authorization"), openai.header("api-key")) == ("Bearer " + "k" * 32, None)
+    assert openai.path == "/v1/chat/completions"
+
+
+def test_a_connection_that_the_server_closed_while_idle_is_opened_again_once_and_nothing_is_lost():
+    async def answer_and_close(call, writer):
+        writer.write(response())
+        await writer.drain()
+        writer.close()
+
+    with Server(answer_and_close) as server:
+        connection = Connection(endpoint_of(server.url))
+        assert attempt(connection).outcome == "ok"
+        gevent.sleep(0.1)
+        assert attempt(connection).outcome == "ok"
+        gevent.sleep(0.1)
+        connection.ready()  # notices, and opens ahead of time
+        assert attempt(connection).outcome == "ok"
+    assert (server.connections, len(server.calls)) == (3, 3)
+
+
+def test_a_fresh_connection_that_is_closed_without_an_answer_is_not_tried_again():
+    async def close(call, writer):
+        writer.close()
+
+    with Server(close) as server:
+        sample = attempt(Connection(endpoint_of(server.url)))
+    assert (sample.outcome, sample.error, len(server.calls)) == ("network", "closed_before_answer", 1)
+
+
+def test_a_large_body_goes_out_whole_and_an_early_answer_to_it_is_read():
+    big = chat("vision", [{"role": "user", "content": "x" * (8 << 20)}], max_tokens=5)
+    with Server(always(response())) as server:
+        assert attempt(Connection(endpoint_of(server.url)), big).outcome == "ok"
+        assert len(server.calls[0].body) == len(big.body)
+
+    class Refusing(Server):
+        async def _serve(self, reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(response(b'{"error":{"code":"413"}}', "413 Too Large", Connection="close"))
+            await writer.drain()
+            await reader.read(-1)
+            writer.close()
+
+    with Refusing(always(b"")) as server:
+        sample = attempt(Connection(endpoint_of(server.url)), big)
+    assert (sample.outcome, sample.status) == ("rejected", 413)
+
+
+ENDS = [
+    ("stream cut", STREAM, stream(content("a"), end=False), "broken_stream", "cut"),
+    ("stream truncated", STREAM, stream(content("a")), "broken_stream", "truncated"),
+    ("429", PLAIN, always(response(b"{}", "429 Too Many", retry_after_ms=250)), "throttled", "no_error_code"),
+    ("500", PLAIN, always(response(b'{"error":{"code":"oops"}}', "500 Oops")), "server_error", "oops"),
+    ("no HTTP", PLAIN, always(b"SSH-2.0-OpenSSH\r\n"), "network", "malformed_http"),
+    ("a half body", PLAIN, always(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{"), "broken_stream", "cut"),
+]
+
+
+@pytest.mark.parametrize(("spec", "script", "outcome", "error"), [end[1:] for end in ENDS], ids=[end[0] for end in ENDS])
+def test_a_server_at_fault_becomes_a_row_never_an_exception(spec, script, outcome, error):
+    async def then_close(call, writer):
+        await script(call, writer)
+        await writer.drain()
+        writer.close()
+
+    with Server(then_close) as server:
+        connection = Connection(endpoint_of(server.url))
+        sample = attempt(connection, spec)
+    assert (sample.outcome, sample.error) == (outcome, error)
+    assert sample.done_ns is not None
+    assert sample.retry_after_ms == (250 if outcome == "throttled" else None)
+
+
+def test_a_reset_is_named_by_what_was_being_done():
+    async def answer_and_reset(call, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        reset(writer)
+
+    with Server(answer_and_reset) as server:
+        sample = attempt(Connection(endpoint_of(server.url)))
+    assert (sample.outcome, sample.error) == ("broken_stream", "receive_econnreset")
+
+
+def test_nothing_listening_is_a_network_failure_and_the_next_attempt_tries_again():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        connection = Connection(endpoint_of(f"http://127.0.0.1:{held.getsockname()[1]}"))
+        first, second = attempt(connection), attempt(connection)
+    assert {(each.outcome, each.error, each.sent_ns) for each in (first, second)} == {("network", "connect_econnrefused", None)}
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "script", "error"),
+    [
+        ({"first_byte": 0.2}, always(b""), "first_byte_timeout"),
+        ({"idle": 0.2}, stream(content("a"), end=False), "idle_timeout"),
+        ({"total": 0.3, "idle": 0.2}, stream(*[content("a")] * 100, gap_s=0.05), "total_timeout"),
+    ],
+)
+def test_each_timeout_has_its_own_code_and_ends_in_time(timeouts, script, error):
+    with Server(script) as server:
+        started = time.monotonic()
+        sample = attempt(Connection(endpoint_of(server.url, **timeouts)), STREAM)
+    assert (sample.outcome, sample.error) == ("timeout", error)
+    assert time.monotonic() - started < 2
+
+
+def test_a_connection_is_clean_after_a_timeout():
+    async def slow_then_quick(call, writer):
+        if call.number == 0:
+            await asyncio.sleep(0.5)
+        writer.write(response())
+
+    with Server(slow_then_quick) as server:
+        connection = Connection(endpoint_of(server.url, first_byte=0.15))
+        assert attempt(connection).outcome == "timeout"
+        assert attempt(connection).outcome == "ok"
+    assert server.connections == 2
+
+
+def test_a_user_killed_in_mid_answer_leaves_a_cancelled_row_and_no_open_socket():
+    with Server(stream(content("a"), end=False)) as server:
+        endpoint = endpoint_of(server.url)
+        connection = Connection(endpoint)
+        sample = Sample(seq=0, scenario="s", target="t", due_ns=0)
+        user = gevent.spawn(connection.attempt, STREAM, sample, "run-0-0")
+        gevent.sleep(0.2)
+        user.kill()
+    assert (sample.outcome, sample.chunks) == ("cancelled", 1)
+    assert connection._socket is None
+    assert not endpoint.active
+
+
+def test_answers_never_leak_file_descriptors():
+    async def close(call, writer):
+        writer.write(response() if call.number % 2 else b"")
+        writer.close()
+
+    def open_files():
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with Server(close) as server:
+        connections = [Connection(endpoint_of(server.url)) for _ in range(4)]
+        for connection in connections:
+            attempt(connection)
+        before = open_files()
+        for _ in range(30):
+            for connection in connections:
+                attempt(connection)
+                connection.close()
+        assert open_files() <= before + 8
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_is_verified_and_carries_streams_and_large_bodies(authority, tmp_path, version):
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = version
+    authority.issue_cert("localhost").configure_cert(context)
+
+    async def either(call, writer):
+        await (stream(content("a"), LAST, b"[DONE]") if b'"stream"' in call.body else always(response()))(call, writer)
+
+    with Server(either, tls=context) as server:
+        connection = Connection(endpoint_of(server.url, ca_file=ca_file))
+        big = chat("vision", [{"role": "user", "content": "x" * (1 << 20)}], max_tokens=5)
+        outcomes = [attempt(connection, spec).outcome for spec in (PLAIN, STREAM, big, PLAIN)]
+        untrusted = attempt(Connection(endpoint_of(server.url)))
+        misnamed = attempt(Connection(endpoint_of(server.url.replace("localhost", "127.0.0.1"), ca_file=ca_file)))
+    assert outcomes == ["ok"] * 4
+    assert server.connections == 1
+    for refused in (untrusted, misnamed):
+        assert (refused.outcome, refused.error) == ("network", "tls_certificate_not_trusted")
+    assert len(server.calls) == 4  # nothing was sent to a server that is not who it says
+
+
+def test_two_thousand_requests_share_their_connections():
+    with Server(always(response())) as server:
+        endpoint = endpoint_of(server.url)
+
+        def user():
+            connection = Connection(endpoint)
+            return sum(attempt(connection).outcome == "ok" for _ in range(125))
+
+        users = [gevent.spawn(user) for _ in range(16)]
+        gevent.joinall(users, timeout=60)
+    assert sum(each.value for each in users) == 2_000
+    assert server.connections == 16
+
+
+def test_alarms_ring_in_order_and_never_early():
+    alarm, rung, start_ns = Alarm(), [], time.monotonic_ns()
+    for number, after_ms in enumerate((30, 10, 20, 10, 0)):
+        at_ns = start_ns + after_ms * 1_000_000
+        alarm.call_at(at_ns, lambda number=number, at_ns=at_ns: rung.append((number, time.monotonic_ns() >= at_ns)))
+    alarm.wait_until(start_ns + 60_000_000)
+    assert rung == [(4, True), (1, True), (3, True), (2, True), (0, True)]
+    assert time.monotonic_ns() >= start_ns + 60_000_000
+    alarm.close()
+
+
+def test_a_greenlet_killed_while_it_sleeps_is_not_woken_later():
+    alarm, start_ns = Alarm(), time.monotonic_ns()
+    sleeper = gevent.spawn(alarm.wait_until, start_ns + 50_000_000)
+    gevent.sleep(0.01)
+    sleeper.kill()
+    gevent.sleep(0.08)
+    assert sleeper.dead
+    alarm.close()
+
+
+def queue_up(throttle, sizes):
+    order = []
+
+    def user(number, tokens):
+        grant = throttle.admit(tokens)
+        order.append((number, grant))
+
+    users = [gevent.spawn(user, number, tokens) for number, tokens in enumerate(sizes)]
+    gevent.sleep(0)
+    return users, order
+
+
+def test_the_throttle_serves_first_come_first_served_though_small_requests_would_fit():
+    a_hundred_a_second = Quota(tokens_per_minute=6_000, requests_per_minute=6_000, burst_s=1)
+    throttle = Throttle(enforcing(a_hundred_a_second), Alarm())
+    users, order = queue_up(throttle, [100, 80, 1, 1, 1])
+    assert [number for number, _ in order] == [0]
+    assert throttle.waiting == 4
+    gevent.joinall(users, timeout=5)
+    assert [number for number, _ in order] == [0, 1, 2, 3, 4]
+    waited_s = (order[1][1].at_ns - order[0][1].at_ns) / 1e9
+    assert 0.8 <= waited_s < 1.5
+
+
+def test_settling_lets_the_next_go_at_once():
+    throttle = Throttle(enforcing(Quota(tokens_per_minute=60, requests_per_minute=6_000)), Alarm())
+    users, order = queue_up(throttle, [60, 60])
+    assert len(order) == 1
+    throttle.settle(order[0][1], 0)
+    gevent.joinall(users, timeout=2)
+    assert len(order) == 2
+
+
+def test_a_user_stopped_while_it_waits_holds_nobody_up():
+    throttle = Throttle(enforcing(Quota(tokens_per_minute=6_000, requests_per_minute=6_000, burst_s=1)), Alarm())
+    users, order = queue_up(throttle, [100, 100, 1])
+    users[1].kill()
+    gevent.joinall(users, timeout=2)
+    assert [number for number, _ in order] == [0, 2]
+    assert throttle.waiting == 0
+    users, order = queue_up(throttle, [100] * 5)
+    throttle.dismiss()
+    gevent.joinall(users, timeout=2)
+    assert throttle.waiting == 0
+
+
+def test_a_pause_holds_the_queue_for_as_long_as_the_server_asked():
+    throttle = Throttle(pacing(Quota()), Alarm())
+    throttle.pause(200)
+    started = time.monotonic()
+    throttle.admit(10)
+    assert time.monotonic() - started >= 0.2
+
+

@@ -1,0 +1,95 @@
+"""Who may import whom, and which file may know which library."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = ("loadgen", "scenarios", "planner", "dashboards", "headroom")
+MAY_IMPORT = {  # the longest matching prefix of the file's name decides
+    "loadgen/": ("loadgen",),
+    "loadgen/simulator/": ("loadgen.simulator", "loadgen.quota", "loadgen.tokens", "loadgen.errors"),
+    "scenarios/": ("scenarios", "loadgen"),
+    "planner/": (
+        "planner",
+        "loadgen.samples",
+        "loadgen.quota",
+        "loadgen.config",
+        "loadgen.slo",
+        "loadgen.errors",
+        "loadgen.schedule",
+        "loadgen.tokens",
+    ),
+    "dashboards/": ("dashboards", "planner", "loadgen.samples"),
+    "headroom/": ("headroom", "dashboards", "planner", "scenarios.PLACES", "loadgen"),
+}
+ONLY_IN = {  # library -> the files allowed to know it
+    "locust": ("loadgen/player.py", "loadgen/__main__.py", "scenarios/"),
+    "gevent": (
+        "loadgen/alarm.py",
+        "loadgen/arrivals.py",
+        "loadgen/connection.py",
+        "loadgen/throttle.py",
+        "loadgen/player.py",
+        "loadgen/__main__.py",
+    ),
+    "httpx": ("loadgen/target.py",),
+    "httptools": ("loadgen/wire.py",),
+    "plotly": ("dashboards/",),
+    "jinja2": ("dashboards/",),
+    "rich": ("dashboards/", "headroom/"),
+    "typer": ("headroom/",),
+    "starlette": ("loadgen/simulator/",),
+    "uvicorn": ("loadgen/simulator/",),
+    "polars": ("loadgen/samples.py", "planner/", "dashboards/"),
+    "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
+}
+PURE = ("requests", "schedule", "tokens", "quota", "slo", "sse", "simulator/serving")  # and wire, which also knows samples
+IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
+
+
+def source_files():
+    return [path for top in OURS for path in sorted((ROOT / top).glob("**/*.py"))]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module, names):
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_downwards_and_libraries_stay_in_their_place(path):
+    name = path.relative_to(ROOT).as_posix()
+    allowed = MAY_IMPORT[max((key for key in MAY_IMPORT if name.startswith(key)), key=len)]
+    for module in imports(path):
+        if within(module, OURS):
+            assert within(module, allowed), f"{name} may not import {module}"
+        for library, files in ONLY_IN.items():
+            assert not within(module, [library]) or name.startswith(files), f"{name} may not import {module}"
+
+
+@pytest.mark.parametrize("name", [*PURE, "wire"])
+def test_pure_files_import_no_clock_socket_or_frame(name):
+    for module in imports(ROOT / "loadgen" / f"{name}.py"):
+        assert not within(module, IMPURE), f"loadgen/{name}.py is pure and may not import {module}"
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_stay_readable_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_command_line_starts_without_the_heavy_libraries():
+    import subprocess
+    import sys
+
+    probe = "import sys, headroom.cli; print([m for m in ('locust', 'gevent', 'polars', 'plotly', 'httpx') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
