@@ -58,7 +58,9 @@ def latency_row(metric: str, scenario: str, n: int) -> LatencyRow:
 def example_plan(**changes: Any) -> Plan:
     """The plan of 412 requests to a serverless deployment at three quarters of its quota."""
     rows = [latency_row(metric, "all", 12_480 if metric == "itl" else 412) for metric in LATENCIES_MS]
-    rows += [latency_row(m, s, n) for m in list(LATENCIES_MS)[:5] for s, n in zip(SCENARIOS, (120, 270, 22), strict=True)]
+    rows += [
+        latency_row(m, s, n) for m in list(LATENCIES_MS)[:5] for s, n in zip(SCENARIOS, (120, 270, 22), strict=True)
+    ]
     plan = Plan(
         format=1,
         run_ids=("20261120-2343-7f3a",),
@@ -69,7 +71,9 @@ def example_plan(**changes: Any) -> Plan:
         open_loop=True,
         headline="The deployment serves this load with 1.3 times headroom before its token limit; "
         "serverless at $212 a month is cheaper than one managed instance.",
-        validity=Validity(valid=True, reasons=(), doubts=("p99 needs 459 samples; there are 412.", "The run is short: one minute.")),
+        validity=Validity(
+            valid=True, reasons=(), doubts=("p99 needs 459 samples; there are 412.", "The run is short: one minute.")
+        ),
         slos=(
             SloResult(text="ttft.p95<1s", n=412, measured_ms=145.46875, low_ms=140.9, high_ms=154.5, met=True),
             SloResult(text="response_time.p95<2s", n=412, measured_ms=2887.6, low_ms=2797.3, high_ms=3068.1, met=False),
@@ -89,7 +93,9 @@ def example_plan(**changes: Any) -> Plan:
             mean_throttle_wait_ms=3.40625,
         ),
         what_if=tuple(
-            example_what_if(deployments, window) for deployments in (1, 2) for window in ("bucket 60 s", "bucket 10 s", "minute", "sliding")
+            example_what_if(deployments, window)
+            for deployments in (1, 2)
+            for window in ("bucket 60 s", "bucket 10 s", "minute", "sliding")
         ),
         serverless=ServerlessCost(
             model="Phi-3-mini-4k-instruct",
@@ -125,7 +131,15 @@ def example_plan(**changes: Any) -> Plan:
 
 
 def example_traffic() -> Traffic:
-    outcomes = {"ok": 405, "throttled": 4, "server_error": 2, "timeout": 1, "broken_stream": 1, "filtered": 0, "dropped": 3}
+    outcomes = {
+        "ok": 405,
+        "throttled": 4,
+        "server_error": 2,
+        "timeout": 1,
+        "broken_stream": 1,
+        "filtered": 0,
+        "dropped": 3,
+    }
     return Traffic(
         planned=416,
         sent=413,

@@ -1,0 +1,184 @@
+"""The rails, the credential and the probe: what is said, and what is never sent."""
+
+import socket
+import ssl
+
+import pytest
+import trustme
+
+from loadgen.config import TargetConfig
+from loadgen.errors import ConfigError, TargetError, TargetRefused
+from loadgen.target import Credential, address_of, check_allowed, credential_of, probe
+from tests.servers import Server, always, response
+
+CANARY = "canary-0123456789abcdef0123456789"
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "path"),
+    [
+        ("http://127.0.0.1:8181", "http://127.0.0.1:8181", "/chat/completions?api-version=2024-05-01-preview"),
+        ("https://x.eastus2.inference.ai.azure.com/", "https://x.eastus2.inference.ai.azure.com:443", "/chat/completions?api-version=2024-05-01-preview"),
+        ("https://r.services.ai.azure.com/models", "https://r.services.ai.azure.com:443", "/models/chat/completions?api-version=2024-05-01-preview"),
+        ("http://[::1]:9000", "http://[::1]:9000", "/chat/completions?api-version=2024-05-01-preview"),
+    ],
+)  # fmt: skip
+def test_where_requests_go_in_the_azure_dialect(url, origin, path):
+    address = address_of(url)
+    assert (address.origin, address.chat_path(TargetConfig(url=url))) == (origin, path)
+
+
+@pytest.mark.parametrize("base", ["http://h", "http://h/v1", "http://h/openai/v1/"])
+def test_the_openai_dialect_adds_v1_where_it_is_missing(base):
+    path = address_of(base).chat_path(TargetConfig(url=base, dialect="openai"))
+    assert path.endswith("/v1/chat/completions") and path.count("v1") == 1
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8181", "ftp://x", "http://", "http://h:99999", "http://h/a b"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ConfigError, match="target"):
+        address_of(url)
+
+
+@pytest.mark.parametrize("url", [f"http://user:{CANARY}@h", f"http://h/?key={CANARY}", f"http://h#{CANARY}"])
+def test_a_secret_in_the_url_is_refused_and_never_repeated(url):
+    with pytest.raises(ConfigError) as caught:
+        address_of(url)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
+def test_loopback_is_free(host):
+    check_allowed(address_of(f"http://{host}:80"), ())
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["example.com", "10.0.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "localhost.example.com", "127.0.0.1.nip.io", "2130706433", "[::ffff:8.8.8.8]", "[::]"],
+)  # fmt: skip
+def test_any_other_host_must_be_named(host):
+    address = address_of(f"http://{host}/")
+    with pytest.raises(TargetRefused, match="--yes-target") as caught:
+        check_allowed(address, ("other.example.com",))
+    assert caught.value.exit_code == 112
+    check_allowed(address, (host.strip("[]"),))
+
+
+def test_the_credential_comes_from_where_the_config_says(tmp_path):
+    (tmp_path / "key").write_text(f"{CANARY}\n")
+    from_file = credential_of(TargetConfig(key=f"file:{tmp_path / 'key'}"), {})
+    from_variable = credential_of(TargetConfig(key="env:MY_KEY"), {"MY_KEY": CANARY, "AZURE_INFERENCE_CREDENTIAL": "other"})
+    by_default = [credential_of(TargetConfig(), {name: CANARY}) for name in ("AZURE_INFERENCE_CREDENTIAL", "AZUREAI_ENDPOINT_KEY")]
+    for credential in (from_file, from_variable, *by_default):
+        assert credential.value() == CANARY
+        assert CANARY not in repr(credential)
+        assert credential.redact(f"wrong key {CANARY}!") == "wrong key ***!"
+    assert credential_of(TargetConfig(), {}) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "environment", "complaint"),
+    [
+        ("env:NOT_SET", {}, "environment variable NOT_SET, which is not set"),
+        ("file:/nowhere/key", {}, "file /nowhere/key, which cannot be read: No such file"),
+        ("env:MY_KEY", {"MY_KEY": f"{CANARY}\r\nx-evil: 1"}, "env:MY_KEY holds blanks"),
+        ("env:MY_KEY", {"MY_KEY": f"{CANARY}é"}, "env:MY_KEY holds blanks or characters"),
+    ],
+)
+def test_a_credential_that_cannot_be_had_is_named_by_its_reference(key, environment, complaint):
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        credential_of(TargetConfig(key=key), environment)
+    assert CANARY not in str(caught.value)
+
+
+def test_an_entra_token_is_asked_for_in_the_services_scope_and_renewed_before_it_ends(monkeypatch):
+    import azure.identity
+    from azure.core.credentials import AccessToken
+
+    asked = []
+
+    class Fake:
+        def get_token(self, *scopes):
+            asked.append(scopes)
+            return AccessToken(f"{CANARY}-{len(asked)}", 0 if len(asked) == 1 else 1 << 40)
+
+    monkeypatch.setattr(azure.identity, "DefaultAzureCredential", Fake)
+    credential = credential_of(TargetConfig(key="entra", kind="managed"), {})
+    assert [credential.value(), credential.value()] == [f"{CANARY}-2"] * 2
+    assert asked == [("https://ml.azure.com/.default",)] * 2
+    assert credential.headers("azure") == {"Authorization": f"Bearer {CANARY}-2"}
+
+
+def test_an_entra_failure_is_one_sentence(monkeypatch):
+    import azure.identity
+
+    class Fake:
+        def get_token(self, *_):
+            raise RuntimeError(f"long trace with {CANARY}")
+
+    monkeypatch.setattr(azure.identity, "DefaultAzureCredential", Fake)
+    with pytest.raises(ConfigError, match="Entra ID gave no token") as caught:
+        credential_of(TargetConfig(key="entra", kind="managed"), {})
+    assert CANARY not in str(caught.value)
+
+
+def ask(server, **target):
+    url = server if isinstance(server, str) else server.url
+    config = TargetConfig(url=url, **target)
+    return probe(config, address_of(url), Credential(lambda: (CANARY, float("inf"))))
+
+
+def test_the_probe_learns_the_model_and_carries_the_key():
+    with Server(always(b"")) as server:
+        assert ask(server) == {
+            "model_name": "Phi-3-mini-4k-Instruct",
+            "model_type": "chat-completions",
+            "model_provider_name": "Microsoft",
+        }
+        server.info = response(b'{"data": [{"id": "phi-3"}, {"id": "other"}]}')
+        assert ask(server, dialect="openai")["model_name"] == "phi-3"
+    assert not server.calls  # nothing but the probe was sent
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (response(b"{}", "401 Unauthorized"), "answered 401: the key was refused"),
+        (response(b"{}", "403 Forbidden"), "answered 403: the key was refused"),
+        (response(b"{}", "404 Not Found"), r"/info is not there \(404\): check the URL's path, or try --dialect openai"),
+        (response(b"{}", "500 Oops"), "answered 500 to /info"),
+        (response(b"", "302 Found", Location="http://127.0.0.1:1/"), "answered 302 to /info"),
+        (response(b"<html>"), "its answer to the probe is not JSON"),
+        (response(b"[1]"), "/info does not name a model"),
+        (response(b'{"model_name": "embed", "model_type": "embeddings"}'), "serves embed, a model of type embeddings, not a chat model"),
+        (b"SSH-2.0-OpenSSH_9\r\n\r\n", "does not speak HTTP"),
+    ],
+)
+def test_a_wrong_target_is_one_clear_sentence(answer, complaint):
+    with Server(always(b"")) as server:
+        server.info = answer
+        with pytest.raises(TargetError, match=complaint) as caught:
+            ask(server)
+    assert len(str(caught.value).splitlines()) == 1
+    assert CANARY not in str(caught.value)
+
+
+def test_an_unreachable_target_says_why():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        with pytest.raises(TargetError, match="cannot reach .*: nothing listens there"):
+            ask(f"http://127.0.0.1:{held.getsockname()[1]}")
+
+
+def test_an_untrusted_certificate_says_so_and_a_bad_ca_file_too(tmp_path):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = trustme.CA()
+    authority.issue_cert("localhost").configure_cert(context)
+    with Server(always(b""), tls=context) as server:
+        with pytest.raises(TargetError, match="certificate is not trusted"):
+            ask(server)
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        assert ask(server, ca_file=tmp_path / "ca.pem")["model_type"] == "chat-completions"
+        (tmp_path / "ca.pem").write_text("no certificate")
+        with pytest.raises(ConfigError, match="ca_file: .* holds no certificates"):
+            ask(server, ca_file=tmp_path / "ca.pem")
