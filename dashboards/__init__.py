@@ -1,1 +1,1 @@
-"""Drawings of runs and plans: the figures, the offline report, the terminal. Numbers come from planner/, ready to show."""
+"""Drawings of runs and plans: figures, the offline report, the terminal. Their numbers come from planner/."""

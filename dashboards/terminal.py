@@ -27,6 +27,7 @@ from dashboards.text import (
 from planner.plan import LatencyRow, ManagedCost, Plan, Quantile, QuotaUse, ServerlessCost, SloResult
 
 WIDE = 116  # columns from which on an interval fits beside its percentile
+CHEAPEST = 4  # kinds of instance that are listed
 SHORT_NAMES = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "service_time": "Service", "response_time": "Response"}
 
 
@@ -48,11 +49,14 @@ def view(plan: Plan, *, wide: bool) -> Group:
 
 def _verdict(plan: Plan) -> RenderableType:
     valid = plan.validity.valid
-    verdict = Text.assemble((" VALID " if valid else " INVALID ", "bold reverse green" if valid else "bold reverse red"))
+    verdict = Text.assemble(
+        (" VALID " if valid else " INVALID ", "bold reverse green" if valid else "bold reverse red")
+    )
     verdict.append("  ").append(readable(plan.headline), "bold")
     loop = "open loop" if plan.open_loop else "closed loop: slow answers held back the next requests"
-    what = f"{readable(plan.model)}, {readable(plan.kind)}, at {readable(plan.target)}; {loop}"
-    lines = [verdict, Text(what, "dim")]
+    where = f", at {readable(plan.target)}" if plan.target else ""
+    what = f"{readable(plan.model)}, {readable(plan.kind)}{where}; {loop}"
+    lines: list[RenderableType] = [verdict, Text(what, "dim")]
     lines += [_lead("why", reason, "red") for reason in plan.validity.reasons]
     lines += [_lead("doubt", doubt, "yellow") for doubt in plan.validity.doubts]
     return Group(*lines)
@@ -83,8 +87,10 @@ def _objectives(plan: Plan) -> list[RenderableType]:
         table.add_row(Text(word, style), Text(readable(slo.text), "bold"), _measured(slo))
     good = plan.goodput
     if good is not None:
-        parts = f"{count(good.good)} of {count(good.offered)} offered met them all"
-        table.add_row("goodput", Text(percent(good.share), "bold"), f"{percent(good.low)} to {percent(good.high)}; {parts}")
+        parts = f"{count(good.good)} of {count(good.offered)} offered met them"
+        table.add_row(
+            "goodput", Text(percent(good.share), "bold"), f"{percent(good.low)} to {percent(good.high)}; {parts}"
+        )
     return [table]
 
 
@@ -122,8 +128,8 @@ def _percentile(quantile: Quantile, *, wide: bool) -> Text:
 
 def _traffic(plan: Plan) -> Iterator[RenderableType]:
     traffic = plan.traffic
-    yield Text(f"{count(traffic.planned)} due = {count(traffic.sent)} sent + {count(traffic.dropped)} dropped; "
-               f"{digits(traffic.requests_per_s)} requests/s offered, {digits(traffic.completed_per_s)} completed")  # fmt: skip
+    rates = f"{digits(traffic.requests_per_s)} requests/s offered, {digits(traffic.completed_per_s)} completed"
+    yield Text(f"{count(traffic.planned)} due = {count(traffic.sent)} sent + {count(traffic.dropped)} dropped; {rates}")
     ended = [f"{readable(name).replace('_', ' ')} {count(n)}" for name, n in traffic.outcomes.items() if n]
     yield Text(f"{count(traffic.attempts)} attempts: {', '.join(ended)}")
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
@@ -141,7 +147,7 @@ def _quota(quota: QuotaUse, plan: Plan) -> Iterator[RenderableType]:
         yield line.append(binds, "bold")
     yield Text.assemble("headroom ", (f"{digits(quota.headroom):>7} ×", "bold"), " this load")  # noqa: RUF001
     refused = plan.traffic.outcomes.get("throttled", 0)
-    yield Text(f"429s     {percent(quota.throttled_share):>8}  {count(refused)} attempts; "
+    yield Text(f"429s     {percent(quota.throttled_share):>8}  {_many(refused, 'attempt')}; "
                f"mean wait in our own throttle {digits(quota.mean_throttle_wait_ms)} ms")  # fmt: skip
 
 
@@ -156,6 +162,8 @@ def _cost(plan: Plan) -> Iterator[RenderableType]:
                    f"concurrency {readable(estimate.concurrency_source)}")  # fmt: skip
     if cost is not None or plan.managed:
         yield _prices(cost, plan.managed)
+    if plan.managed[CHEAPEST:]:
+        yield Text(f"and {_many(len(plan.managed[CHEAPEST:]), 'dearer kind')} of instance, in the report", "dim")
 
 
 def _prices(serverless: ServerlessCost | None, managed: Sequence[ManagedCost]) -> Table:
@@ -164,14 +172,13 @@ def _prices(serverless: ServerlessCost | None, managed: Sequence[ManagedCost]) -
     for name in ("", "per hour", "per month", "break-even"):
         table.add_column(name, justify="right", no_wrap=True)
     if serverless is not None:
-        name, cost = Text(f"serverless {readable(serverless.model)}"), serverless.per_month_usd
-        amount = _many(serverless.deployments, "deployment")
-        table.add_row(name, amount, usd(serverless.per_hour_usd), Text(usd(cost), "bold"))
-    for machine in managed:
+        amount, month = _many(serverless.deployments, "deployment"), usd(serverless.per_month_usd)
+        table.add_row("serverless", amount, usd(serverless.per_hour_usd), Text(month, "bold"), "")
+    for machine in managed[:CHEAPEST]:
         rate, amount = machine.break_even_requests_per_s, _many(machine.instances, "instance")
         even = UNKNOWN if rate is None else f"{digits(rate)}/s"
-        month = Text(usd(machine.per_month_usd), "bold")
-        table.add_row(Text(readable(machine.sku)), amount, usd(machine.per_hour_usd), month, even)
+        row = (amount, usd(machine.per_hour_usd), Text(usd(machine.per_month_usd), "bold"), even)
+        table.add_row(Text(readable(machine.sku)), *row)
     return table
 
 

@@ -33,7 +33,9 @@ _LINE_SEPARATORS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
 def readable(text: str) -> str:
     """Without control characters, lone surrogates and direction overrides; line breaks become spaces."""
     kept = (" " if char in _LINE_SEPARATORS else char for char in text)
-    return "".join(char for char in kept if unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI_CONTROLS)
+    return "".join(
+        char for char in kept if unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI_CONTROLS
+    )
 
 
 def plotly_label(text: str, longest: int = 28) -> str:

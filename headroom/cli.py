@@ -6,7 +6,7 @@ import difflib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -123,19 +123,32 @@ def place_of(name: str) -> str:
 
 @app.command()
 def plan(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="A run folder.")] = None,
-    demand: Annotated[Path | None, typer.Option(help="Plan for the arrivals of a trace instead of the run's own.")] = None,
+    run_folder: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder; not needed with a trace as demand.")] = None,
+    demand: Annotated[str | None, typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for so many requests a second, like 20/s.")] = None,
     slo: Objectives = None,
     growth: Annotated[str | None, typer.Option(help="Plan for so many times the demand, like 3x.")] = None,
     region: Annotated[str | None, typer.Option(help="Where managed instances would run.")] = None,
     prices: Annotated[Path | None, typer.Option(help="A price book of your own.")] = None,
+    tpm: Annotated[int | None, typer.Option(help="Quota: tokens a minute, where there is no run.")] = None,
+    rpm: Annotated[int | None, typer.Option(help="Quota: requests a minute, where there is no run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, as in summary.json.")] = False,
 ) -> None:
     """What a run shows, what it would cost, and how many deployments or instances it needs."""
     from headroom import planning  # noqa: PLC0415
+    from loadgen.config import load_config  # noqa: PLC0415
 
-    changes: dict[str, Any] = {"slo": slo, "growth": growth, "region": region, "prices": prices}
-    planning.plan(runs or [], demand, {name: value for name, value in changes.items() if value is not None}, as_json=as_json)
+    if run_folder is not None:
+        if tpm is not None or rpm is not None:
+            raise ConfigError("--tpm and --rpm go with a trace alone: a run is planned with the quota it ran under")
+        planning.plan_from_run(
+            run_folder, demand, slo=slo, growth=growth, region=region, prices=prices, as_json=as_json
+        )
+    elif demand is not None:
+        quota = {"quota.tokens_per_minute": tpm, "quota.requests_per_minute": rpm}
+        given = {name: value for name, value in quota.items() if value is not None}
+        planning.plan_from_trace(demand, load_config(None, given, {}).quota, as_json=as_json)
+    else:
+        raise ConfigError("plan needs a run folder, or --demand with a trace")
 
 
 @app.command()
@@ -152,7 +165,7 @@ def report(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
 def simulate(context: typer.Context) -> None:
     """Run the simulated deployment by itself."""
-    from loadgen.simulator.server import main as serve  # noqa: PLC0415
+    from loadgen.simulator.__main__ import main as serve  # noqa: PLC0415
 
     raise typer.Exit(serve(context.args))
 

@@ -19,18 +19,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from rich.console import Console
+
+from dashboards.live import LiveView
 from headroom import planning
-from loadgen.config import SIMULATED, Dialect, RunConfig
+from loadgen.config import SIMULATED, Dialect, Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.quota import enforcing
 from loadgen.samples import Manifest, check_ledger, create, finish
 from loadgen.schedule import read_trace
 from loadgen.target import address_of, check_allowed, credential_of, probe
+from planner.prices import read_prices
 
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
 SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
 SIMULATOR_START_S = 20.0
-INTERRUPTED = 105
+INVALID, MISSED, INTERRUPTED = 4, 99, 105
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
 
@@ -47,7 +51,7 @@ def check(config: RunConfig) -> None:
         for line, row in enumerate(read_trace(config.load.trace), start=2):
             cost = config.quota.admission.cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
             limiter.check_fits(cost, f"{config.load.trace}, line {line},")
-    planning.check_prices(config)
+    read_prices(config.plan.prices)
 
 
 def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
@@ -135,8 +139,6 @@ class Played:
 
 def _play(folder: Path, manifest: Manifest, places: Mapping[str, str], environment: Mapping[str, str], *, quiet: bool) -> Played:
     """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end."""
-    from dashboards.live import Live  # noqa: PLC0415
-
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
     with tempfile.TemporaryFile("w+") as words:
@@ -144,7 +146,7 @@ def _play(folder: Path, manifest: Manifest, places: Mapping[str, str], environme
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
             start_new_session=True, text=True,
         )  # fmt: skip
-        with _forwarding_signals(process), Live(quiet=quiet) as live:
+        with _forwarding_signals(process), _live(manifest, quiet=quiet) as live:
             assert process.stdout is not None
             _follow(process.stdout, folder, manifest, played, live)
             played.exit_code = process.wait()
@@ -155,7 +157,19 @@ def _play(folder: Path, manifest: Manifest, places: Mapping[str, str], environme
     return played
 
 
-def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, live: Any) -> None:
+def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
+    config = RunConfig.model_validate(manifest.config)
+    limited = config.target.kind is Kind.SERVERLESS
+    return LiveView(
+        Console(stderr=True),
+        title=f"{manifest.deployment.get('model_name', 'model')} at {config.target.url}",
+        tokens_per_minute=config.quota.tokens_per_minute if limited else None,
+        requests_per_minute=config.quota.requests_per_minute if limited else None,
+        quiet=quiet,
+    )
+
+
+def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, live: LiveView) -> None:
     for line in lines:
         event = json.loads(line)
         match event.pop("event"):
@@ -163,7 +177,7 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, li
                 played.started = True
                 manifest.model_copy(update=event).write(folder)
             case "progress":
-                live.update(event)
+                live.show(event)
             case "finished":
                 played.planned, played.reason = event["planned"], event["reason"]
 
@@ -192,9 +206,11 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     reason = f"the load process ended with {played.exit_code}" if crashed else played.reason
     manifest = finish(folder, state="interrupted" if reason else "complete", reason=reason)
     check_ledger(manifest.totals, played.planned)
-    valid, met = planning.conclude(folder, config, quiet=quiet)
+    plan = planning.conclude(folder, config, quiet=quiet)
     if crashed:
         raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")
     if reason:
         return INTERRUPTED
-    return 4 if not valid else 99 if not met else 0
+    if not plan.validity.valid:
+        return INVALID
+    return MISSED if any(slo.met is False for slo in plan.slos) else 0

@@ -21,7 +21,8 @@ from loadgen.errors import ConfigError
 NS_PER_S = 1_000_000_000
 MINUTE_NS = 60 * NS_PER_S
 NEVER_NS = 1 << 62
-PACING_BURST_S = 1.0
+PACING_TOKENS_BURST_NS = 5 * NS_PER_S  # half of the shortest bucket that is seen
+PACING_REQUESTS_BURST_NS = NS_PER_S  # requests may be checked in slices of a second
 UNSET_MAX_TOKENS = 16  # what Microsoft's Azure OpenAI simulator found to be counted where a request names no max_tokens
 
 
@@ -341,17 +342,17 @@ def enforcing(quota: Quota, origin_ns: int | None = None) -> Limiter:
 def pacing(quota: Quota) -> Limiter:
     """The limiter a polite client runs: smooth, and within the quota under every way a server may enforce it.
 
-    A bucket of one second spreads the load, so that slices of a second are kept; a sliding minute is the hard limit,
-    and whoever keeps it keeps every fixed minute and every bucket of 60 s too.
+    Small buckets spread the load, so that slices of the quota are kept; a sliding minute is the hard limit, and whoever
+    keeps it keeps every fixed minute and every bucket of 60 s too.
     """
-    burst_ns = round(PACING_BURST_S * NS_PER_S)
+    tokens, requests = quota.tokens_per_minute, quota.requests_per_minute
     return Limiter(
         tokens=[
-            SlidingWindow(quota.tokens_per_minute, MINUTE_NS),
-            TokenBucket(quota.tokens_per_minute, MINUTE_NS, burst_ns, may_owe=True),
+            SlidingWindow(tokens, MINUTE_NS),
+            TokenBucket(tokens, MINUTE_NS, PACING_TOKENS_BURST_NS, may_owe=True),
         ],
         requests=[
-            SlidingWindow(quota.requests_per_minute, MINUTE_NS),
-            TokenBucket(quota.requests_per_minute, MINUTE_NS, burst_ns, may_owe=True),
+            SlidingWindow(requests, MINUTE_NS),
+            TokenBucket(requests, MINUTE_NS, PACING_REQUESTS_BURST_NS, may_owe=True),
         ],
     )

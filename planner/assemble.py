@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date
 
 import orjson
 
-from loadgen.config import Kind, RunConfig
 from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.capacity import concurrency_of_instance, instance_estimate
 from planner.cost import Tokens, managed_costs, serverless_cost
-from planner.demand import REQUESTS, Demand, busiest, demand_of_run, grown, peak_per_minute, repeated
-from planner.metrics import ALL, latency_rows
+from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
+from planner.metrics import ALL, NS_PER_MS, latency_rows
 from planner.objectives import goodput, slo_results
-from planner.plan import InstanceEstimate, LatencyRow, ManagedCost, Plan, ServerlessCost, SloResult, Traffic, WhatIf
+from planner.plan import InstanceEstimate, ManagedCost, Plan, ServerlessCost, Traffic, WhatIf
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
-from planner.rows import config_of, steady_stretch
+from planner.rows import NS_PER_S, config_of, steady_stretch
+from planner.scope import Scope, day_of, watched_part
 from planner.traffic import billed_request, throttled_share, traffic
 from planner.validity import Evidence, validity
-from planner.words import Basis, assumptions, headline
+from planner.words import assumptions, headline
 
 FORMAT = 1
-WATCHED_S = 600.0  # a quota is watched for ten minutes,
-LEAST_WATCHED_S = 180.0  # or three of its minutes where ten hold too many arrivals to replay
-MOST_ARRIVALS = 30_000
 
 
 def plan_run(
@@ -47,59 +43,22 @@ def plan_run(
     rates. A run that is interrupted, killed or empty gives a plan too, with None where it says nothing. Raises
     RunFolderError for a record that cannot be read and ConfigError for a price book that cannot.
     """
-    config = config_of(run)
-    slos = config.slos if slos is None else slos
+    config, measured = config_of(run), demand_of_run(run)
     growth = config.plan.growth if growth is None else growth
-    region = config.plan.region if region is None else region
-    book = read_prices(config.plan.prices) if price_book is None else price_book
-    own = demand_of_run(run)
-    planned = grown(own if demand is None else demand, growth)
-    model = model_of(run, config)
-    managed_kind = config.target.kind is Kind.MANAGED
-
-    latency, results = latency_rows(run), slo_results(run, slos)
-    overall = {row.metric: row for row in latency if row.scenario == ALL}
-    flow = traffic(run, own, steady_stretch(run))
-    sold_per_token = book.token_price(model) is not None
-    watched = watched_part(planned)
-    table = what_if_table(watched, config.quota) if sold_per_token or not managed_kind else ()
-    serverless = _serverless(run, book, model, planned, table, of_own_mix=demand is None)
-    instances = _instances(config, flow, overall["service_time"], results, planned)
-    managed = _managed(book, model, region, instances, serverless)
-    draft = Plan(
-        format=FORMAT,
-        run_ids=(run.manifest.run_id,),
-        started_utc=run.manifest.started_utc,
-        target=config.target.url or "",
-        model=model,
-        kind=config.target.kind.value,
-        open_loop=config.load.open_loop,
-        headline="",
-        validity=validity(
-            Evidence(
-                run=run,
-                config=config,
-                traffic=flow,
-                latency=overall,
-                growth=growth,
-                prices_dated=[date.fromisoformat(cost.dated) for cost in (serverless, *managed) if cost is not None],
-                today=_day_of(run) if today is None else today,
-            )
-        ),
-        slos=results,
-        goodput=goodput(run, slos),
-        latency=latency,
-        traffic=flow,
-        quota=None
-        if managed_kind
-        else quota_use(flow, config.quota, throttled_share(run), overall["throttle_wait"].mean_ms),
-        what_if=table,
-        serverless=serverless,
-        managed=managed,
-        instances=instances,
+    scope = Scope(
+        run=run,
+        config=config,
+        slos=config.slos if slos is None else slos,
+        growth=growth,
+        region=config.plan.region if region is None else region,
+        book=read_prices(config.plan.prices) if price_book is None else price_book,
+        measured=measured,
+        planned=grown(measured if demand is None else demand, growth),
+        of_own_mix=demand is None,
+        today=day_of(run) if today is None else today,
     )
-    basis = Basis(config=config, region=region, growth=growth, planned=planned, watched=watched)
-    return replace(draft, headline=headline(draft, growth), assumptions=assumptions(draft, basis))
+    draft = _draft(scope)
+    return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
 
 
 def to_json(plan: Plan) -> bytes:
@@ -107,14 +66,93 @@ def to_json(plan: Plan) -> bytes:
     return orjson.dumps(plan, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def model_of(run: Run, config: RunConfig) -> str:
-    """The configured name, else what /info said, else "unknown"."""
-    return config.target.model or str(run.manifest.deployment.get("model_name") or "unknown")
+def _draft(scope: Scope) -> Plan:
+    """The plan's figures, without its words."""
+    run, config = scope.run, scope.config
+    latency, slos = latency_rows(run), slo_results(run, scope.slos)
+    overall = {row.metric: row for row in latency if row.scenario == ALL}
+    flow = traffic(run, scope.measured, steady_stretch(run))
+    use = quota_use(flow, config.quota, throttled_share(run), overall["throttle_wait"].mean_ms)
+    sold_per_token = scope.book.token_price(scope.model) is not None
+    table = what_if_table(watched_part(scope.planned), config.quota) if sold_per_token or not scope.managed else ()
+    objectives_met = bool(slos) and all(slo.met for slo in slos)
+    instances = _instances(scope, overall["service_time"].mean_ms, objectives_met=objectives_met)
+    serverless = _serverless(scope, flow, table)
+    managed = _managed(scope, instances, serverless)
+    evidence = Evidence(
+        run=run,
+        config=config,
+        traffic=flow,
+        latency=overall,
+        growth=scope.growth,
+        prices_dated=[date.fromisoformat(cost.dated) for cost in (serverless, *managed) if cost is not None],
+        today=scope.today,
+    )
+    return Plan(
+        format=FORMAT,
+        run_ids=(run.manifest.run_id,),
+        started_utc=run.manifest.started_utc,
+        target=config.target.url or "",
+        model=scope.model,
+        kind=config.target.kind.value,
+        open_loop=config.load.open_loop,
+        headline="",
+        validity=validity(evidence),
+        slos=slos,
+        goodput=goodput(run, scope.slos),
+        latency=latency,
+        traffic=flow,
+        quota=None if scope.managed else use,
+        what_if=table,
+        serverless=serverless,
+        managed=managed,
+        instances=instances,
+    )
 
 
-def watched_part(demand: Demand) -> Demand:
-    """What is replayed against a quota: long enough to fill its windows again and again, short enough to replay often."""
-    arrivals_in = demand.requests_per_s * LEAST_WATCHED_S
-    most = max(MOST_ARRIVALS, math.ceil(arrivals_in))
-    seconds = WATCHED_S if not arrivals_in else max(LEAST_WATCHED_S, min(WATCHED_S, most / demand.requests_per_s))
-    return busiest(repeated(demand, seconds), most)
+def _instances(scope: Scope, service_time_ms: float | None, *, objectives_met: bool) -> InstanceEstimate | None:
+    time_in_system_s = None if service_time_ms is None else service_time_ms * NS_PER_MS / NS_PER_S
+    concurrency, source = concurrency_of_instance(
+        configured=scope.config.plan.concurrency_per_instance,
+        managed=scope.managed,
+        objectives_met=objectives_met,
+        held=peak_per_minute(scope.measured, REQUESTS) / MINUTE_S * (time_in_system_s or 0.0),
+    )
+    return instance_estimate(
+        peak_requests_per_s=peak_per_minute(scope.planned, REQUESTS) / MINUTE_S,
+        time_in_system_s=time_in_system_s,
+        concurrency=concurrency,
+        concurrency_source=source,
+    )
+
+
+def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> ServerlessCost | None:
+    """None where the model is not sold per token, no request was billed, or none is planned for."""
+    price, billed = scope.book.token_price(scope.model), billed_request(scope.run)
+    if price is None or billed is None or not table:
+        return None
+    of_a_request = Tokens(*billed)
+    if not scope.of_own_mix:
+        planned = scope.planned
+        of_a_request = Tokens(planned.mean_tokens("prompt_tokens"), planned.mean_tokens("completion_tokens"))
+    needed = deployments_needed(table)
+    return serverless_cost(
+        price,
+        so_far=Tokens(flow.prompt_tokens, flow.completion_tokens),
+        of_a_request=of_a_request,
+        requests_per_s=scope.planned.requests_per_s,
+        deployments=table[-1].deployments if needed is None else needed,
+    )
+
+
+def _managed(
+    scope: Scope, instances: InstanceEstimate | None, serverless: ServerlessCost | None
+) -> tuple[ManagedCost, ...]:
+    if instances is None:
+        return ()
+    return managed_costs(
+        scope.book.skus_for(scope.model),
+        region=scope.region,
+        instances=instances.instances,
+        usd_per_request=None if serverless is None else serverless.per_request_usd,
+    )

@@ -10,18 +10,19 @@ ASSUMED_CONCURRENCY = 8  # a conservative figure for a small model on one GPU
 
 
 def concurrency_of_instance(
-    *, configured: int | None, managed: bool, objectives_met: bool, mean_in_flight: float
+    *, configured: int | None, managed: bool, objectives_met: bool, held: float
 ) -> tuple[int, str]:
-    """How many requests one instance serves at once within the objectives, and where that is known from."""
+    """How many requests one instance serves at once within the objectives, and where that is known from.
+
+    `held` is the mean in flight of the run's busiest minute.
+    """
     if configured is not None:
-        return configured, "as configured (plan.concurrency_per_instance)"
-    if managed and objectives_met and mean_in_flight > 0:
-        held = max(1, math.floor(mean_in_flight))
-        return held, "mean in flight of this run, which met its objectives, taken to have run on one instance"
-    return (
-        ASSUMED_CONCURRENCY,
-        "an assumption, not a measurement: set plan.concurrency_per_instance to what one instance holds",
-    )
+        return configured, "as configured in plan.concurrency_per_instance"
+    if managed and objectives_met and held > 0:
+        return math.ceil(
+            held
+        ), "held in this run's busiest minute with every objective met, by one instance it is taken"
+    return ASSUMED_CONCURRENCY, "an assumption: set plan.concurrency_per_instance to what one instance holds"
 
 
 def instance_estimate(

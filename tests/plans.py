@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from planner.plan import (
@@ -128,6 +128,23 @@ def example_plan(**changes: Any) -> Plan:
         ),
     )
     return replace(plan, **changes)
+
+
+def with_every_text(value: Any, text: str) -> Any:
+    """The value with each text in it replaced, down to the keys; the names of metrics stay, and the scenario `all`."""
+    if isinstance(value, str):
+        return text
+    if isinstance(value, dict):
+        return {text: with_every_text(inner, text) for inner in value.values()}
+    if isinstance(value, list | tuple):
+        return type(value)(with_every_text(inner, text) for inner in value)
+    if not is_dataclass(value):
+        return value
+    kept = {field.name: getattr(value, field.name) for field in fields(value)}
+    changed = {
+        name: inner if name == "metric" or inner == "all" else with_every_text(inner, text) for name, inner in kept.items()
+    }
+    return replace(value, **changed)
 
 
 def example_traffic() -> Traffic:

@@ -21,7 +21,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.schedule",
         "loadgen.tokens",
     ),
-    "dashboards/": ("dashboards", "planner", "loadgen.samples"),
+    "dashboards/": ("dashboards", "planner", "loadgen.samples", "loadgen.quota"),
     "headroom/": ("headroom", "dashboards", "planner", "scenarios.PLACES", "loadgen"),
 }
 ONLY_IN = {  # library -> the files allowed to know it

@@ -220,6 +220,17 @@ def test_the_same_seed_gives_the_same_answers_and_another_seed_others():
     assert len({answer_id for answer_id, _, _ in first}) == 3
 
 
+def test_a_stream_says_what_the_plain_answer_to_the_same_request_says():
+    with simulated() as server:
+        plain = server.client.post(CHAT, json=ask()).json()
+    with simulated() as server:
+        chunks = streamed(server)
+    assert chunks[0]["id"] == plain["id"]
+    content = "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)
+    assert content == plain["choices"][0]["message"]["content"]
+    assert chunks[-1]["usage"] == plain["usage"]
+
+
 # Images
 
 
@@ -629,6 +640,30 @@ def test_a_signal_ends_it_cleanly_and_cuts_a_running_stream(number):
             assert not [line for line in lines if "[DONE]" in line or '"stop"' in line]
         assert server.process.wait(PATIENCE_S) == 0
         assert server.process.stderr.read() == b""
+
+
+def test_whoever_is_not_answered_when_it_ends_is_told_so():
+    body = json.dumps(ask()).encode()
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{next(iter(pinned(3_000)))}: 3000\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    hopeless = ask(max_tokens=1_000_000)  # refused whatever is left, so that it can ask what is
+    with simulated("--window", "sliding", serving=SLOW) as server:
+        address = ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+        with (
+            socket.create_connection(address, PATIENCE_S) as waits,
+            socket.create_connection(address, PATIENCE_S) as sends,
+        ):
+            waits.sendall(head.encode() + body)
+            sends.sendall(head.encode() + body[:-1])
+            assert eventually(
+                lambda: server.client.post(CHAT, json=hopeless).headers["x-ratelimit-remaining-requests"] == "999"
+            )
+            server.process.terminate()
+            assert waits.recv(12) == b"HTTP/1.1 503"
+            sends.sendall(body[-1:])
+            assert sends.recv(12) == b"HTTP/1.1 503"
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_without_until_eof_the_end_of_stdin_means_nothing():

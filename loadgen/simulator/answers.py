@@ -80,9 +80,8 @@ class Events:
     def _event(self, delta: dict[str, str], finish_reason: str | None, usage: dict[str, int] | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
         chunk = self._answer.head("chat.completion.chunk") | {"choices": [choice]}
-        if (
-            usage is not None or self._asked
-        ):  # where OpenAI's dialect was asked for usage, each earlier event has a null
+        # Whoever asked OpenAI's dialect for usage gets a null in every earlier event.
+        if usage is not None or self._asked:
             chunk["usage"] = usage
         return _framed(chunk)
 

@@ -1,0 +1,119 @@
+"""Plans and reports from run folders and traces: printed, written as JSON, drawn as a page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+from rich.console import Console
+
+from dashboards.report import write_report
+from dashboards.terminal import print_plan
+from dashboards.what_if import print_what_if
+from loadgen.config import RunConfig
+from loadgen.errors import ConfigError, RunFolderError
+from loadgen.quota import Quota
+from loadgen.samples import Run, publish_bytes
+from loadgen.slo import Slo
+from planner.assemble import plan_run, to_json
+from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run
+from planner.plan import Plan
+from planner.prices import read_prices
+from planner.quota import what_if_table
+
+
+def plan_from_run(
+    folder: Path,
+    demand: str | None,
+    *,
+    slo: Sequence[str] | None,
+    growth: str | None,
+    region: str | None,
+    prices: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the plan of a run. Raises ConfigError and RunFolderError."""
+    run = Run.open(folder)
+    plan = plan_run(
+        run,
+        slos=None if slo is None else [Slo.parse(text) for text in slo],
+        growth=None if growth is None else _factor(growth),
+        region=region,
+        price_book=None if prices is None else read_prices(prices),
+        demand=None if demand is None else _demand(demand, run),
+    )
+    if as_json:
+        sys.stdout.buffer.write(to_json(plan))
+    else:
+        print_plan(plan, Console())
+
+
+def plan_from_trace(trace: str, quota: Quota, *, as_json: bool) -> None:
+    """Print how a trace would fare at the quota, without any run. Raises ConfigError."""
+    rows = what_if_table(_demand(trace, None), quota)
+    if as_json:
+        sys.stdout.buffer.write(to_json(rows))
+    else:
+        print_what_if(rows, quota, Console())
+
+
+def report(folder: Path, out: Path) -> None:
+    """Write the report of a run. Raises RunFolderError."""
+    run = Run.open(folder)
+    _write_report(run, plan_run(run), out)
+    sys.stdout.write(f"{out}\n")
+
+
+def conclude(folder: Path, config: RunConfig, *, quiet: bool) -> Plan:
+    """Plan from a run that has just ended: summary.json, report.html and the terminal."""
+    run = Run.open(folder)
+    plan = plan_run(run)
+    publish_bytes(folder / "summary.json", to_json(plan))
+    if config.output.report:
+        _write_report(run, plan, folder / "report.html")
+    if quiet:
+        sys.stdout.write(f"{folder}\n")
+        return plan
+    console = Console()
+    print_plan(plan, console)
+    console.print()
+    where = {"record": folder, "summary": folder / "summary.json"}
+    if config.output.report:
+        where["report"] = folder / "report.html"
+    for name, path in where.items():
+        console.print(f"{name:<9}{path}", markup=False, highlight=False, soft_wrap=True)
+    return plan
+
+
+def _write_report(run: Run, plan: Plan, path: Path) -> None:
+    try:
+        write_report(run, plan, path)
+    except OSError as error:
+        raise RunFolderError(f"cannot write the report {path}: {error.strerror}") from None
+
+
+def _factor(text: str) -> float:
+    try:
+        factor = float(text.removesuffix("x"))
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < 1e6:
+        raise ConfigError(f"--growth: {text!r} is no factor; write it like 3x")
+    return factor
+
+
+def _demand(text: str, run: Run | None) -> Demand:
+    """A trace's, or so many requests a second of the run's own kind."""
+    number, slash, unit = text.partition("/")
+    if slash and number.replace(".", "", 1).isdecimal():
+        seconds = {"s": 1, "min": 60, "h": 3600}.get(unit)
+        if seconds is None or float(number) == 0:
+            raise ConfigError(f"--demand: {text!r} is no rate; write it like 20/s, or name a trace")
+        if run is None:
+            raise ConfigError("--demand with a rate needs a RUN, whose requests it multiplies")
+        return at_rate(demand_of_run(run), float(number) / seconds)
+    return demand_from_trace(Path(text))
+
+

@@ -1,0 +1,164 @@
+"""The plan in words: one sentence that tells a manager the outcome, and every assumption with its number."""
+
+from __future__ import annotations
+
+from loadgen.tokens import ESTIMATOR
+from planner.cost import HOURS_PER_MONTH
+from planner.demand import REQUESTS, peak_per_minute
+from planner.plan import ManagedCost, Plan, ServerlessCost, SloResult
+from planner.quota import REFUSED_SHARE, deployments_needed
+from planner.scope import Scope, watched_part
+
+
+def headline(plan: Plan, scope: Scope) -> str:
+    """Is the run valid, were the objectives met, how much more fits until which limit, and what does it cost?"""
+    if not plan.validity.valid:
+        more = len(plan.validity.reasons) - 1
+        others = f" (and {more} more reason{'s' if more > 1 else ''})" if more else ""
+        return f"Invalid run, do not plan from it: {plan.validity.reasons[0]}{others}."
+    clauses = (_objectives(plan), _headroom(plan), _planned(plan, scope), _cheaper(plan.serverless, plan.managed))
+    return "; ".join(clause for clause in clauses if clause) + "."
+
+
+def _objectives(plan: Plan) -> str:
+    at = f"at {plan.traffic.requests_per_s:.3g} requests/s"
+    missed = [slo for slo in plan.slos if slo.met is False]
+    unknown = [slo for slo in plan.slos if slo.met is None]
+    if not plan.slos:
+        return f"{plan.traffic.requests_per_s:.3g} requests/s were offered, with no objective to meet"
+    if missed:
+        return f"{_missed(missed[0])} {at}" + (f", and {len(missed) - 1} more" if len(missed) > 1 else "")
+    if unknown:
+        return f"Too few samples to judge {unknown[0].text} {at}"
+    if len(plan.slos) == 1:
+        return f"{plan.slos[0].text} was met {at}"
+    return f"{'Both' if len(plan.slos) == 2 else f'All {len(plan.slos)}'} objectives were met {at}"
+
+
+def _missed(slo: SloResult) -> str:
+    return f"{slo.text} was missed ({slo.measured_ms or 0:,.0f} ms)"
+
+
+def _headroom(plan: Plan) -> str:
+    quota = plan.quota
+    if quota is None:
+        return ""
+    limit = f"one deployment's {quota.binds} per minute"
+    if quota.headroom < 1:
+        return f"the busiest minute asked for {1 / quota.headroom:.3g} times {limit}"
+    return f"{_floored(quota.headroom)} times this load fits into {limit}"
+
+
+def _floored(ratio: float) -> str:
+    """Two digits, never rounded up: headroom that is not there must not be promised."""
+    tenths = 10 if ratio < 10 else 1
+    return f"{int(ratio * tenths) / tenths:g}"
+
+
+def _planned(plan: Plan, scope: Scope) -> str:
+    """Said where something else is planned than was measured, or where that does not fit into one deployment."""
+    fits = plan.quota is None or plan.quota.headroom >= 1
+    if not plan.what_if or (fits and scope.growth == 1 and scope.of_own_mix):
+        return ""
+    needed = deployments_needed(plan.what_if)
+    number = f"more than {plan.what_if[-1].deployments}" if needed is None else f"{needed}"
+    plural = "" if needed == 1 else "s"
+    return f"{number} deployment{plural} would serve the planned {scope.planned.requests_per_s:.3g} requests/s"
+
+
+def _cheaper(serverless: ServerlessCost | None, managed: tuple[ManagedCost, ...]) -> str:
+    if serverless is None and not managed:
+        return ""
+    if serverless is None:
+        return f"{_instances(managed[0])} would cost {_usd(managed[0].per_month_usd)} a month"
+    pay_as_you_go = f"{_usd(serverless.per_month_usd)} a month"
+    if not managed:
+        return f"serverless costs {pay_as_you_go}"
+    other = managed[0]
+    if serverless.per_month_usd <= other.per_month_usd:
+        return f"serverless is cheaper, at {pay_as_you_go} against {_usd(other.per_month_usd)} for {_instances(other)}"
+    against = f"{_usd(other.per_month_usd)} a month against {_usd(serverless.per_month_usd)} serverless"
+    return f"{_instances(other)} would be cheaper, at {against}"
+
+
+def _instances(cost: ManagedCost) -> str:
+    return f"{cost.instances} x {cost.sku}"
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:,.0f}" if amount >= 100 else f"${amount:,.2f}"
+
+
+def assumptions(plan: Plan, scope: Scope) -> tuple[str, ...]:
+    """Everything the plan takes for granted, with the numbers it takes."""
+    return (*_of_demand(scope), *_of_quota(plan, scope), *_of_serverless(plan, scope), *_of_managed(plan, scope))
+
+
+def _of_demand(scope: Scope) -> list[str]:
+    planned = scope.planned
+    if planned.arrivals.is_empty():
+        return []
+    lines = [
+        f"Planned for {planned.source}: {planned.requests_per_s:.3g} requests/s on average, "
+        f"{peak_per_minute(planned, REQUESTS):,.0f} in the busiest minute, with a mean of "
+        f"{planned.mean_tokens('prompt_tokens'):,.0f} prompt and {planned.mean_tokens('completion_tokens'):,.0f} "
+        "completion tokens a request."
+    ]
+    if scope.growth != 1:
+        lines.append(f"Growth multiplies every rate by {scope.growth:g}; the mix and the latencies stay as measured.")
+    if scope.config.quota.concurrency is not None:
+        lines.append(f"The limit of {scope.config.quota.concurrency:,} requests at once is not part of the replay.")
+    return lines
+
+
+def _of_quota(plan: Plan, scope: Scope) -> list[str]:
+    if not plan.what_if:
+        return []
+    quota = scope.config.quota
+    lines = [
+        f"A deployment admits {quota.tokens_per_minute:,} tokens and {quota.requests_per_minute:,} requests a minute, "
+        f"and counts {quota.admission} for each request. How Azure enforces that is not documented, so four ways are "
+        "replayed.",
+        f"Replayed: {watched_part(scope.planned).source}, dealt in turn to the deployments; a refused request is not "
+        f"tried again. Enough is where each of the four ways refuses at most {REFUSED_SHARE:.0%} of the requests.",
+    ]
+    if deployments_needed(plan.what_if) is None:
+        lines.append(f"{plan.what_if[-1].deployments} deployments are the most that were tried, and not enough.")
+    return lines
+
+
+def _of_serverless(plan: Plan, scope: Scope) -> list[str]:
+    cost = plan.serverless
+    if scope.book.token_price(scope.model) is None:
+        return [f"The price book has no price per token for {scope.model}: serverless cost is left out."]
+    if cost is None:
+        return []
+    return [
+        f"{cost.model} costs ${cost.input_usd_per_1k:g} per 1,000 prompt and ${cost.output_usd_per_1k:g} per 1,000 "
+        f"completion tokens ({cost.source}, {cost.dated}). Answers are billed, and filtered or broken ones as far as "
+        "the server reported usage; refused requests are not.",
+        f"A month is {HOURS_PER_MONTH} hours at {scope.planned.requests_per_s:.3g} requests/s around the clock, all of "
+        "them answered.",
+        f"Tokens that the server did not report are estimated: prompts by {ESTIMATOR} or their scenario's mean, "
+        "completions by the chunks of the stream or their scenario's mean.",
+    ]
+
+
+def _of_managed(plan: Plan, scope: Scope) -> list[str]:
+    estimate = plan.instances
+    if not scope.book.skus_for(scope.model):
+        return [f"The price book names no instance type for {scope.model}: managed cost is left out."]
+    if estimate is None:
+        return []
+    lines = [
+        f"{estimate.instances} instance{'' if estimate.instances == 1 else 's'}: "
+        f"{estimate.peak_requests_per_s:.3g} requests/s in the busiest minute, {estimate.time_in_system_s:.3g} s each, "
+        f"{estimate.concurrency_per_instance} at once on an instance ({estimate.concurrency_source}).",
+        "Every instance type is taken to hold as many at once, and to answer as fast as was measured here. Instances "
+        f"run {HOURS_PER_MONTH} hours a month; none is spare, though production should have three or more.",
+    ]
+    if plan.managed and plan.managed[0].region != scope.region:
+        lines.append(f"The price book has no price for {scope.region}: those of {plan.managed[0].region} stand in.")
+    elif not plan.managed:
+        lines.append(f"The price book has no price of an instance in {scope.region}: managed cost is left out.")
+    return lines
