@@ -38,7 +38,7 @@ def readable(text: str) -> str:
     )
 
 
-def plotly_label(text: str, longest: int = 28) -> str:
+def plotly_label(text: str, longest: int = 36) -> str:
     """As plotly will show it literally: it would obey tags, entities, templates and formulas in every text."""
     short = readable(text)
     short = short if len(short) <= longest else short[: longest - 1] + "…"

@@ -13,12 +13,12 @@ from loadgen.slo import Slo
 from planner.capacity import concurrency_of_instance, instance_estimate
 from planner.cost import Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
-from planner.metrics import ALL, NS_PER_MS, latency_rows
+from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, slo_results
 from planner.plan import InstanceEstimate, ManagedCost, Plan, ServerlessCost, Traffic, WhatIf
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
-from planner.rows import NS_PER_S, config_of, steady_stretch
+from planner.rows import NS_PER_MS, NS_PER_S, config_of, steady_stretch
 from planner.scope import Scope, day_of, watched_part
 from planner.traffic import billed_request, throttled_share, traffic
 from planner.validity import Evidence, validity
@@ -61,8 +61,8 @@ def plan_run(
     return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
 
 
-def to_json(plan: Plan) -> bytes:
-    """The plan as indented JSON, in the layout of planner.plan, with a newline at its end."""
+def to_json(plan: Plan | Sequence[WhatIf]) -> bytes:
+    """A plan, or a quota's table, as indented JSON in the layout of planner.plan, with a newline at its end."""
     return orjson.dumps(plan, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 

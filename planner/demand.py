@@ -12,7 +12,7 @@ from loadgen.errors import ConfigError
 from loadgen.quota import Admission
 from loadgen.samples import Run
 from loadgen.schedule import read_trace
-from planner.rows import NS_PER_S, OK, STEADY, config_of, steady_stretch
+from planner.rows import NS_PER_S, OK, STEADY, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
 REQUESTS = pl.col("at_s").is_not_null().cast(pl.Int64)  # one each, to count with
@@ -89,7 +89,7 @@ def demand_of_run(run: Run) -> Demand:
         rows.group_by("seq")
         .agg(pl.col("due_ns").min(), pl.col(*_TOKENS).sort_by(answered_last).last())
         .sort("due_ns", "seq")
-        .select(at_s=pl.col("due_ns") / NS_PER_S - stretch.start_s, **{name: pl.col(name) for name in _TOKENS})
+        .select(at_s=in_seconds(pl.col("due_ns") - stretch.start_ns), **{name: pl.col(name) for name in _TOKENS})
         .collect()
     )
     return Demand(arrivals, stretch.seconds, "the run's steady phase")

@@ -12,10 +12,9 @@ from loadgen.samples import Run
 from planner.demand import admission_tokens, attempts_with_tokens
 from planner.plan import LatencyRow, Quantile
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples
-from planner.rows import NS_PER_S, OK, SENT, STEADY, config_of
+from planner.rows import NS_PER_MS, NS_PER_S, OK, SENT, STEADY, config_of, in_ms, in_seconds
 from planner.traffic import in_flight
 
-NS_PER_MS = 1e6
 NS_PER_US = 1_000
 ALL = "all"  # scenarios
 DRAWN = ("ttft", "itl", "tpot", "service_time", "response_time")
@@ -129,10 +128,10 @@ def latency_over_time(run: Run, every_s: float) -> pl.DataFrame:
     p95 = _nearest_rank(pl.col("value_ns"), 0.95)
     return (
         pl.concat(lines)
-        .group_by(pl.col("metric"), at_s=pl.col("due_ns") // every_ns * every_ns / NS_PER_S)
+        .group_by(pl.col("metric"), at_s=in_seconds(pl.col("due_ns") // every_ns * every_ns))
         .agg(
-            p50_ms=_nearest_rank(pl.col("value_ns"), 0.5) / NS_PER_MS,
-            p95_ms=pl.when(pl.len() >= 20).then(p95 / NS_PER_MS),
+            p50_ms=in_ms(_nearest_rank(pl.col("value_ns"), 0.5)),
+            p95_ms=pl.when(pl.len() >= 20).then(in_ms(p95)),
             n=pl.len(),
         )
         .sort("metric", "at_s")
@@ -156,7 +155,7 @@ def latency_distribution(run: Run) -> pl.DataFrame:
         .sort(*line, "value_ns")
         .with_columns(rank=pl.int_range(1, pl.len() + 1).over(line), n=pl.len().over(line).cast(pl.Int64))
         .filter(rank * LINE_POINTS // n != (rank - 1) * LINE_POINTS // n)
-        .select(*line, value_ms=pl.col("value_ns") / NS_PER_MS, share=rank / n)
+        .select(*line, value_ms=in_ms(pl.col("value_ns")), share=rank / n)
         .collect()
     )
 
@@ -172,7 +171,7 @@ def load_over_time(run: Run) -> pl.DataFrame:
     last_ns = run.samples.select(pl.max_horizontal("due_ns", "done_ns").max()).collect().item() or 0
     step_ns = max(NS_PER_S, last_ns // 600)
     instants = pl.LazyFrame({"at_ns": range(0, last_ns + step_ns, step_ns)}, schema={"at_ns": pl.Int64})
-    at_s = pl.col("at_ns") / NS_PER_S
+    at_s = in_seconds(pl.col("at_ns"))
     per_minute = pl.when(at_s >= 10).then(60 / at_s.clip(upper_bound=60))
     since = {name: pl.col(name).fill_null(0) - pl.col(f"{name}_before").fill_null(0) for name in ("requests", "tokens")}
     return (
@@ -205,7 +204,7 @@ def outcomes_over_time(run: Run, every_s: float) -> pl.DataFrame:
     every_ns = max(1, round(every_s * NS_PER_S))
     ended_ns = pl.coalesce("done_ns", "sent_ns", "due_ns")
     return (
-        run.samples.group_by("outcome", at_s=ended_ns // every_ns * every_ns / NS_PER_S)
+        run.samples.group_by("outcome", at_s=in_seconds(ended_ns // every_ns * every_ns))
         .agg(n=pl.len())
         .sort("at_s", "outcome")
         .select("at_s", pl.col("outcome").cast(pl.String), "n")

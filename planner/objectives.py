@@ -8,10 +8,10 @@ import polars as pl
 
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.metrics import NS_PER_MS, max_ms, mean_ms, quantile, sorted_values, values
+from planner.metrics import max_ms, mean_ms, quantile, sorted_values, values
 from planner.plan import Goodput, SloResult
 from planner.quantiles import wilson
-from planner.rows import OK, STEADY
+from planner.rows import NS_PER_MS, OK, STEADY
 
 
 def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:

@@ -93,9 +93,9 @@ def what_if_table(demand: Demand, quota: Quota) -> tuple[WhatIf, ...]:
     """For 1, 2, ... deployments and each way of enforcing, until every way refuses at most 1 % of the requests.
 
     Where the demand fills many deployments on average, the table starts near that number. At most MOST_ROWS numbers are
-    tried. Empty for an empty demand.
+    tried. Empty for a demand that has no arrivals, or no duration.
     """
-    if demand.arrivals.is_empty():
+    if demand.arrivals.is_empty() or demand.span_s <= 0:
         return ()
     filled = math.ceil(_mean_load(demand, quota))
     first = 1 if filled <= MOST_ROWS // 2 else filled - 1

@@ -11,11 +11,22 @@ from loadgen.errors import RunFolderError
 from loadgen.samples import Outcome, Phase, Run
 
 NS_PER_S = 1_000_000_000
+NS_PER_MS = 1_000_000
 
 STEADY = pl.col("phase") == Phase.STEADY
 OK = pl.col("outcome") == Outcome.OK
 THROTTLED = pl.col("outcome") == Outcome.THROTTLED
 SENT = pl.col("sent_ns").is_not_null()
+
+
+# Polars divides by multiplying with the reciprocal, which is off in the last digit now and then: 59 s would become
+# 59.00000000000001. Rounding to the nanosecond puts that right.
+def in_seconds(instant_ns: pl.Expr) -> pl.Expr:
+    return (instant_ns / NS_PER_S).round(9)
+
+
+def in_ms(duration_ns: pl.Expr) -> pl.Expr:
+    return (duration_ns / NS_PER_MS).round(6)
 
 
 def config_of(run: Run) -> RunConfig:
@@ -54,7 +65,7 @@ def steady_stretch(run: Run) -> Stretch:
     duration. No arrival of the steady phase lies outside. Zero seconds if there was none.
     """
     load = config_of(run).load
-    due_s = pl.col("due_ns") / NS_PER_S
+    due_s = in_seconds(pl.col("due_ns"))
     last_s, first_steady_s, last_steady_s = (
         run.samples.select(
             last=due_s.max(), first_steady=due_s.filter(STEADY).min(), last_steady=due_s.filter(STEADY).max()

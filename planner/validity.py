@@ -157,7 +157,7 @@ def _loop(evidence: Evidence) -> list[str]:
         )
     if evidence.config.target.kind is Kind.SERVERLESS and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
         doubts.append(
-            f"the steady phase lasted {evidence.traffic.steady_s:.0f} s, less than a minute of quota: the busiest "
+            f"the steady phase lasted {evidence.traffic.steady_s:.3g} s, less than a minute of quota: the busiest "
             "minute is scaled up from it"
         )
     wait_ms = evidence.latency["throttle_wait"].mean_ms

@@ -46,13 +46,7 @@ def _headroom(plan: Plan) -> str:
     limit = f"one deployment's {quota.binds} per minute"
     if quota.headroom < 1:
         return f"the busiest minute asked for {1 / quota.headroom:.3g} times {limit}"
-    return f"{_floored(quota.headroom)} times this load fits into {limit}"
-
-
-def _floored(ratio: float) -> str:
-    """Two digits, never rounded up: headroom that is not there must not be promised."""
-    tenths = 10 if ratio < 10 else 1
-    return f"{int(ratio * tenths) / tenths:g}"
+    return f"{quota.headroom:.3g} times this load fits into {limit}"
 
 
 def _planned(plan: Plan, scope: Scope) -> str:

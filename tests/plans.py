@@ -135,14 +135,15 @@ def with_every_text(value: Any, text: str) -> Any:
     if isinstance(value, str):
         return text
     if isinstance(value, dict):
-        return {text: with_every_text(inner, text) for inner in value.values()}
+        return {text: with_every_text(next(iter(value.values())), text)} if value else {}
     if isinstance(value, list | tuple):
         return type(value)(with_every_text(inner, text) for inner in value)
     if not is_dataclass(value):
         return value
     kept = {field.name: getattr(value, field.name) for field in fields(value)}
     changed = {
-        name: inner if name == "metric" or inner == "all" else with_every_text(inner, text) for name, inner in kept.items()
+        name: inner if name == "metric" or inner == "all" else with_every_text(inner, text)
+        for name, inner in kept.items()
     }
     return replace(value, **changed)
 

@@ -601,7 +601,7 @@ def test_a_wait_ends_at_its_instant_or_when_it_is_cut():
 def test_many_waits_end_in_the_order_of_their_instants_and_none_before_its_own():
     async def waits():
         pacemaker, ended, rng = Pacemaker(), [], random.Random(1)
-        began_ns = time.monotonic_ns() + 20_000_000
+        began_ns = time.monotonic_ns() + 500_000_000  # all are waiting by then
 
         async def one(due_ns):
             assert await pacemaker.until(due_ns, Flight())
