@@ -138,7 +138,7 @@ def _percentiles_over_time(rows: pl.DataFrame) -> go.Figure:
 
 
 def _cumulative(rows: pl.DataFrame, looks: Mapping[str, tuple[str, str]]) -> go.Figure:
-    figure = _figure("ms", "share")
+    figure = _figure("ms", "share", height=250 + 11 * len(looks))  # the legend grows, the curves stay legible
     for scenario in [ALL, *looks]:  # the whole below, its parts over it
         curve = rows.filter(pl.col("scenario") == scenario)
         if curve.is_empty():

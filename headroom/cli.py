@@ -34,14 +34,27 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def run(
     file: Annotated[Path | None, typer.Argument(help="A loadtest.toml; flags override it.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Validate the file and flags, print what they come to, send nothing.")] = False,
-    target: Annotated[str | None, typer.Option(help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Validate the file and flags, print what they come to, send nothing.")
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim."
+        ),
+    ] = None,
     dialect: Annotated[str | None, typer.Option(help="azure or openai.")] = None,
     kind: Annotated[str | None, typer.Option(help="serverless or managed.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name, where /info does not say it.")] = None,
     key: Annotated[str | None, typer.Option(help="Where the key is: env:NAME, file:PATH or entra.")] = None,
-    yes_target: Annotated[list[str] | None, typer.Option(metavar="HOST", help="Allow load on this host, which is not this machine; repeatable.")] = None,
-    scenario: Annotated[list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable.")] = None,
+    yes_target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Allow load on this host, which is not this machine; repeatable."),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable."),
+    ] = None,
     users: Annotated[int | None, typer.Option(help="Closed loop: so many users.")] = None,
     rate: Annotated[str | None, typer.Option(help="Open loop: arrivals, like 5/s or 300/min.")] = None,
     arrivals: Annotated[str | None, typer.Option(help="constant, poisson or gamma.")] = None,
@@ -123,8 +136,13 @@ def place_of(name: str) -> str:
 
 @app.command()
 def plan(
-    run_folder: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder; not needed with a trace as demand.")] = None,
-    demand: Annotated[str | None, typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for so many requests a second, like 20/s.")] = None,
+    run_folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run folder; not needed with a trace as demand.")
+    ] = None,
+    demand: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for so many requests a second, like 20/s."),
+    ] = None,
     slo: Objectives = None,
     growth: Annotated[str | None, typer.Option(help="Plan for so many times the demand, like 3x.")] = None,
     region: Annotated[str | None, typer.Option(help="Where managed instances would run.")] = None,
@@ -162,7 +180,10 @@ def report(
     planning.report(run_folder, out)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
 def simulate(context: typer.Context) -> None:
     """Run the simulated deployment by itself."""
     from loadgen.simulator.__main__ import main as serve  # noqa: PLC0415
@@ -171,7 +192,9 @@ def simulate(context: typer.Context) -> None:
 
 
 def main() -> int:
-    """Exit codes: 0 fine; 1 our fault; 2 usage or config; 4 run invalid; 99 objective missed; 105 interrupted; 112 refused."""
+    """Exit codes: 0 fine; 1 our fault; 2 usage or config; 4 run invalid; 99 objective missed; 105 interrupted;
+    112 target refused.
+    """
     try:
         app()
     except HeadroomError as error:

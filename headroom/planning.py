@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-
 from rich.console import Console
 
 from dashboards.report import write_report
@@ -115,5 +114,3 @@ def _demand(text: str, run: Run | None) -> Demand:
             raise ConfigError("--demand with a rate needs a RUN, whose requests it multiplies")
         return at_rate(demand_of_run(run), float(number) / seconds)
     return demand_from_trace(Path(text))
-
-

@@ -49,7 +49,9 @@ def check(config: RunConfig) -> None:
     limiter.check_fits(config.quota.admission.cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
     if config.load.trace is not None:
         for line, row in enumerate(read_trace(config.load.trace), start=2):
-            cost = config.quota.admission.cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
+            cost = config.quota.admission.cost(
+                prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens)
+            )
             limiter.check_fits(cost, f"{config.load.trace}, line {line},")
     read_prices(config.plan.prices)
 
@@ -121,7 +123,11 @@ def _manifest(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
         seed=config.load.seed,
         deployment=deployment,
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
-        host={"system": f"{platform.system()} {platform.release()}", "machine": platform.machine(), "cores": os.cpu_count()},
+        host={
+            "system": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+        },
         started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -137,7 +143,9 @@ class Played:
         self.last_words = ""
 
 
-def _play(folder: Path, manifest: Manifest, places: Mapping[str, str], environment: Mapping[str, str], *, quiet: bool) -> Played:
+def _play(
+    folder: Path, manifest: Manifest, places: Mapping[str, str], environment: Mapping[str, str], *, quiet: bool
+) -> Played:
     """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end."""
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()

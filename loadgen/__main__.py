@@ -1,13 +1,11 @@
 """One load process: `python -m loadgen RUN NAME=PLACE...` plays the config in RUN's manifest with the named scenarios.
 
-Standard output carries lines of JSON: `started`, a `progress` each second, `finished`. Standard input is held open by the
-process that started this one: when it ends, so does the load, whatever became of its parent. SIGINT or SIGTERM stops the
-arrivals and waits shortly for the answers; a second one waits for nothing.
+Standard output carries lines of JSON: `started`, a `progress` each second, `finished`. Standard input is held open by
+the process that started this one: when it ends, so does the load, whatever became of its parent. SIGINT or SIGTERM
+stops the arrivals and waits shortly for the answers; a second one waits for nothing.
 """
 
 from __future__ import annotations
-
-from loadgen.player import Player, load_scenario  # first: it patches the process for gevent
 
 import gc
 import json
@@ -28,6 +26,7 @@ from locust.env import Environment
 from loadgen.arrivals import ClosedLoop, OpenLoop
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
+from loadgen.player import Player, load_scenario, seat  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest
 from loadgen.tally import BLOCKED_S
@@ -55,7 +54,7 @@ class Load:
             run_id=manifest.run_id,
             folder=folder,
         )
-        self.environment.headroom = self.player
+        seat(self.player)
         self.player.check_requests_fit(self.classes)
         self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
         gevent.os.make_nonblocking(self.pipe.fd)
@@ -75,7 +74,10 @@ class Load:
         gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
         self.player.restart_clock(monotonic_ns() + START_IN_NS)
         say("started", monotonic_start_ns=self.player.start_ns)
-        keepers = [gevent.spawn(keeper) for keeper in (self._flush, self._tell, self._watch_hub, self._watch_parent, self._renew)]
+        keepers = [
+            gevent.spawn(keeper)
+            for keeper in (self._flush, self._tell, self._watch_hub, self._watch_parent, self._renew)
+        ]
         try:
             (self._play_open if self.config.load.open_loop else self._play_closed)()
         finally:
@@ -209,5 +211,3 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
-
-

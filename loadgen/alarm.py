@@ -93,14 +93,16 @@ class _SpinTimer:
 
 
 class Alarm:
-    """Runs callbacks in the hub at instants of CLOCK_MONOTONIC (ns), in order; ties in the order they were asked for."""
+    """Runs callbacks in the hub at instants of CLOCK_MONOTONIC (ns), in order; ties as they were asked for."""
 
     def __init__(self) -> None:
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._armed_ns: int | None = None
         try:
-            self._timer: _TimerFd | _SpinTimer = _TimerFd(self._ring) if sys.platform == "linux" else _SpinTimer(self._ring)
+            self._timer: _TimerFd | _SpinTimer = (
+                _TimerFd(self._ring) if sys.platform == "linux" else _SpinTimer(self._ring)
+            )
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
                 raise

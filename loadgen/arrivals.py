@@ -33,7 +33,8 @@ class Source(Protocol):
 class OpenLoop:
     """Plays a schedule: arrivals come when they are due, whatever became of those before.
 
-    Each goes to an idle user of its scenario, or to a new one; where `most_busy` are at work it is dropped when it is due.
+    Each goes to an idle user of its scenario, or to a new one; where `most_busy` are at work it is dropped when it is
+    due.
     """
 
     open_loop = True

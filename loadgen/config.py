@@ -79,13 +79,25 @@ class Section(BaseModel):
 class TargetConfig(Section):
     """A deployment, and what may be sent to it."""
 
-    url: str | None = Field(None, description="`sim`, or the endpoint's https:// address; by default the environment's, else `sim`")
-    dialect: Dialect = Field(Dialect.AZURE, description="`azure`: /chat/completions?api-version=...; `openai`: /v1/chat/completions")
-    kind: Kind = Field(Kind.SERVERLESS, description="`serverless` (pay per token, quota) or `managed` (pay per instance hour)")
-    model: str | None = Field(None, description="the model's name, for prices and the body of the openai dialect; by default what /info says")
-    key: str | None = Field(None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity")
+    url: str | None = Field(
+        None, description="`sim`, or the endpoint's https:// address; by default the environment's, else `sim`"
+    )
+    dialect: Dialect = Field(
+        Dialect.AZURE, description="`azure`: /chat/completions?api-version=...; `openai`: /v1/chat/completions"
+    )
+    kind: Kind = Field(
+        Kind.SERVERLESS, description="`serverless` (pay per token, quota) or `managed` (pay per instance hour)"
+    )
+    model: str | None = Field(
+        None, description="the model's name, for prices and the body of the openai dialect; by default what /info says"
+    )
+    key: str | None = Field(
+        None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
+    )
     api_version: str = Field("2024-05-01-preview", description="api-version of the azure dialect")
-    allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field((), description="hosts that may be loaded although they are not loopback")
+    allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+        (), description="hosts that may be loaded although they are not loopback"
+    )
     ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
 
     @field_validator("key")
@@ -98,26 +110,43 @@ class TargetConfig(Section):
     @model_validator(mode="after")
     def _entra_is_for_managed(self) -> Self:
         if self.key == "entra" and self.kind is Kind.SERVERLESS:
-            raise ValueError("serverless endpoints do not accept Entra ID; give key = \"env:NAME\", or kind = \"managed\"")
+            raise ValueError('serverless endpoints do not accept Entra ID; give key = "env:NAME", or kind = "managed"')
         return self
 
 
 class LoadConfig(Section):
     """How much, when and for how long."""
 
-    users: int | None = Field(None, ge=1, le=100_000, description="closed loop: this many users, each sending when its last answer is in")
-    rate: PerSecond | None = Field(None, description="open loop: arrivals a second, whatever the answers do; 6/s where neither users nor trace is given")
-    arrivals: Arrivals = Field(Arrivals.POISSON, description="how the gaps of an open loop are drawn: constant, poisson or gamma")
-    gamma_shape: float = Field(0.5, gt=0, allow_inf_nan=False, description="of gamma arrivals; below 1 is burstier than Poisson")
+    users: int | None = Field(
+        None, ge=1, le=100_000, description="closed loop: this many users, each sending when its last answer is in"
+    )
+    rate: PerSecond | None = Field(
+        None,
+        description="open loop: arrivals a second, whatever the answers do; 6/s where neither users nor trace is given",
+    )
+    arrivals: Arrivals = Field(
+        Arrivals.POISSON, description="how the gaps of an open loop are drawn: constant, poisson or gamma"
+    )
+    gamma_shape: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="of gamma arrivals; below 1 is burstier than Poisson"
+    )
     trace: Path | None = Field(None, description="open loop: arrivals and token counts from a file")
     speed: float = Field(1.0, gt=0, allow_inf_nan=False, description="play a trace this many times faster")
     duration: Seconds = Field(60.0, gt=0, description="how long arrivals come, warm-up included")
     warmup: Seconds = Field(5.0, description="the first part of it, which no figure counts")
     cooldown: Seconds = Field(0.0, description="the last part of it, which no figure counts")
     drain: Seconds = Field(30.0, description="how long to wait for the last answers")
-    max_in_flight: int = Field(2_000, ge=1, le=100_000, description="arrivals waiting or in flight at once; one more is dropped, and recorded so")
+    max_in_flight: int = Field(
+        2_000,
+        ge=1,
+        le=100_000,
+        description="arrivals waiting or in flight at once; one more is dropped, and recorded so",
+    )
     max_tokens: int = Field(128, ge=1, description="completion limit asked for, except where a trace says")
-    throttle: ThrottleMode = Field(ThrottleMode.PACE, description="`pace` waits so as not to be refused, `off` sends when due, `feedback` also learns from 429s")
+    throttle: ThrottleMode = Field(
+        ThrottleMode.PACE,
+        description="`pace` waits so as not to be refused, `off` sends when due, `feedback` also learns from 429s",
+    )
     seed: int = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
 
     @model_validator(mode="after")
@@ -126,7 +155,9 @@ class LoadConfig(Section):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one")
         if self.warmup + self.cooldown >= self.duration:
-            raise ValueError(f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing of {self.duration:g} s to measure")
+            raise ValueError(
+                f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing to measure of {self.duration:g} s"
+            )
         return self
 
     @property
@@ -160,7 +191,12 @@ class PlanConfig(Section):
 
     region: str = Field("eastus", description="where managed instances would run, for their price")
     prices: Path | None = Field(None, description="a price book instead of the one that comes with Headroom")
-    concurrency_per_instance: int | None = Field(None, ge=1, description="requests that one managed instance serves at once within the objectives; by default what the run held, where it ran on one instance, else an assumption that is printed")
+    concurrency_per_instance: int | None = Field(
+        None,
+        ge=1,
+        description="requests one managed instance serves at once within the objectives; by default what a managed run held, "
+        "else an assumption that is printed",
+    )
     growth: float = Field(1.0, gt=0, allow_inf_nan=False, description="plan for this many times the measured demand")
 
 
@@ -169,10 +205,14 @@ class RunConfig(Section):
 
     target: TargetConfig = TargetConfig()
     load: LoadConfig = LoadConfig()
-    scenarios: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(DEFAULT_MIX, description="the mix: names and weights")
+    scenarios: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        DEFAULT_MIX, description="the mix: names and weights"
+    )
     quota: Quota = Quota()
     timeouts: TimeoutConfig = TimeoutConfig()
-    slo: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field((), description="objectives, like `ttft.p95<1s`")
+    slo: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+        (), description="objectives, like `ttft.p95<1s`"
+    )
     output: OutputConfig = OutputConfig()
     plan: PlanConfig = PlanConfig()
 
@@ -192,7 +232,7 @@ class RunConfig(Section):
 
 
 def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str]) -> RunConfig:
-    """The file, then the flags over it (dotted keys: `load.rate`), then the environment for a target that neither names.
+    """The file, then the flags over it (dotted keys: `load.rate`), then the environment for a target neither names.
 
     Raises ConfigError naming the file and key, or the flag, and what to do.
     """
@@ -204,7 +244,11 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
     if isinstance(load, dict) and load.get("trace") is not None:
         values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
     if isinstance(target, dict) and target.get("url") is None:
-        _put(values, ["target", "url"], next((environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), SIMULATED))
+        _put(
+            values,
+            ["target", "url"],
+            next((environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), SIMULATED),
+        )
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -248,7 +292,9 @@ def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, An
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1, cutoff=0.5)
-            message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_known_keys(keys[:-1]))}")
+            message = "unknown key" + (
+                f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_known_keys(keys[:-1]))}"
+            )
         lines.append(f"{place}: {message[0].lower()}{message[1:]}" if place else message)
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Sockets and TLS in the gevent hub. One attempt fills in one Sample; nothing here raises for a server's fault.
 
-There is no greenlet switch per chunk: a read watcher's callback receives, reads the clock once, feeds the ResponseReader,
-and switches back to the waiting greenlet only when the response is complete.
+There is no greenlet switch per chunk: a read watcher's callback receives, reads the clock once, feeds the
+ResponseReader, and switches back to the waiting greenlet only when the response is complete.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Endpoint:
 
     def encode(self, spec: RequestSpec, request_id: str) -> bytes:
         """The bytes of one request."""
-        pinned = b"" if spec.completion_tokens is None else b"x-headroom-completion-tokens: %d\r\n" % spec.completion_tokens
+        pinned = (
+            b"" if spec.completion_tokens is None else b"x-headroom-completion-tokens: %d\r\n" % spec.completion_tokens
+        )
         accept = b"text/event-stream" if spec.stream else b"application/json"
         return b"%bAccept: %b\r\nx-ms-client-request-id: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
             self._head, accept, request_id.encode(), pinned, len(spec.body), spec.body,
@@ -107,7 +109,7 @@ class Connection:
         self._unsent = memoryview(b"")
         self._interruption: Interrupted | None = None
         self._used = False
-        self._timeouts_ns = {
+        self._timeouts_ns: dict[str, int] = {
             name: round(getattr(endpoint.timeouts, name) * 1e9) for name in ("connect", "first_byte", "idle", "total")
         }
         self._began_ns = self._stage_ns = 0
@@ -379,4 +381,6 @@ class Connection:
 
 def _network_code(doing: str, error: OSError | None) -> str:
     """Such as connect_econnrefused: what was being done, and the system's own name for what happened."""
-    return f"{doing}_{errno.errorcode.get(error.errno or 0, 'failed').lower()}" if error is not None else f"{doing}_failed"
+    return (
+        f"{doing}_{errno.errorcode.get(error.errno or 0, 'failed').lower()}" if error is not None else f"{doing}_failed"
+    )

@@ -1,14 +1,10 @@
 """Plays a load with Locust's users: one process, one deployment, one part of the record.
 
-The only file beside scenarios/ that imports locust. `python -m loadgen RUN` runs it on a run folder whose manifest holds the
-config; it says on standard output, in lines of JSON, when it started, how far it is, and how it ended.
+The only file beside scenarios/ that imports locust. `python -m loadgen RUN` runs it on a run folder whose manifest
+holds the config; it says on standard output, in lines of JSON, when it started, how far it is, and how it ended.
 """
 
 from __future__ import annotations
-
-from locust import User, task  # first: it patches the process for gevent
-from locust.env import Environment
-from locust.exception import StopUser
 
 import importlib
 import importlib.util
@@ -16,12 +12,14 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic_ns, time
-from typing import Any
 
 from gevent import GreenletExit
+from locust import User, task  # first: it patches the process for gevent
+from locust.env import Environment
+from locust.exception import StopUser
 
 from loadgen.alarm import Alarm
-from loadgen.arrivals import ClosedLoop, OpenLoop, Source
+from loadgen.arrivals import ClosedLoop, Source
 from loadgen.config import Dialect, LoadConfig, RunConfig, TargetConfig, ThrottleMode
 from loadgen.connection import Connection, Endpoint
 from loadgen.errors import ConfigError
@@ -88,7 +86,9 @@ class Player:
         try:
             grant = self._admit(sample, cost)
         except (GreenletExit, ConfigError) as stop:
-            self._record_dropped(sample, "never_fits_quota" if isinstance(stop, ConfigError) else "stopped_while_throttled")
+            self._record_dropped(
+                sample, "never_fits_quota" if isinstance(stop, ConfigError) else "stopped_while_throttled"
+            )
             if isinstance(stop, ConfigError):
                 return sample
             raise
@@ -188,30 +188,33 @@ class Player:
                 limiter.check_fits(cost, f"row {arrival.seq + 1} of {self.config.load.trace}")
 
 
-class DeploymentUser(User):  # type: ignore[misc] - locust ships no types
+class DeploymentUser(User):
     """A user of the deployment. A scenario defines `request`; arrivals, throttle, sending and recording are done here.
 
     Under plain `locust -f FILE --host URL` it sends closed-loop to that host and feeds Locust's own statistics.
     """
 
     abstract = True
+    scenario_name: str | None = None
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        if not hasattr(environment, "headroom"):
-            environment.headroom = plain_player(environment, self.host)
-        self.player: Player = environment.headroom
+        if player_of(environment) is None:
+            seat(plain_player(environment, self.host))
+        player = player_of(environment)
+        assert player is not None
+        self.player = player
         self.connection = Connection(self.player.endpoint)
         self._unsent: Arrival | None = None
 
     @property
     def scenario(self) -> str:
         """The name in the record."""
-        return getattr(type(self), "scenario_name", type(self).__name__.lower())
+        return self.scenario_name or type(self).__name__.lower()
 
     def request(self, arrival: Arrival) -> RequestSpec:
         """What to send for an arrival: a function of it alone, so that a seed repeats a run byte for byte."""
-        raise TypeError(f"{type(self).__name__} must define request(arrival) -> RequestSpec, or tasks of its own")
+        raise TypeError(f"{type(self).__name__} must define request(arrival) to answer {arrival}, or tasks of its own")
 
     @task
     def take_turn(self) -> None:
@@ -256,6 +259,15 @@ class DeploymentUser(User):  # type: ignore[misc] - locust ships no types
 
     def on_stop(self) -> None:
         self.connection.close()
+
+
+def seat(player: Player) -> None:
+    """Make it the player of its environment's users: Locust's environment is what all of them can reach."""
+    vars(player.environment)["headroom"] = player
+
+
+def player_of(environment: Environment) -> Player | None:
+    return vars(environment).get("headroom")
 
 
 def plain_player(environment: Environment, host: str | None) -> Player:

@@ -34,7 +34,7 @@ class Admission(StrEnum):
     USAGE = "usage"  # the tokens that are billed
 
     def cost(self, *, prompt_tokens: int, max_tokens: int | None, completion_tokens: int | None = None) -> int:
-        """Tokens counted against the quota. Under `usage` an unknown completion counts as `max_tokens` until settled."""
+        """Tokens counted against the quota. Under `usage` an unknown completion counts as the limit."""
         ceiling = UNSET_MAX_TOKENS if max_tokens is None else max_tokens
         if self is Admission.MAX:
             return ceiling
@@ -73,10 +73,9 @@ class Quota:
             raise ValueError(f"concurrency must be at least 1, not {self.concurrency}")
         if self.requests_per_minute * self.request_slice_s < 60:
             raise ValueError(
-                f"{self.requests_per_minute} requests a minute in slices of {self.request_slice_s} s allow less than one "
-                "request a slice; take a longer request_slice_s"
+                f"{self.requests_per_minute} requests a minute in slices of {self.request_slice_s} s allow less than "
+                "one request a slice; take a longer request_slice_s"
             )
-
 
 
 class Window(Protocol):
@@ -249,8 +248,8 @@ class Limiter:
         """Raise ConfigError if `tokens` can never be admitted, however long it waits."""
         if tokens > self.largest:
             raise ConfigError(
-                f"{what} counts {tokens:,} tokens against the quota, which can never admit more than {self.largest:,} at "
-                "once; lower max_tokens, shorten the prompt, or raise --tpm or quota.burst_s"
+                f"{what} counts {tokens:,} tokens against the quota, which can never admit more than {self.largest:,} "
+                "at once; lower max_tokens, shorten the prompt, or raise --tpm or quota.burst_s"
             )
 
     def earliest_ns(self, now_ns: int, tokens: int) -> int:

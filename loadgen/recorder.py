@@ -1,7 +1,7 @@
 """The recorder process: a load worker hands it rows through a pipe, and it makes them durable.
 
-Building and writing Parquet takes milliseconds at a time, which a load worker's hub must not lose. It also outlives a worker
-that is killed: at the end of the pipe it publishes all that reached it.
+Building and writing Parquet takes milliseconds at a time, which a load worker's hub must not lose. It also outlives a
+worker that is killed: at the end of the pipe it publishes all that reached it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _HEADER = struct.Struct("<I")
 
 
 class RecorderPipe:
-    """A worker's end: starts the recorder and sends it batches. `write` is how to write to a pipe without blocking others."""
+    """A worker's end: starts the recorder and sends it batches; `write` writes to a pipe without blocking others."""
 
-    def __init__(self, folder: Path, worker: int, write: Callable[[int, bytes], int]) -> None:
+    def __init__(self, folder: Path, worker: int, write: Callable[[int, memoryview], int]) -> None:
         command = [sys.executable, "-m", "loadgen.recorder", str(folder), str(worker)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         assert self._process.stdin is not None
@@ -40,8 +40,8 @@ class RecorderPipe:
         return self._fd
 
     def send(self, rows: Sequence[Row], gaps: Sequence[Gaps]) -> None:
-        """Raises RunFolderError if the recorder is gone, with what it said: samples that are not recorded are no run."""
-        batch = marshal.dumps((rows, gaps))
+        """Raises RunFolderError with what the recorder said, if it is gone: what is not recorded is no run."""
+        batch = marshal.dumps((list(rows), list(gaps)))
         unsent = memoryview(_HEADER.pack(len(batch)) + batch)
         try:
             while unsent:
@@ -110,5 +110,3 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
-
-

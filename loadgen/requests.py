@@ -13,14 +13,16 @@ from loadgen.tokens import BYTES_PER_TOKEN, prompt_tokens
 
 Message = Mapping[str, Any]
 
-WORDS = (
-    "the of and to in is that for it as was with be by on not he his but at are this have from which one had all when there "
-    "can more if no out so what time up go about than into could state only new year some take come these know see use get "
-    "like then first any work now may such give over think most even find day also after way many must look before great "
-    "back through long where much should well people down own just because good each those feel seem how high too place "
-    "little world very still nation hand old life tell write become here show house both between need mean call develop "
-    "under last right move thing general school never same another begin while number part turn real leave might want point"
-).split()
+_PROSE = """
+the of and to in is that for it as was with be by on not he his but at are this have from which one had all when
+there can more if no out so what time up go about than into could state only new year some take come these know
+see use get like then first any work now may such give over think most even find day also after way many must
+look before great back through long where much should well people down own just because good each those feel
+seem how high too place little world very still nation hand old life tell write become here show house both
+between need mean call develop under last right move thing general school never same another begin while number
+part turn real leave might want point
+"""
+WORDS = tuple(_PROSE.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +49,8 @@ def chat(
 ) -> RequestSpec:
     """A chat completion. `images` are the (width, height) in pixels of those within `messages`.
 
-    With `openai_model` the body is of the openai dialect: it names the model, and asks for usage at the end of a stream,
-    which the Azure dialect sends unasked and refuses to be asked for.
+    With `openai_model` the body is of the openai dialect: it names the model, and asks for usage at the end of a
+    stream, which the Azure dialect sends unasked and refuses to be asked for.
     """
     body: dict[str, Any] = {"messages": messages, "max_tokens": max_tokens}
     if stream:

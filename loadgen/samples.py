@@ -1,8 +1,8 @@
 """The record of a run: what a row is, how it is written, how it is read.
 
 A run folder holds `manifest.json`, `samples.parquet` (one row for each attempt, and for each arrival that was due and
-never sent), `chunks.parquet` (the gaps between content chunks of each stream) and `notes.jsonl`. While a run lasts, each
-worker publishes small complete Parquet files under `parts/`; `finish` makes the whole files out of them. A run that was
+never sent), `chunks.parquet` (the gaps between content chunks of each stream) and `notes.jsonl`. While a run lasts,
+each worker publishes small complete Parquet files under `parts/`; `finish` makes the whole files out of them. A run that was
 killed opens too: its parts are read, and its manifest says that it never finished.
 """
 
@@ -93,7 +93,10 @@ SAMPLES_SCHEMA: dict[str, Any] = {
     "outcome": pl.Enum([outcome.value for outcome in Outcome]),
     "status": pl.UInt16,
     "error": pl.String,
-    **{f"{name}_ns": pl.Int64 for name in ("due", "admitted", "sent", "first_byte", "first_token", "last_token", "done")},
+    **{
+        f"{name}_ns": pl.Int64
+        for name in ("due", "admitted", "sent", "first_byte", "first_token", "last_token", "done")
+    },
     "reserved_tokens": pl.UInt32,
     "prompt_tokens": pl.UInt32,
     "completion_tokens": pl.UInt32,
@@ -306,8 +309,8 @@ def check_ledger(totals: Mapping[str, int], planned: int | None = None) -> None:
         or (planned is not None and planned != totals["planned"])
     ):
         raise RunFolderError(
-            f"the ledger does not add up: {planned if planned is not None else totals['planned']} arrivals came due, the "
-            f"record holds {totals['planned']} ({totals['sent']} sent, {totals['dropped']} dropped) in {rows} rows, "
+            f"the ledger does not add up: {planned if planned is not None else totals['planned']} arrivals came due, "
+            f"the record holds {totals['planned']} ({totals['sent']} sent, {totals['dropped']} dropped) in {rows} rows, "
             f"{totals['distinct']} of them distinct, with {outcomes} outcomes"
         )
 

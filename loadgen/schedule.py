@@ -72,9 +72,15 @@ def gaps_s(arrivals: str, rate_per_s: float, random: Random, *, gamma_shape: flo
 
 
 def drawn(
-    arrivals: str, rate_per_s: float, duration_s: float, mix: Mapping[str, float], seed: int, *, gamma_shape: float = 0.5
+    arrivals: str,
+    rate_per_s: float,
+    duration_s: float,
+    mix: Mapping[str, float],
+    seed: int,
+    *,
+    gamma_shape: float = 0.5,
 ) -> Iterator[Arrival]:
-    """The arrivals of an open loop, until `duration_s`. The instants are sums of gaps, so no error accumulates in them."""
+    """The arrivals of an open loop, until `duration_s`; what is late does not delay what follows."""
     timing, scenarios = Random(f"{seed}/arrivals"), Random(f"{seed}/mix")
     draw = Mix(mix).draw
     for seq, at_s in enumerate(accumulate(gaps_s(arrivals, rate_per_s, timing, gamma_shape=gamma_shape))):
@@ -99,7 +105,8 @@ def replayed(
 
 
 def read_trace(path: Path) -> list[TraceRow]:
-    """An Azure LLM inference trace (TIMESTAMP, ContextTokens, GeneratedTokens) or at_s, prompt_tokens, completion_tokens.
+    """An Azure LLM inference trace (TIMESTAMP, ContextTokens, GeneratedTokens) or at_s, prompt_tokens,
+    completion_tokens.
 
     Raises ConfigError naming the file and line of the first row that cannot be used.
     """

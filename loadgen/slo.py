@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from loadgen.errors import ConfigError
 
-NS_PER_UNIT = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "min": 60_000_000_000, "h": 3_600_000_000_000}
+NS_PER_UNIT = {
+    "us": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "min": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
 LATENCIES = ("ttft", "ttft_from_due", "ttfb", "itl", "tpot", "service_time", "response_time")
 _SLO = re.compile(r"\s*(?P<metric>\w+)\.(?P<statistic>p\d{1,2}(?:\.\d+)?|mean|max)\s*<=?\s*(?P<limit>\S+)\s*", re.ASCII)
 _DURATION = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)\s*", re.ASCII)
@@ -41,7 +48,9 @@ class Slo:
         """Raises ConfigError for an unknown metric or statistic, or a limit that is no duration."""
         found = _SLO.fullmatch(text)
         if found is None:
-            raise ConfigError(f"{text!r} is not an objective; write it like ttft.p95<1s (statistics: p50, p95, p99, mean, max)")
+            raise ConfigError(
+                f"{text!r} is not an objective; write it like ttft.p95<1s (statistics: p50, p95, p99, mean, max)"
+            )
         if found["metric"] not in LATENCIES:
             raise ConfigError(f"{text!r} names no metric of Headroom's; the latencies are {', '.join(LATENCIES)}")
         return cls(found["metric"], found["statistic"], parse_duration_ns(found["limit"]), "".join(text.split()))

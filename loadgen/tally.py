@@ -1,4 +1,4 @@
-"""What a load process keeps while it runs: rows on their way to the recorder, counts for the live display, and notes."""
+"""What a load process keeps while it runs: rows for the recorder, counts for the live display, and notes."""
 
 from __future__ import annotations
 

@@ -90,22 +90,28 @@ def address_of(url: str) -> Address:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ConfigError("the target's URL is malformed; write it like https://NAME.REGION.inference.ai.azure.com") from None
+        raise ConfigError(
+            "the target's URL is malformed; write it like https://NAME.REGION.inference.ai.azure.com"
+        ) from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError("the target's URL must hold no user, password or query; give the key as env:NAME or file:PATH")
+        raise ConfigError(
+            "the target's URL must hold no user, password or query; give the key as env:NAME or file:PATH"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"the target {url!r} is no address; write sim, or https://NAME.REGION.inference.ai.azure.com")
     if any(character <= " " or character > "~" for character in parts.path):
         raise ConfigError("the target's URL holds a blank or a character that URLs cannot; check its path")
-    return Address(parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme], parts.path.rstrip("/"))
+    return Address(
+        parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme], parts.path.rstrip("/")
+    )
 
 
 def check_allowed(address: Address, allow_hosts: tuple[str, ...]) -> None:
     """Loopback is free; any other host must be named. Raises TargetRefused before anything is sent."""
     if not address.is_loopback and address.host not in {host.lower() for host in allow_hosts}:
         raise TargetRefused(
-            f"{address.host} is not this machine, so load on it must be allowed by name: add --yes-target {address.host}, "
-            f'or allow_hosts = ["{address.host}"] under [target]. Nothing was sent.'
+            f"{address.host} is not this machine, so load on it must be allowed by name: add "
+            f'--yes-target {address.host}, or allow_hosts = ["{address.host}"] under [target]. Nothing was sent.'
         )
 
 
@@ -159,7 +165,7 @@ def _entra_reader() -> Callable[[], tuple[str, float]]:
 def probe(target: TargetConfig, address: Address, credential: Credential | None) -> dict[str, Any]:
     """Ask the deployment what it is: GET /info, or GET /v1/models in the openai dialect.
 
-    Returns model_name, model_type and model_provider_name as far as they are known. Raises TargetError with one sentence.
+    Returns model_name, model_type and model_provider_name as far as they are known. Raises TargetError.
     """
     openai = target.dialect is Dialect.OPENAI
     version = "" if address.path.endswith("/v1") else "/v1"
@@ -171,10 +177,13 @@ def probe(target: TargetConfig, address: Address, credential: Credential | None)
     if response.status_code == 404:
         other = "azure" if openai else "openai"
         raise TargetError(
-            f"{address.origin}{path.partition('?')[0]} is not there (404): check the URL's path, or try --dialect {other}"
+            f"{address.origin}{path.partition('?')[0]} is not there (404): check the URL's path, or try "
+            f"--dialect {other}"
         )
     if response.status_code != 200:
-        raise TargetError(f"{address.origin} answered {response.status_code} to {path.partition('?')[0]}; is it deployed and up?")
+        raise TargetError(
+            f"{address.origin} answered {response.status_code} to {path.partition('?')[0]}; is it deployed and up?"
+        )
     return _openai_info(address, response) if openai else _azure_info(address, response)
 
 
@@ -209,7 +218,11 @@ def _cause(error: Exception) -> str:
     text = str(error)
     if "CERTIFICATE" in text or "certificate" in text:
         return "its certificate is not trusted (see ca_file under [target])"
-    known = {"Name or service": "there is no such host", "nodename": "there is no such host", "refused": "nothing listens there"}
+    known = {
+        "Name or service": "there is no such host",
+        "nodename": "there is no such host",
+        "refused": "nothing listens there",
+    }
     return next((sentence for sign, sentence in known.items() if sign in text), text)
 
 
@@ -242,5 +255,3 @@ def _openai_info(address: Address, response: httpx.Response) -> dict[str, Any]:
     if not names:
         raise TargetError(f"{address.origin} serves no model")
     return {"model_name": names[0], "model_type": "chat-completions", "models": names[:50]}
-
-

@@ -13,7 +13,7 @@ from loadgen.quota import Grant, Limiter
 
 
 class Throttle:
-    """A queue of greenlets before a Limiter. A large request is never overtaken: only the first in the queue is tried."""
+    """A queue of greenlets before a Limiter. Only its first is tried, so a large request is never overtaken."""
 
     def __init__(self, limiter: Limiter, alarm: Alarm) -> None:
         self.limiter = limiter

@@ -1,7 +1,7 @@
 """Token counts before sending, by one stated rule.
 
-No tokenizer is shipped: the estimate paces the load, and the server's `usage` corrects it afterwards. The simulator counts
-by the same rule, so against it the estimate is exact.
+No tokenizer is shipped: the estimate paces the load, and the server's `usage` corrects it afterwards. The simulator
+counts by the same rule, so against it the estimate is exact.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def text_tokens(text: str) -> int:
 def image_tokens(width_px: int, height_px: int) -> int:
     """Tokens of one image for Phi-3-vision.
 
-    Its image processor cuts an image into crops of 336 pixels, 16 at most; 1900x1069 costs 2,353, which with 27 of text is
-    the documented 2,380.
+    Its image processor cuts an image into crops of 336 pixels, 16 at most; 1900x1069 costs 2,353, which with 27 of
+    text is the documented 2,380.
     """
     long_px, short_px = max(width_px, height_px), min(width_px, height_px)
     ratio = long_px / short_px

@@ -198,22 +198,24 @@ class ResponseReader:
             self.completion_tokens = _count(usage.get("completion_tokens"))
 
     def verdict(self) -> tuple[Outcome, str | None]:
-        """How the attempt ended, once the response is complete, broken or cut; and a short reason where it went wrong."""
+        """How the attempt ended, once the response is complete, broken or cut; and what went wrong, in short."""
         if self.status is None:
             return Outcome.NETWORK, self.broken
         if self.status == 200:
             return self._verdict_of_stream() if self.stream else self._verdict_of_body()
         code, message = error_of(b"".join(self._body), self.headers)
-        if self.status == 429:
-            return Outcome.THROTTLED, code
         if self.status >= 500:
             return Outcome.SERVER_ERROR, _brief(code, message)
+        if self.status < 400:
+            return (
+                Outcome.REJECTED,
+                "redirect_not_followed" if self.status >= 300 else f"unexpected_status_{self.status}",
+            )
+        outcome = Outcome.THROTTLED if self.status == 429 else Outcome.REJECTED
         if code == "content_filter":
             return Outcome.FILTERED, code
-        if 300 <= self.status < 400:
-            return Outcome.REJECTED, "redirect_not_followed"
-        # What a server says about a refused key may repeat the key.
-        return Outcome.REJECTED, code if self.status in (401, 403) else _brief(code, message)
+        # What a server says about a refused key may repeat the key; and of 429s there may be many.
+        return outcome, code if self.status in (401, 403, 429) else _brief(code, message)
 
     def _verdict_of_stream(self) -> tuple[Outcome, str | None]:
         if self._events is None:
@@ -269,7 +271,9 @@ def error_of(body: bytes, headers: dict[bytes, bytes]) -> tuple[str, str]:
         return code or "no_error_code", ""
     inner = answer.get("error")
     layout = inner if isinstance(inner, dict) else answer
-    code = str(layout.get("code") or answer.get("code") or code or (inner if isinstance(inner, str) else "no_error_code"))
+    code = str(
+        layout.get("code") or answer.get("code") or code or (inner if isinstance(inner, str) else "no_error_code")
+    )
     detail = layout.get("detail", answer.get("detail"))
     message = layout.get("message") or answer.get("message") or (_describe(detail) if detail else "")
     return _printable(code)[:64], str(message)

@@ -61,9 +61,13 @@ def latency_rows(run: Run) -> tuple[LatencyRow, ...]:
 
 
 def _rows_of(metric: str, frame: pl.DataFrame) -> list[LatencyRow]:
+    return [latency_row(metric, scenario, ascending) for scenario, ascending in _by_scenario(frame)]
+
+
+def _by_scenario(frame: pl.DataFrame) -> list[tuple[str, pl.Series]]:
+    """The values of `sorted_values`: all together, then those of each scenario."""
     parts = frame.partition_by("scenario", as_dict=True)
-    rows = [latency_row(metric, ALL, frame["value_ns"])]
-    return rows + [latency_row(metric, str(scenario), parts[scenario,]["value_ns"]) for (scenario,) in sorted(parts)]
+    return [(ALL, frame["value_ns"]), *((str(key[0]), parts[key]["value_ns"]) for key in sorted(parts))]
 
 
 def latency_row(metric: str, scenario: str, ascending: pl.Series) -> LatencyRow:
@@ -145,18 +149,21 @@ def latency_distribution(run: Run) -> pl.DataFrame:
 
     Of 400 values or fewer each is a point; of more, 400 evenly spaced ranks, the last being the largest value.
     """
-    of_each = pl.concat(
-        values(run, name).select(pl.lit(name).alias("metric"), "scenario", pl.col("value_ns").cast(pl.Float64))
-        for name in DRAWN
+    return pl.concat(
+        _distribution_line(metric, scenario, ascending)
+        for metric in DRAWN
+        for scenario, ascending in _by_scenario(sorted_values(run, metric))
     )
-    line, rank, n = ["metric", "scenario"], pl.col("rank"), pl.col("n")
-    return (
-        pl.concat([of_each.with_columns(scenario=pl.lit(ALL)), of_each])
-        .sort(*line, "value_ns")
-        .with_columns(rank=pl.int_range(1, pl.len() + 1).over(line), n=pl.len().over(line).cast(pl.Int64))
-        .filter(rank * LINE_POINTS // n != (rank - 1) * LINE_POINTS // n)
-        .select(*line, value_ms=in_ms(pl.col("value_ns")), share=rank / n)
-        .collect()
+
+
+def _distribution_line(metric: str, scenario: str, ascending: pl.Series) -> pl.DataFrame:
+    n = len(ascending)
+    points = min(n, LINE_POINTS)
+    ranks = [-(-n * k // points) for k in range(1, points + 1)]
+    chosen = ascending.gather(pl.Series(ranks, dtype=pl.Int64) - 1).cast(pl.Float64)
+    shares = pl.Series([rank / n for rank in ranks], dtype=pl.Float64)
+    return pl.DataFrame({"value_ns": chosen, "share": shares}).select(
+        metric=pl.lit(metric), scenario=pl.lit(scenario), value_ms=in_ms(pl.col("value_ns")), share="share"
     )
 
 

@@ -44,7 +44,9 @@ def response(body: bytes = ANSWER, status: str = "200 OK", **headers: object) ->
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-def stream(*events: object, end: bool = True, gap_s: float = 0.0) -> Callable[[Call, asyncio.StreamWriter], Awaitable[None]]:
+def stream(
+    *events: object, end: bool = True, gap_s: float = 0.0
+) -> Callable[[Call, asyncio.StreamWriter], Awaitable[None]]:
     """Answer with these events, chunked; `end` closes the chunked body."""
 
     async def answer(_: Call, writer: asyncio.StreamWriter) -> None:
@@ -64,7 +66,9 @@ def stream(*events: object, end: bool = True, gap_s: float = 0.0) -> Callable[[C
 class Server:
     """Answers each POST by `script(call, writer)`, and GET /info like a deployment. Use as a context manager."""
 
-    def __init__(self, script: Callable[[Call, asyncio.StreamWriter], Awaitable[None]], *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, script: Callable[[Call, asyncio.StreamWriter], Awaitable[None]], *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.script, self.tls = script, tls
         self.calls: list[Call] = []
         self.connections = 0
@@ -88,7 +92,9 @@ class Server:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls, limit=1 << 24))
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls, limit=1 << 24)
+        )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()

@@ -45,7 +45,9 @@ def test_a_trace_is_played_as_streams_unless_a_mix_is_given(tmp_path):
 
 
 def test_a_config_survives_the_manifest(tmp_path):
-    config = load(tmp_path, 'slo = ["ttft.p95<1s"]\n[quota]\nwindow = "sliding"\n[target]\nkey = "env:X"\nkind = "managed"')
+    config = load(
+        tmp_path, 'slo = ["ttft.p95<1s"]\n[quota]\nwindow = "sliding"\n[target]\nkey = "env:X"\nkind = "managed"'
+    )
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
 
 
@@ -111,7 +113,14 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "ns"), [("500ms", 500_000_000), ("1.5s", 1_500_000_000), ("2m", 120_000_000_000), ("1h", 3_600_000_000_000), ("7", 7_000_000_000)]
+    ("text", "ns"),
+    [
+        ("500ms", 500_000_000),
+        ("1.5s", 1_500_000_000),
+        ("2m", 120_000_000_000),
+        ("1h", 3_600_000_000_000),
+        ("7", 7_000_000_000),
+    ],
 )
 def test_durations(text, ns):
     assert parse_duration_ns(text) == ns
@@ -119,5 +128,11 @@ def test_durations(text, ns):
 
 def test_an_objective_knows_its_parts():
     slo = Slo.parse(" ttft.p99.9 < 1.5s ")
-    assert (slo.metric, slo.statistic, slo.quantile, slo.limit_ns, slo.text) == ("ttft", "p99.9", 0.9990000000000001, 1_500_000_000, "ttft.p99.9<1.5s")
+    assert (slo.metric, slo.statistic, slo.quantile, slo.limit_ns, slo.text) == (
+        "ttft",
+        "p99.9",
+        0.9990000000000001,
+        1_500_000_000,
+        "ttft.p99.9<1.5s",
+    )
     assert Slo.parse("itl.mean<=20ms").quantile is None

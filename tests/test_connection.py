@@ -26,7 +26,10 @@ from tests.servers import Server, always, response, stream
 assert not monkey.is_module_patched("socket"), "the servers here run on real threads"
 PLAIN = chat("chat", [{"role": "user", "content": "hello"}], max_tokens=20)
 STREAM = chat("streaming", [{"role": "user", "content": "hello"}], max_tokens=20, stream=True)
-LAST = {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+LAST = {
+    "choices": [{"delta": {"content": ""}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+}
 
 
 def content(text):
@@ -147,7 +150,9 @@ ENDS = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "script", "outcome", "error"), [end[1:] for end in ENDS], ids=[end[0] for end in ENDS])
+@pytest.mark.parametrize(
+    ("spec", "script", "outcome", "error"), [end[1:] for end in ENDS], ids=[end[0] for end in ENDS]
+)
 def test_a_server_at_fault_becomes_a_row_never_an_exception(spec, script, outcome, error):
     async def then_close(call, writer):
         await script(call, writer)
@@ -179,7 +184,9 @@ def test_nothing_listening_is_a_network_failure_and_the_next_attempt_tries_again
         held.bind(("127.0.0.1", 0))
         connection = Connection(endpoint_of(f"http://127.0.0.1:{held.getsockname()[1]}"))
         first, second = attempt(connection), attempt(connection)
-    assert {(each.outcome, each.error, each.sent_ns) for each in (first, second)} == {("network", "connect_econnrefused", None)}
+    assert {(each.outcome, each.error, each.sent_ns) for each in (first, second)} == {
+        ("network", "connect_econnrefused", None)
+    }
 
 
 @pytest.mark.parametrize(
@@ -361,5 +368,3 @@ def test_a_pause_holds_the_queue_for_as_long_as_the_server_asked():
     started = time.monotonic()
     throttle.admit(10)
     assert time.monotonic() - started >= 0.2
-
-

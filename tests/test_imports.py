@@ -45,7 +45,15 @@ ONLY_IN = {  # library -> the files allowed to know it
     "polars": ("loadgen/samples.py", "planner/", "dashboards/"),
     "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
 }
-PURE = ("requests", "schedule", "tokens", "quota", "slo", "sse", "simulator/serving")  # and wire, which also knows samples
+PURE = (
+    "requests",
+    "schedule",
+    "tokens",
+    "quota",
+    "slo",
+    "sse",
+    "simulator/serving",
+)  # and wire, which also knows samples
 IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
 
 
@@ -92,4 +100,6 @@ def test_the_command_line_starts_without_the_heavy_libraries():
     import sys
 
     probe = "import sys, headroom.cli; print([m for m in ('locust', 'gevent', 'polars', 'plotly', 'httpx') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

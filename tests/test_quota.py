@@ -81,9 +81,7 @@ def test_both_limits_are_taken_together_or_neither():
     assert limiter.remaining(30 * S) == (300, 0)
 
 
-@pytest.mark.parametrize(
-    "window", [bucket, minute, sliding]
-)
+@pytest.mark.parametrize("window", [bucket, minute, sliding])
 def test_settling_gives_back_what_was_not_needed(window):
     limiter = Limiter(tokens=[window()], requests=[])
     grant = limiter.try_take(0, 500)
@@ -216,7 +214,9 @@ def test_nobody_is_overtaken_and_nobody_goes_before_arriving(quota, make, schedu
 
 
 @settings(max_examples=2_000, deadline=None)
-@given(quotas, makers, st.lists(st.tuples(st.integers(0, 2 * S), st.integers(1, 600), st.integers(0, 600)), max_size=40))
+@given(
+    quotas, makers, st.lists(st.tuples(st.integers(0, 2 * S), st.integers(1, 600), st.integers(0, 600)), max_size=40)
+)
 def test_settling_never_lets_a_window_hold_more_than_its_limit_of_settled_tokens(quota, make, schedule):
     limiter, settled, now_ns = make(quota), [], 0
     for gap_ns, tokens, used in schedule:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,10 @@ from loadgen.samples import Run
 from tests.servers import Server, always, response, stream
 
 CANARY = "canary-7f3a9c1e5b2d4860canary"
-LAST = {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+LAST = {
+    "choices": [{"delta": {"content": ""}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+}
 TOKEN = {"choices": [{"delta": {"content": "x"}}]}
 SHORT = ["--duration", "3s", "--warmup", "0s"]
 ROOT = Path(__file__).parent.parent
@@ -37,7 +41,9 @@ def headroom(cwd, *arguments, **extra):
 
 def start(cwd, *arguments):
     command = [sys.executable, "-m", "headroom", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for_rows(folder, rows, seconds=30):
@@ -57,7 +63,22 @@ async def deployment(call, writer):
 def simulated(tmp_path_factory):
     """One short run of the main job, for all tests that only read it."""
     cwd = tmp_path_factory.mktemp("simulated")
-    done = headroom(cwd, "run", "--duration", "8s", "--warmup", "1s", "--rate", "12/s", "--tpm", 600_000, "--slo", "ttft.p50<5s", "--out", "run")
+    done = headroom(
+        cwd,
+        "run",
+        "--duration",
+        "8s",
+        "--warmup",
+        "1s",
+        "--rate",
+        "12/s",
+        "--tpm",
+        600_000,
+        "--slo",
+        "ttft.p50<5s",
+        "--out",
+        "run",
+    )
     assert done.returncode == 0, done.stderr
     return done, cwd / "run"
 
@@ -81,7 +102,7 @@ def test_the_main_job_leaves_a_whole_run_folder(simulated):
 def test_every_instant_of_a_row_follows_the_one_before(simulated):
     samples = Run.open(simulated[1]).samples.collect()
     order = ["due_ns", "admitted_ns", "sent_ns", "first_byte_ns", "done_ns"]
-    for earlier, later in zip(order, order[1:], strict=False):
+    for earlier, later in pairwise(order):
         assert (samples[later] >= samples[earlier]).all(), (earlier, later)
     streams = samples.filter(pl.col("scenario") == "streaming")
     assert (streams["first_token_ns"] >= streams["first_byte_ns"]).all()
@@ -101,7 +122,19 @@ def test_each_stream_has_one_gap_less_than_chunks(simulated):
 
 def test_the_end_of_a_run_says_what_matters(simulated):
     done, folder = simulated
-    for word in ("VALID", "ttft.p50<5s", "TTFT", "ITL", "TPOT", "Service", "Response", "tokens", "binds first", "serverless", "instance"):
+    for word in (
+        "VALID",
+        "ttft.p50<5s",
+        "TTFT",
+        "ITL",
+        "TPOT",
+        "Service",
+        "Response",
+        "tokens",
+        "binds first",
+        "serverless",
+        "instance",
+    ):
         assert word in done.stdout, word
     assert str(folder.name) + "/report.html" in done.stdout
     assert "of 8 s:" in done.stderr  # progress goes to standard error, a line at a time where there is no terminal
@@ -136,7 +169,21 @@ def test_the_same_seed_sends_the_same_bytes_and_another_does_not(tmp_path):
     bodies = []
     for number, seed in enumerate((5, 5, 6)):
         with Server(deployment) as server:
-            done = headroom(tmp_path, "run", "--target", server.url, *SHORT, "--rate", "10/s", "--seed", seed, "--out", f"run{number}", "--quiet", "--no-report")
+            done = headroom(
+                tmp_path,
+                "run",
+                "--target",
+                server.url,
+                *SHORT,
+                "--rate",
+                "10/s",
+                "--seed",
+                seed,
+                "--out",
+                f"run{number}",
+                "--quiet",
+                "--no-report",
+            )
             assert done.returncode in (0, 4), done.stderr
             bodies.append({call.header("x-ms-client-request-id").partition("-")[2]: call.body for call in server.calls})
     assert len(bodies[0]) > 10
@@ -152,7 +199,9 @@ def test_rows_join_with_a_servers_log_by_id_and_clock(tmp_path):
         await deployment(call, writer)
 
     with Server(logging) as server:
-        headroom(tmp_path, "run", "--target", server.url, *SHORT, "--rate", "10/s", "--out", "run", "--quiet", "--no-report")
+        headroom(
+            tmp_path, "run", "--target", server.url, *SHORT, "--rate", "10/s", "--out", "run", "--quiet", "--no-report"
+        )
     run = Run.open(tmp_path / "run")
     rows = run.samples.collect()
     assert rows.height == len(received) > 10
@@ -163,7 +212,9 @@ def test_rows_join_with_a_servers_log_by_id_and_clock(tmp_path):
 
 def test_a_trace_is_replayed_at_its_instants_with_its_token_counts(tmp_path):
     rows = [(0, 100, 5), (0.5, 40, 7), (1.25, 900, 3), (2, 4_000, 2)]
-    (tmp_path / "trace.csv").write_text("at_s,prompt_tokens,completion_tokens\n" + "\n".join(",".join(map(str, row)) for row in rows))
+    (tmp_path / "trace.csv").write_text(
+        "at_s,prompt_tokens,completion_tokens\n" + "\n".join(",".join(map(str, row)) for row in rows)
+    )
     done = headroom(tmp_path, "run", "--trace", "trace.csv", *SHORT, "--out", "run", "--quiet", "--throttle", "off")
     assert done.returncode == 0, done.stderr
     samples = Run.open(tmp_path / "run").samples.collect()
@@ -174,7 +225,23 @@ def test_a_trace_is_replayed_at_its_instants_with_its_token_counts(tmp_path):
 
 
 def test_a_closed_loop_is_labelled_and_waits_for_answers(tmp_path):
-    done = headroom(tmp_path, "run", *SHORT, "--users", 4, "--scenario", "streaming", "--out", "run", "--throttle", "off", "--tpm", 10_000_000, "--rpm", 100_000)
+    done = headroom(
+        tmp_path,
+        "run",
+        *SHORT,
+        "--users",
+        4,
+        "--scenario",
+        "streaming",
+        "--out",
+        "run",
+        "--throttle",
+        "off",
+        "--tpm",
+        10_000_000,
+        "--rpm",
+        100_000,
+    )
     assert done.returncode in (0, 4), done.stderr
     assert "closed loop" in done.stdout
     samples = Run.open(tmp_path / "run").samples.collect()
@@ -184,7 +251,22 @@ def test_a_closed_loop_is_labelled_and_waits_for_answers(tmp_path):
 
 
 def test_without_a_throttle_the_endpoint_refuses_and_with_one_it_does_not(tmp_path):
-    load = ["--rate", "8/s", "--duration", "4s", "--warmup", "0s", "--scenario", "streaming", "--tpm", 60_000, "--rpm", 60, "--quiet", "--no-report"]
+    load = [
+        "--rate",
+        "8/s",
+        "--duration",
+        "4s",
+        "--warmup",
+        "0s",
+        "--scenario",
+        "streaming",
+        "--tpm",
+        60_000,
+        "--rpm",
+        60,
+        "--quiet",
+        "--no-report",
+    ]
     (tmp_path / "burst.toml").write_text("[quota]\nburst_s = 5\n[load]\ndrain = 3\n")
     outcomes = {}
     for mode in ("off", "pace", "feedback"):
@@ -218,7 +300,19 @@ def test_ctrl_c_twice_does_not_wait_for_answers(tmp_path):
         await asyncio.sleep(60)
 
     with Server(never) as server:
-        process = start(tmp_path, "run", "--target", server.url, "--duration", "60s", "--rate", "10/s", "--out", "run", "--no-report")
+        process = start(
+            tmp_path,
+            "run",
+            "--target",
+            server.url,
+            "--duration",
+            "60s",
+            "--rate",
+            "10/s",
+            "--out",
+            "run",
+            "--no-report",
+        )
         deadline = time.monotonic() + 20
         while len(server.calls) < 5 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -275,23 +369,49 @@ def test_a_killed_command_takes_its_processes_with_it_and_the_folder_opens(tmp_p
 
 
 REFUSALS = [
-    pytest.param(["--target", "https://example.com"], 112, "example.com is not this machine.* --yes-target example.com", id="a host that was not allowed"),
+    pytest.param(
+        ["--target", "https://example.com"],
+        112,
+        "example.com is not this machine.* --yes-target example.com",
+        id="a host that was not allowed",
+    ),
     pytest.param(["--target", "nonsense"], 2, "'nonsense' is no address", id="no address"),
-    pytest.param(["--target", "http://127.0.0.1:9"], 2, "cannot reach 127.0.0.1:9: nothing listens there", id="nothing listening"),
+    pytest.param(
+        ["--target", "http://127.0.0.1:9"], 2, "cannot reach 127.0.0.1:9: nothing listens there", id="nothing listening"
+    ),
     pytest.param(["--rate", "fast"], 2, "--rate: 'fast' is not a rate", id="no rate"),
     pytest.param(["--users", "3", "--rate", "5/s"], 2, "users and rate exclude each other", id="two shapes"),
     pytest.param(["--scenario", "chta"], 2, "scenario 'chta' is not known; did you mean 'chat'", id="unknown scenario"),
     pytest.param(["--scenario", "chat=x"], 2, "--scenario chat=x: 'x' is no weight", id="no weight"),
-    pytest.param(["--scenario", "none.py:Class"], 2, "scenario none.py:Class: none.py cannot be loaded", id="no scenario file"),
-    pytest.param(["--tpm", "100", "--max-tokens", "200"], 2, "every request counts 201 tokens .* never admit more than 100", id="never fits"),
-    pytest.param(["--scenario", "vision", "--tpm", "2000"], 2, "a request of scenario vision counts 2,.* never admit more than 2,000", id="a picture never fits"),
+    pytest.param(
+        ["--scenario", "none.py:Class"], 2, "scenario none.py:Class: none.py cannot be loaded", id="no scenario file"
+    ),
+    pytest.param(
+        ["--tpm", "100", "--max-tokens", "200"],
+        2,
+        "every request counts 201 tokens .* never admit more than 100",
+        id="never fits",
+    ),
+    pytest.param(
+        ["--scenario", "vision", "--tpm", "2000"],
+        2,
+        "a request of scenario vision counts 2,.* never admit more than 2,000",
+        id="a picture never fits",
+    ),
     pytest.param(["--trace", "trace.csv"], 2, "trace.csv, line 3: prompt_tokens is -1", id="bad trace"),
-    pytest.param(["--trace", "large.csv"], 2, "large.csv, line 2, counts 300,005 tokens", id="a row of a trace never fits"),
+    pytest.param(
+        ["--trace", "large.csv"], 2, "large.csv, line 2, counts 300,005 tokens", id="a row of a trace never fits"
+    ),
     pytest.param(["none.toml"], 2, "none.toml does not exist", id="no config"),
     pytest.param(["bad.toml"], 2, "bad.toml: load.rat: unknown key; did you mean 'rate'", id="unknown key"),
     pytest.param(["--out", "taken"], 2, "taken exists already; a run never overwrites another", id="existing folder"),
     pytest.param(["--out", "trace.csv/run"], 2, "cannot write the run folder trace.csv/run", id="unwritable folder"),
-    pytest.param(["--key", "env:NOT_SET", "--target", "http://127.0.0.1:9"], 2, "environment variable NOT_SET, which is not set", id="no key"),
+    pytest.param(
+        ["--key", "env:NOT_SET", "--target", "http://127.0.0.1:9"],
+        2,
+        "environment variable NOT_SET, which is not set",
+        id="no key",
+    ),
     pytest.param(["--no-such-flag"], 2, "(?i)no such option", id="unknown flag"),
 ]
 
@@ -318,7 +438,19 @@ def test_a_refused_target_gets_not_one_byte(tmp_path):
         url = server.url.replace("localhost", "0.0.0.0")
         assert headroom(tmp_path, "run", "--target", url, *SHORT).returncode == 112
         assert server.connections == 0
-        done = headroom(tmp_path, "run", "--target", url, "--yes-target", "0.0.0.0", *SHORT, "--out", "run", "--quiet", "--no-report")
+        done = headroom(
+            tmp_path,
+            "run",
+            "--target",
+            url,
+            "--yes-target",
+            "0.0.0.0",
+            *SHORT,
+            "--out",
+            "run",
+            "--quiet",
+            "--no-report",
+        )
         assert done.returncode in (0, 4), done.stderr
         assert server.calls
 
@@ -354,7 +486,20 @@ def test_a_scenario_of_the_users_own_runs_and_its_mistakes_are_counted(tmp_path)
         "            raise KeyError('mine')\n"
         "        return chat(self.scenario, [{'role': 'user', 'content': 'hello'}], max_tokens=5)\n"
     )
-    done = headroom(tmp_path, "run", *SHORT, "--rate", "60/s", "--rpm", "100000", "--scenario", "mine.py:Mine", "--out", "run", "--no-report")
+    done = headroom(
+        tmp_path,
+        "run",
+        *SHORT,
+        "--rate",
+        "60/s",
+        "--rpm",
+        "100000",
+        "--scenario",
+        "mine.py:Mine",
+        "--out",
+        "run",
+        "--no-report",
+    )
     assert done.returncode == 4, done.stderr
     samples = Run.open(tmp_path / "run").samples.collect()
     failed = samples.filter(pl.col("error") == "scenario_failed")
@@ -372,7 +517,9 @@ CANARY_FORMS = [
 
 
 async def echo_the_key(call, writer):
-    body = json.dumps({"error": {"code": f"bad {call.header('api-key')}", "message": f"{call.header('authorization')} is wrong"}})
+    body = json.dumps(
+        {"error": {"code": f"bad {call.header('api-key')}", "message": f"{call.header('authorization')} is wrong"}}
+    )
     status = "401 Unauthorized" if call.number % 2 else "400 Bad Request"
     writer.write(response(body.encode(), status, x_ms_error_code=call.header("api-key")))
 
@@ -435,7 +582,10 @@ def test_the_key_is_not_in_what_the_probe_says(tmp_path, status):
     assert_no_canary(tmp_path, done)
 
 
-@pytest.mark.parametrize("arguments", [["--key", CANARY], ["--target", f"http://u:{CANARY}@localhost"], ["--target", f"http://localhost/?k={CANARY}"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--key", CANARY], ["--target", f"http://u:{CANARY}@localhost"], ["--target", f"http://localhost/?k={CANARY}"]],
+)
 def test_a_key_given_in_the_wrong_place_is_not_repeated(tmp_path, arguments):
     done = headroom(tmp_path, "run", *arguments)
     assert done.returncode == 2
@@ -469,8 +619,20 @@ def test_a_scenario_runs_from_locusts_own_web_page(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with Server(deployment) as server:
-        command = [sys.executable, "-m", "locust", "-f", "scenarios/chat.py", "--web-host", "127.0.0.1", "--web-port", str(port)]
-        locust = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            "scenarios/chat.py",
+            "--web-host",
+            "127.0.0.1",
+            "--web-port",
+            str(port),
+        ]
+        locust = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as page:
                 for _ in range(100):
@@ -491,7 +653,18 @@ def test_a_scenario_runs_from_locusts_own_web_page(tmp_path):
 
 
 def test_plain_locust_keeps_to_the_rails(tmp_path):
-    command = [sys.executable, "-m", "locust", "-f", "scenarios/chat.py", "--headless", "--users", "1", "--run-time", "2s"]
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        "scenarios/chat.py",
+        "--headless",
+        "--users",
+        "1",
+        "--run-time",
+        "2s",
+    ]
     command += ["--host", "http://example.com"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
     assert "example.com is not this machine" in done.stderr and done.returncode != 0

@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 
 def test_the_columns_are_those_of_the_schema():
-    assert COLUMNS == tuple(SAMPLES_SCHEMA)
+    assert tuple(SAMPLES_SCHEMA) == COLUMNS
 
 
 def test_what_is_recorded_is_read_back_in_order_and_exactly(folder):
@@ -78,7 +78,14 @@ def test_a_run_without_a_single_row_opens(folder):
     assert Run.open(folder).samples.collect().is_empty()
 
 
-LEDGER = {"planned": 3, "sent": 2, "dropped": 1, "attempts": 2, "distinct": 3, **{outcome.value: 0 for outcome in Outcome}}
+LEDGER = {
+    "planned": 3,
+    "sent": 2,
+    "dropped": 1,
+    "attempts": 2,
+    "distinct": 3,
+    **{outcome.value: 0 for outcome in Outcome},
+}
 LEDGER |= {"ok": 2, "dropped": 1}
 
 
@@ -158,4 +165,17 @@ def test_a_recorder_that_cannot_write_is_an_error_and_not_a_loss_in_silence(fold
 
 def test_a_manifest_holds_what_a_reader_needs(folder):
     raw = json.loads((folder / "manifest.json").read_bytes())
-    assert {"format", "run_id", "state", "config", "seed", "versions", "host", "started_utc", "clock", "monotonic_start_ns", "totals", "files"} <= set(raw)
+    assert {
+        "format",
+        "run_id",
+        "state",
+        "config",
+        "seed",
+        "versions",
+        "host",
+        "started_utc",
+        "clock",
+        "monotonic_start_ns",
+        "totals",
+        "files",
+    } <= set(raw)

@@ -57,7 +57,12 @@ def test_the_same_seed_repeats_a_schedule_and_another_does_not():
 def test_a_known_seed_draws_what_it_always_drew():
     """If this fails, runs are no longer comparable with those recorded before."""
     arrivals = list(drawn("poisson", 10, 60, {"chat": 1.0, "s": 2.0}, seed=1))
-    assert (len(arrivals), arrivals[0].due_ns, arrivals[0].scenario, arrivals[2].scenario) == (588, 121107143, "s", "chat")
+    assert (len(arrivals), arrivals[0].due_ns, arrivals[0].scenario, arrivals[2].scenario) == (
+        588,
+        121107143,
+        "s",
+        "chat",
+    )
     assert text_of(arrivals[0].random, 6) == text_of(Random("1/0"), 6)
 
 

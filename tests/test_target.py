@@ -67,8 +67,12 @@ def test_any_other_host_must_be_named(host):
 def test_the_credential_comes_from_where_the_config_says(tmp_path):
     (tmp_path / "key").write_text(f"{CANARY}\n")
     from_file = credential_of(TargetConfig(key=f"file:{tmp_path / 'key'}"), {})
-    from_variable = credential_of(TargetConfig(key="env:MY_KEY"), {"MY_KEY": CANARY, "AZURE_INFERENCE_CREDENTIAL": "other"})
-    by_default = [credential_of(TargetConfig(), {name: CANARY}) for name in ("AZURE_INFERENCE_CREDENTIAL", "AZUREAI_ENDPOINT_KEY")]
+    from_variable = credential_of(
+        TargetConfig(key="env:MY_KEY"), {"MY_KEY": CANARY, "AZURE_INFERENCE_CREDENTIAL": "other"}
+    )
+    by_default = [
+        credential_of(TargetConfig(), {name: CANARY}) for name in ("AZURE_INFERENCE_CREDENTIAL", "AZUREAI_ENDPOINT_KEY")
+    ]
     for credential in (from_file, from_variable, *by_default):
         assert credential.value() == CANARY
         assert CANARY not in repr(credential)
@@ -145,12 +149,18 @@ def test_the_probe_learns_the_model_and_carries_the_key():
     [
         (response(b"{}", "401 Unauthorized"), "answered 401: the key was refused"),
         (response(b"{}", "403 Forbidden"), "answered 403: the key was refused"),
-        (response(b"{}", "404 Not Found"), r"/info is not there \(404\): check the URL's path, or try --dialect openai"),
+        (
+            response(b"{}", "404 Not Found"),
+            r"/info is not there \(404\): check the URL's path, or try --dialect openai",
+        ),
         (response(b"{}", "500 Oops"), "answered 500 to /info"),
         (response(b"", "302 Found", Location="http://127.0.0.1:1/"), "answered 302 to /info"),
         (response(b"<html>"), "its answer to the probe is not JSON"),
         (response(b"[1]"), "/info does not name a model"),
-        (response(b'{"model_name": "embed", "model_type": "embeddings"}'), "serves embed, a model of type embeddings, not a chat model"),
+        (
+            response(b'{"model_name": "embed", "model_type": "embeddings"}'),
+            "serves embed, a model of type embeddings, not a chat model",
+        ),
         (b"SSH-2.0-OpenSSH_9\r\n\r\n", "does not speak HTTP"),
     ],
 )

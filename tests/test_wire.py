@@ -65,9 +65,15 @@ def test_a_stream_is_timed_by_its_content_and_nothing_else():
     ("events", "first_at"),
     [
         pytest.param([ROLE, delta(content="x")], 3, id="the role-only chunk is no token"),
-        pytest.param([{"choices": [], "prompt_filter_results": []}, delta(content="x")], 3, id="nor is a chunk without choices"),
-        pytest.param([delta(), delta(content=None), delta(content=""), delta(content="x")], 5, id="nor are empty deltas"),
-        pytest.param([{"choices": [{"delta": None}]}, {"choices": None}, delta(content="x")], 4, id="nor are missing deltas"),
+        pytest.param(
+            [{"choices": [], "prompt_filter_results": []}, delta(content="x")], 3, id="nor is a chunk without choices"
+        ),
+        pytest.param(
+            [delta(), delta(content=None), delta(content=""), delta(content="x")], 5, id="nor are empty deltas"
+        ),
+        pytest.param(
+            [{"choices": [{"delta": None}]}, {"choices": None}, delta(content="x")], 4, id="nor are missing deltas"
+        ),
         pytest.param([delta(reasoning_content="hm")], 2, id="reasoning is"),
         pytest.param([delta(tool_calls=[{"index": 0}])], 2, id="a tool call is"),
         pytest.param([{"choices": [{"text": "x"}]}], 2, id="the text of a plain completion is"),
@@ -94,19 +100,35 @@ def test_usage_that_is_no_count_is_not_believed(count):
 @pytest.mark.parametrize(
     ("events", "end", "verdict"),
     [
-        pytest.param([delta(content="x"), LAST], END, (Outcome.OK, None), id="a finish reason without [DONE] is complete"),
+        pytest.param(
+            [delta(content="x"), LAST], END, (Outcome.OK, None), id="a finish reason without [DONE] is complete"
+        ),
         pytest.param([delta(content="x"), DONE], END, (Outcome.OK, None), id="so is [DONE] without a finish reason"),
         pytest.param([delta(content="x")], END, (Outcome.BROKEN_STREAM, "truncated"), id="neither is not"),
-        pytest.param([delta(content="x"), b"{broken"], END, (Outcome.BROKEN_STREAM, "malformed_event"), id="JSON that is none"),
-        pytest.param([delta(content="x"), b"null"], END, (Outcome.BROKEN_STREAM, "malformed_event"), id="an event that is no object"),
+        pytest.param(
+            [delta(content="x"), b"{broken"], END, (Outcome.BROKEN_STREAM, "malformed_event"), id="JSON that is none"
+        ),
+        pytest.param(
+            [delta(content="x"), b"null"],
+            END,
+            (Outcome.BROKEN_STREAM, "malformed_event"),
+            id="an event that is no object",
+        ),
         pytest.param(
             [delta(content="x"), {"error": {"code": "429", "message": "slow down"}}, DONE],
             END,
             (Outcome.BROKEN_STREAM, "error_in_stream: 429"),
             id="an error frame inside a 200",
         ),
-        pytest.param([delta("content_filter", content="x"), DONE], END, (Outcome.FILTERED, "content_filter"), id="a filtered completion"),
-        pytest.param([delta(content="x" * (2 << 20))], END, (Outcome.BROKEN_STREAM, "line_too_long"), id="a line without bound"),
+        pytest.param(
+            [delta("content_filter", content="x"), DONE],
+            END,
+            (Outcome.FILTERED, "content_filter"),
+            id="a filtered completion",
+        ),
+        pytest.param(
+            [delta(content="x" * (2 << 20))], END, (Outcome.BROKEN_STREAM, "line_too_long"), id="a line without bound"
+        ),
     ],
 )
 def test_how_a_stream_ended(events, end, verdict):
@@ -154,12 +176,20 @@ def test_a_plain_answer_gives_usage_and_finish_reason_and_no_first_token():
         ("200 OK", b"<html>", (Outcome.BROKEN_STREAM, "not_a_chat_completion")),
         ("200 OK", {"choices": [{"finish_reason": "content_filter"}]}, (Outcome.FILTERED, "content_filter")),
         ("301 Moved", b"", (Outcome.REJECTED, "redirect_not_followed")),
-        ("400 Bad", {"error": {"message": "no", "code": "content_filter", "status": 400}}, (Outcome.FILTERED, "content_filter")),
+        (
+            "400 Bad",
+            {"error": {"message": "no", "code": "content_filter", "status": 400}},
+            (Outcome.FILTERED, "content_filter"),
+        ),
         ("400 Bad", {"status": 400, "code": "content_filter", "message": "no"}, (Outcome.FILTERED, "content_filter")),
         ("401 No", {"error": {"code": "401", "message": "the key abc is wrong"}}, (Outcome.REJECTED, "401")),
         ("422 No", {"code": "parameter_not_supported", "detail": {"loc": ["body", "x"]}}, None),
         ("429 Slow", {"error": {"code": "429", "message": "wait"}}, (Outcome.THROTTLED, "429")),
-        ("500 Oops", {"error": "InternalServerError", "message": "sorry"}, (Outcome.SERVER_ERROR, "InternalServerError: sorry")),
+        (
+            "500 Oops",
+            {"error": "InternalServerError", "message": "sorry"},
+            (Outcome.SERVER_ERROR, "InternalServerError: sorry"),
+        ),
         ("502 Bad", b"<html>bad gateway</html>", (Outcome.SERVER_ERROR, "no_error_code")),
     ],
 )
@@ -273,7 +303,9 @@ def test_events_follow_the_rules_however_the_stream_is_cut(stream, events):
     assert [each for number in range(len(stream)) for each in parser.feed(stream[number : number + 1])] == events
 
 
-lines = st.lists(st.sampled_from([b"data: a", b"data:", b"data", b": c", b"", b"id: 1", b"data: \xc3\xa9", b"x"]), max_size=30)
+lines = st.lists(
+    st.sampled_from([b"data: a", b"data:", b"data", b": c", b"", b"id: 1", b"data: \xc3\xa9", b"x"]), max_size=30
+)
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
 
