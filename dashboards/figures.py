@@ -164,10 +164,10 @@ def _spreads(values: pl.Series) -> bool:
 def _level(frame: pl.DataFrame, column: str, title: str, limit: int | None) -> go.Figure:
     figure = _figure("time since the start, s", title)
     at_s = frame["at_s"].to_list()
-    look = _line(at_s, frame[column].to_list(), "measured", BLUE, "solid")
+    look = _line(at_s, frame[column].to_list(), "sent" if limit is not None else title, BLUE, "solid")
     figure.add_scatter(**look, fill="tozeroy", fillcolor=BLUE_WASH, hovertemplate="%{y:,.0f}")
     if limit is not None and at_s:
-        line = _line([at_s[0], at_s[-1]], [limit, limit], f"limit: {limit:,}", VERMILION, "dash")
+        line = _line([at_s[0], at_s[-1]], [limit, limit], f"limit {limit:,}", VERMILION, "dash")
         figure.add_scatter(**line, hoverinfo="skip")
     figure.update_layout(showlegend=limit is not None)
     figure.update_yaxes(rangemode="tozero")

@@ -23,7 +23,7 @@ from loadgen.samples import Manifest, Run, publish_bytes
 from planner import metrics
 from planner.plan import Plan
 
-BIN_S = ((20, 1), (300, 5), (1_200, 15), (3_600, 30), (6 * 3_600, 120))  # runs up to so long are drawn in bins so wide
+BIN_S = ((20, 1), (100, 5), (300, 10), (1_200, 15), (3_600, 30), (6 * 3_600, 120))  # runs up to so long: bins so wide
 WIDEST_BIN_S = 600
 OVER_TIME = ("ttft", "itl", "service_time", "response_time")
 

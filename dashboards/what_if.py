@@ -15,8 +15,8 @@ from planner.plan import WhatIf
 def print_what_if(rows: Sequence[WhatIf], quota: Quota, console: Console) -> None:
     """One line for each number of deployments and each way the quota may be enforced."""
     console.print(
-        f"{quota.tokens_per_minute:,} tokens and {quota.requests_per_minute:,} requests a minute for each deployment; a "
-        f"request counts {quota.admission} (for a trace, its completion); arrivals dealt out in turn",
+        f"{quota.tokens_per_minute:,} tokens and {quota.requests_per_minute:,} requests a minute each; a request "
+        f"counts {quota.admission} (for a trace, its completion); arrivals are dealt out in turn",
         highlight=False,
     )
     table = Table(box=None, pad_edge=False)

@@ -156,7 +156,7 @@ class LoadConfig(Section):
             raise ValueError(f"{' and '.join(given)} exclude each other: give one")
         if self.warmup + self.cooldown >= self.duration:
             raise ValueError(
-                f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing to measure of {self.duration:g} s"
+                f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing of {self.duration:g} s"
             )
         return self
 
@@ -194,8 +194,8 @@ class PlanConfig(Section):
     concurrency_per_instance: int | None = Field(
         None,
         ge=1,
-        description="requests one managed instance serves at once within the objectives; by default what a managed run held, "
-        "else an assumption that is printed",
+        description="requests one managed instance serves at once within the objectives; by default what a managed run "
+        "held, else an assumption that is printed",
     )
     growth: float = Field(1.0, gt=0, allow_inf_nan=False, description="plan for this many times the measured demand")
 

@@ -2,8 +2,8 @@
 
 A run folder holds `manifest.json`, `samples.parquet` (one row for each attempt, and for each arrival that was due and
 never sent), `chunks.parquet` (the gaps between content chunks of each stream) and `notes.jsonl`. While a run lasts,
-each worker publishes small complete Parquet files under `parts/`; `finish` makes the whole files out of them. A run that was
-killed opens too: its parts are read, and its manifest says that it never finished.
+each worker publishes small complete Parquet files under `parts/`; `finish` makes the whole files out of them. A run
+that was killed opens too: its parts are read, and its manifest says that it never finished.
 """
 
 from __future__ import annotations
@@ -310,8 +310,8 @@ def check_ledger(totals: Mapping[str, int], planned: int | None = None) -> None:
     ):
         raise RunFolderError(
             f"the ledger does not add up: {planned if planned is not None else totals['planned']} arrivals came due, "
-            f"the record holds {totals['planned']} ({totals['sent']} sent, {totals['dropped']} dropped) in {rows} rows, "
-            f"{totals['distinct']} of them distinct, with {outcomes} outcomes"
+            f"the record holds {totals['planned']} ({totals['sent']} sent, {totals['dropped']} dropped) in {rows} "
+            f"rows, {totals['distinct']} of them distinct, with {outcomes} outcomes"
         )
 
 
