@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from dashboards.text import percent
 from loadgen.quota import Quota
 from planner.plan import WhatIf
 
@@ -20,16 +19,16 @@ def print_what_if(rows: Sequence[WhatIf], quota: Quota, console: Console) -> Non
         highlight=False,
     )
     table = Table(box=None, pad_edge=False)
-    for name in ("deployments", "enforced as"):
-        table.add_column(name, justify="right" if name == "deployments" else "left")
-    for name in ("requests refused", "tokens refused", "or wait p50", "p99", "never fit"):
+    table.add_column("deployments", justify="right")
+    table.add_column("enforced as", no_wrap=True)
+    for name in ("% of requests refused", "% of tokens", "or wait p50", "wait p99", "never fit"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             str(row.deployments),
             row.window,
-            percent(row.rejected_requests_share),
-            percent(row.rejected_tokens_share),
+            f"{row.rejected_requests_share * 100:.2f}",
+            f"{row.rejected_tokens_share * 100:.2f}",
             _seconds(row.delay_p50_s),
             _seconds(row.delay_p99_s),
             f"{row.never_fit:,}",

@@ -249,6 +249,7 @@ def create(folder: Path, manifest: Manifest) -> None:
     try:
         folder.mkdir(parents=True)
         (folder / "parts").mkdir()
+        (folder / "notes.jsonl").touch()
         manifest.write(folder)
     except FileExistsError:
         raise RunFolderError(f"{folder} exists already; a run never overwrites another: choose a new --out") from None

@@ -108,5 +108,6 @@ class Tally:
         if share > BUSY_SHARE:
             self.note("cpu", f"the load generator used {share:.0%} of a core: its own limit may be what is measured")
         if self._late:
-            self.note("behind_schedule", f"{self._late} requests left more than {LATE_NS / 1e6:g} ms late")
+            what = "a request" if self._late == 1 else f"{self._late} requests"
+            self.note("behind_schedule", f"{what} left more than {LATE_NS / 1e6:g} ms late")
             self._late = 0

@@ -85,8 +85,8 @@ def simulated(tmp_path_factory):
 
 def test_the_main_job_leaves_a_whole_run_folder(simulated):
     _, folder = simulated
-    names = {path.name for path in folder.iterdir()} - {"notes.jsonl"}
-    assert names == {"manifest.json", "samples.parquet", "chunks.parquet", "summary.json", "report.html"}
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"notes.jsonl", "manifest.json", "samples.parquet", "chunks.parquet", "summary.json", "report.html"}
     run = Run.open(folder)
     assert run.manifest.state == "complete"
     samples = run.samples.collect()
