@@ -130,7 +130,11 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
     traffic = plan.traffic
     rates = f"{digits(traffic.requests_per_s)} requests/s offered, {digits(traffic.completed_per_s)} completed"
     yield Text(f"{count(traffic.planned)} due = {count(traffic.sent)} sent + {count(traffic.dropped)} dropped; {rates}")
-    ended = [f"{readable(name).replace('_', ' ')} {count(n)}" for name, n in traffic.outcomes.items() if n]
+    ended = [
+        f"{readable(name).replace('_', ' ')} {count(n)}"
+        for name, n in traffic.outcomes.items()
+        if n and name != "dropped"
+    ]
     yield Text(f"{count(traffic.attempts)} attempts: {', '.join(ended)}")
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
                f"{digits(traffic.output_tokens_per_s)} output tokens/s; "

@@ -33,7 +33,8 @@ from planner.prices import read_prices
 
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
 SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
-SIMULATOR_START_S = 20.0
+ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
+SIMULATOR_END_S = 20.0
 INVALID, MISSED, INTERRUPTED = 4, 99, 105
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
@@ -45,14 +46,13 @@ def check(config: RunConfig) -> None:
         credential_of(config.target, os.environ)
     if config.output.dir is not None and config.output.dir.exists():
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
-    limiter = enforcing(config.quota)
-    limiter.check_fits(config.quota.admission.cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
-    if config.load.trace is not None:
-        for line, row in enumerate(read_trace(config.load.trace), start=2):
-            cost = config.quota.admission.cost(
-                prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens)
-            )
-            limiter.check_fits(cost, f"{config.load.trace}, line {line},")
+    rows = read_trace(config.load.trace) if config.load.trace is not None else []
+    if config.target.kind is Kind.SERVERLESS:
+        limiter, cost = enforcing(config.quota), config.quota.admission.cost
+        limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
+        for line, row in enumerate(rows, start=2):
+            tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
+            limiter.check_fits(tokens, f"{config.load.trace}, line {line},")
     read_prices(config.plan.prices)
 
 
@@ -80,15 +80,7 @@ def _deployment(config: RunConfig, environment: dict[str, str]) -> Iterator[str 
         yield None
         return
     environment[SIMULATED_KEY] = secrets.token_hex(16)
-    command = [
-        sys.executable, "-m", "loadgen.simulator", "--port", "0", "--until-eof", "--key-env", SIMULATED_KEY,
-        "--kind", config.target.kind, "--model", config.target.model or SIMULATED_MODEL,
-        "--tpm", str(config.quota.tokens_per_minute), "--rpm", str(config.quota.requests_per_minute),
-        "--window", config.quota.window, "--admission", config.quota.admission, "--burst-s", str(config.quota.burst_s),
-        "--seed", str(config.load.seed),
-    ]  # fmt: skip
-    if config.load.trace is not None:
-        command += ["--context-tokens", "1000000"]  # a trace of another model's traffic is answered whole
+    command = [sys.executable, "-m", "loadgen.simulator", *_simulator_flags(config)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True, text=True
     )
@@ -101,11 +93,36 @@ def _deployment(config: RunConfig, environment: dict[str, str]) -> Iterator[str 
     finally:
         process.stdin.close()
         try:
-            process.wait(SIMULATOR_START_S)
+            process.wait(SIMULATOR_END_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         process.stdout.close()
+
+
+def _simulator_flags(config: RunConfig) -> list[str]:
+    flags = {
+        "--port": 0,
+        "--key-env": SIMULATED_KEY,
+        "--kind": config.target.kind,
+        "--model": config.target.model or SIMULATED_MODEL,
+        "--seed": config.load.seed,
+    }
+    quota = config.quota
+    if config.target.kind is Kind.SERVERLESS:
+        flags |= {
+            "--tpm": quota.tokens_per_minute,
+            "--rpm": quota.requests_per_minute,
+            "--window": quota.window,
+            "--admission": quota.admission,
+            "--burst-s": quota.burst_s,
+            "--request-slice-s": quota.request_slice_s,
+        }
+        if quota.concurrency is not None:
+            flags["--concurrency"] = quota.concurrency
+    if config.load.trace is not None:
+        flags["--context-tokens"] = ANY_CONTEXT_TOKENS
+    return ["--until-eof", *(str(part) for flag in flags.items() for part in flag)]
 
 
 def _run_folder(config: RunConfig) -> Path:

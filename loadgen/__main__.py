@@ -126,12 +126,14 @@ class Load:
             gevent.sleep(0.02)
 
     def _send_home(self) -> None:
-        """End all users. After a stop those in flight get a moment to finish; nobody else has anything to wait for."""
+        """End all users; those whose requests have left only just get a moment for their answers."""
         self.player.source.stop()
-        if self.player.throttle is not None:
-            self.player.throttle.dismiss()
+        throttle = self.player.throttle
+        just_sent = self.stopping.is_set() or (throttle is not None and throttle.waiting > 0)
+        if throttle is not None:
+            throttle.dismiss()
         give_up_ns = monotonic_ns() + round(STOP_GRACE_S * 1e9)
-        while self.stopping.is_set() and self.player.endpoint.active and monotonic_ns() < give_up_ns:
+        while just_sent and self.player.endpoint.active and monotonic_ns() < give_up_ns:
             gevent.sleep(0.02)
         self.runner.user_greenlets.kill(block=True, timeout=STOP_GRACE_S)
 

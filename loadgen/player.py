@@ -20,7 +20,7 @@ from locust.exception import StopUser
 
 from loadgen.alarm import Alarm
 from loadgen.arrivals import ClosedLoop, Source
-from loadgen.config import Dialect, LoadConfig, RunConfig, TargetConfig, ThrottleMode
+from loadgen.config import Dialect, Kind, LoadConfig, RunConfig, TargetConfig, ThrottleMode
 from loadgen.connection import Connection, Endpoint
 from loadgen.errors import ConfigError
 from loadgen.quota import Grant, enforcing, pacing
@@ -58,8 +58,9 @@ class Player:
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
         self.credential = credential_of(config.target, variables)
         self.endpoint = Endpoint(address, config.target, config.timeouts, self.credential, self.start_ns)
-        mode = config.load.throttle
-        self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(config.quota), self.alarm)
+        mode = config.load.throttle if config.target.kind is Kind.SERVERLESS else ThrottleMode.OFF
+        quota = config.quota
+        self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), self.alarm, quota.concurrency)
         self.feeds_locust = False
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._request_id = run_id[:8]
@@ -99,6 +100,9 @@ class Player:
         except GreenletExit:
             self.tally.add(sample)
             raise
+        finally:
+            if self.throttle is not None:
+                self.throttle.release()
         self.tally.add(sample, reader.gaps_us)
         self._settle(grant, spec, sample, reader)
         return sample
@@ -174,18 +178,14 @@ class Player:
 
     def check_requests_fit(self, classes: Mapping[str, type[DeploymentUser]]) -> None:
         """Build the first requests of each scenario and raise ConfigError if one can never be admitted."""
+        if self.config.target.kind is Kind.MANAGED:
+            return
         limiter = enforcing(self.config.quota)
         for name, user_class in classes.items():
             user = user_class(self.environment)
             for seq in range(FIRST_SEEN):
                 spec = user.request(Arrival(seq, 0, name, self.config.load.seed))
                 limiter.check_fits(self._cost(spec), f"a request of scenario {name}")
-        if self.config.load.trace is not None:
-            for arrival in self.schedule():
-                cost = self.config.quota.admission.cost(
-                    prompt_tokens=arrival.prompt_tokens or 0, max_tokens=arrival.completion_tokens
-                )
-                limiter.check_fits(cost, f"row {arrival.seq + 1} of {self.config.load.trace}")
 
 
 class DeploymentUser(User):

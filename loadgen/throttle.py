@@ -13,10 +13,14 @@ from loadgen.quota import Grant, Limiter
 
 
 class Throttle:
-    """A queue of greenlets before a Limiter. Only its first is tried, so a large request is never overtaken."""
+    """A queue of greenlets before a Limiter. Only its first is tried, so a large request is never overtaken.
 
-    def __init__(self, limiter: Limiter, alarm: Alarm) -> None:
+    With `concurrency`, no more than so many admitted requests are in flight at once; `release` says that one is not.
+    """
+
+    def __init__(self, limiter: Limiter, alarm: Alarm, concurrency: int | None = None) -> None:
         self.limiter = limiter
+        self._free_places = concurrency
         self._alarm = alarm
         self._queue: deque[tuple[gevent.Greenlet, int]] = deque()
         self._woken_ns: int | None = None  # the instant for which the alarm is set
@@ -28,7 +32,7 @@ class Throttle:
     def admit(self, tokens: int) -> Grant:
         """Park the calling greenlet until both limits admit the request. Raises ConfigError if they never can."""
         now_ns = monotonic_ns()
-        if not self._queue and (grant := self.limiter.try_take(now_ns, tokens)) is not None:
+        if not self._queue and (grant := self._try_take(now_ns, tokens)) is not None:
             return grant
         self.limiter.check_fits(tokens)
         entry = (gevent.getcurrent(), tokens)
@@ -42,6 +46,12 @@ class Throttle:
                 self._serve()
             raise
         return granted
+
+    def release(self) -> None:
+        """An admitted request is no longer in flight."""
+        if self._free_places is not None:
+            self._free_places += 1
+            self._serve()
 
     def settle(self, grant: Grant, tokens: int) -> None:
         """Correct a grant to the real cost; what comes back may let the next one go at once."""
@@ -70,14 +80,24 @@ class Throttle:
         loop = get_hub().loop
         while self._queue:
             greenlet, tokens = self._queue[0]
-            grant = self.limiter.try_take(now_ns, tokens)
+            grant = self._try_take(now_ns, tokens)
             if grant is None:
                 self._set_alarm(now_ns)
                 return
             self._queue.popleft()
             loop.run_callback(greenlet.switch, grant)
 
+    def _try_take(self, now_ns: int, tokens: int) -> Grant | None:
+        if self._free_places == 0:
+            return None
+        grant = self.limiter.try_take(now_ns, tokens)
+        if grant is not None and self._free_places is not None:
+            self._free_places -= 1
+        return grant
+
     def _set_alarm(self, now_ns: int) -> None:
+        if self._free_places == 0:
+            return  # the next release serves the queue
         at_ns = self.limiter.earliest_ns(now_ns, self._queue[0][1])
         if self._woken_ns is None or at_ns < self._woken_ns:
             self._woken_ns = at_ns

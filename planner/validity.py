@@ -34,6 +34,15 @@ FAILURES = (
 )
 
 
+REMEDIES = {  # by the error of a dropped arrival
+    "stopped_while_throttled": "the quota held them back until the end; offer less, raise --tpm, or see what the "
+    "endpoint refuses with --throttle off",
+    "max_in_flight": "too many were unanswered; raise load.max_in_flight, or offer less",
+    "never_fits_quota": "they are larger than the quota can ever admit; lower --max-tokens or raise --tpm",
+    "scenario_failed": "the scenario raised an error for them",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What a run is judged by."""
@@ -83,8 +92,14 @@ def _dropped(evidence: Evidence) -> list[str]:
     if not evidence.config.load.open_loop or traffic.dropped <= MOST_DROPPED_SHARE * traffic.planned:
         return []
     share = traffic.dropped / traffic.planned
+    causes = evidence.run.samples.filter(pl.col("outcome") == Outcome.DROPPED).select(
+        pl.col("error").value_counts(sort=True)
+    )
+    cause = causes.collect().to_series().to_list()[0]["error"]
+    remedy = f": {REMEDIES[cause]}" if cause in REMEDIES else ""
     return [
-        f"{share:.1%} of the arrivals ({traffic.dropped:,}) were due and never sent: the load was not the one asked for"
+        f"{share:.1%} of the arrivals ({traffic.dropped:,}) were due and never sent, so the load was not the one asked "
+        f"for{remedy}"
     ]
 
 
@@ -129,7 +144,8 @@ def _late(evidence: Evidence) -> list[str]:
 def _simulated(evidence: Evidence) -> list[str]:
     if evidence.run.manifest.deployment.get("simulated") is not True:
         return []
-    return ["the deployment was simulated: its latencies are those of the simulator, not of Azure"]
+    lenient = ", and it answered prompts of any length" if evidence.config.load.trace is not None else ""
+    return [f"the deployment was simulated: its latencies are those of the simulator, not of Azure{lenient}"]
 
 
 def _lag_doubt(evidence: Evidence) -> list[str]:

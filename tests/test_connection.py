@@ -340,6 +340,19 @@ def test_the_throttle_serves_first_come_first_served_though_small_requests_would
     assert 0.8 <= waited_s < 1.5
 
 
+def test_no_more_are_in_flight_than_the_quota_allows():
+    throttle = Throttle(enforcing(Quota()), Alarm(), concurrency=2)
+    users, order = queue_up(throttle, [10] * 5)
+    assert len(order) == 2
+    throttle.release()
+    gevent.sleep(0.01)
+    assert [number for number, _ in order] == [0, 1, 2]
+    for _ in range(2):
+        throttle.release()
+    gevent.joinall(users, timeout=2)
+    assert len(order) == 5
+
+
 def test_settling_lets_the_next_go_at_once():
     throttle = Throttle(enforcing(Quota(tokens_per_minute=60, requests_per_minute=6_000)), Alarm())
     users, order = queue_up(throttle, [60, 60])

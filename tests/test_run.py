@@ -250,6 +250,16 @@ def test_a_closed_loop_is_labelled_and_waits_for_answers(tmp_path):
     assert most == 4
 
 
+def test_a_managed_deployment_has_no_quota_and_is_planned_by_the_hour(tmp_path):
+    done = headroom(
+        tmp_path, "run", *SHORT, "--kind", "managed", "--rate", "20/s", "--tpm", 1_000, "--out", "run", "--no-report"
+    )
+    assert done.returncode in (0, 4), done.stderr
+    plan = json.loads((tmp_path / "run" / "summary.json").read_bytes())
+    assert plan["quota"] is None and plan["managed"]
+    assert plan["traffic"]["outcomes"]["ok"] == plan["traffic"]["planned"] > 30
+
+
 def test_without_a_throttle_the_endpoint_refuses_and_with_one_it_does_not(tmp_path):
     load = [
         "--rate",
