@@ -64,7 +64,7 @@ BETWEEN = {
 }
 OF_ALL_SENT = ("throttle_wait", "lag")
 LED_BY_SCENARIO = ("ttft", "itl", "tpot", "service_time", "response_time")
-OUTCOMES = "ok throttled filtered rejected server_error timeout network broken_stream dropped cancelled".split()
+OUTCOMES = ["ok", "throttled", "filtered", "rejected", "server_error", "timeout", "network", "broken_stream", "dropped", "cancelled"]
 QUANTILES = {"p50": Fraction(1, 2), "p90": Fraction(9, 10), "p95": Fraction(19, 20), "p99": Fraction(99, 100)}
 NOT_RECOMPUTED = {"format": "the version of the layout, no measurement"}
 AT_A_RANK = re.compile(r".*\.(value_ms|low_ms|high_ms|max_ms|measured_ms)")

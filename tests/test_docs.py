@@ -1,0 +1,113 @@
+"""The README tells the truth: every command, flag, key, default, metric and exit code, and its examples work."""
+
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+import typing
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from headroom.cli import app
+from loadgen.config import RunConfig
+from loadgen.errors import HeadroomError
+from loadgen.quota import Quota
+from loadgen.slo import LATENCIES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def keys(model, prefix=""):
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys(field.annotation, f"{prefix}{name}.")
+        elif field.annotation is Quota:
+            yield from ((f"{prefix}{name}.{each.name}", None) for each in fields(Quota))
+        else:
+            yield f"{prefix}{name}", field.description
+
+
+@pytest.mark.parametrize(("key", "meaning"), list(keys(RunConfig)))
+def test_every_config_key_is_documented_with_its_meaning(key, meaning):
+    row = re.search(rf"^\| `{re.escape(key)}` \|(.*)\|(.+)\|$", README, re.MULTILINE)
+    assert row, f"{key} is not in the README"
+    assert meaning is None or row[2].strip() == meaning
+
+
+def test_the_readme_documents_no_key_that_is_not():
+    documented = re.findall(r"^\| `((?:target|load|quota|timeouts|output|plan)\.\w+)`", README, re.MULTILINE)
+    assert set(documented) <= {key for key, _ in keys(RunConfig)}
+
+
+def commands(typer_app, prefix=""):
+    for command in typer_app.registered_commands:
+        yield f"{prefix}{command.name or command.callback.__name__}", command.callback
+    for group in typer_app.registered_groups:
+        yield from commands(group.typer_instance, f"{prefix}{group.name or group.typer_instance.info.name} ")
+
+
+def flags():
+    for name, callback in commands(app):
+        hints = typing.get_type_hints(callback, include_extras=True)
+        for parameter in inspect.signature(callback).parameters:
+            for option in getattr(hints[parameter], "__metadata__", ()):
+                if type(option).__name__ == "OptionInfo":
+                    named = [option.default, *(option.param_decls or ())]  # typer keeps the first name as the default
+                    spelled = [each for each in named if isinstance(each, str) and each.startswith("--")]
+                    yield name, (spelled or [f"--{parameter.replace('_', '-')}"])[0]
+
+
+@pytest.mark.parametrize(("command", "flag"), list(flags()))
+def test_every_command_and_flag_is_documented(command, flag):
+    assert f"headroom {command}" in README
+    assert re.search(rf"{re.escape(flag)}\b", README), f"{flag} of headroom {command}"
+
+
+def test_every_metric_and_exit_code_is_documented():
+    for metric in LATENCIES:
+        assert f"`{metric}`" in README
+    codes = {error.exit_code for error in HeadroomError.__subclasses__()} | {0, 1, 4, 99, 105}
+    assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+
+
+def test_the_configuration_of_the_readme_is_valid(tmp_path):
+    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    RunConfig.model_validate(tomllib.loads(example))
+
+
+def test_the_scenario_of_the_readme_runs(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(example.splitlines()) <= 12
+    (tmp_path / "mine.py").write_text(example)
+    command = [sys.executable, "-m", "headroom", "run", "--scenario", "mine.py:Mine", "--rate", "20/s", "--rpm", "9999"]
+    command += ["--duration", "2s", "--warmup", "0s", "--no-report", "--quiet", "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pictures_and_files_that_the_readme_names_exist():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).stat().st_size > 10_000
+    for folder in ("loadgen", "scenarios", "planner", "dashboards", "headroom", "benchmarks"):
+        assert (ROOT / folder).is_dir()
+
+
+def test_the_lock_holds_hashes_and_no_address():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links", lock)
+    pinned = re.findall(r"^[a-z0-9._-]+==[^ ]+.*\\$", lock, re.MULTILINE)
+    assert len(pinned) > 50
+    assert len(re.findall(r"^[a-z0-9._-]+==", lock, re.MULTILINE)) == len(pinned)  # each goes on with its hashes
+    assert "headroom==" not in lock
+
+
+def test_every_dependency_says_why_it_is_there():
+    text = (ROOT / "pyproject.toml").read_text()
+    for block in re.findall(r"^(?:dependencies|azure|dev) = \[\n?(.*?)\]", text, re.DOTALL | re.MULTILINE):
+        for line in filter(str.strip, block.splitlines()):
+            assert "#" in line or "azure-identity" in line, line
