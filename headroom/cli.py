@@ -13,6 +13,8 @@ import typer
 from headroom import __version__
 from loadgen.errors import ConfigError, HeadroomError
 
+INTERRUPTED = 105
+
 app = typer.Typer(
     name="headroom",
     help="How much headroom an LLM deployment has, and what more would cost.",
@@ -106,7 +108,11 @@ def run(
         running.check(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return
-    raise typer.Exit(running.run(config, places, quiet=quiet))
+    try:
+        raise typer.Exit(running.run(config, places, quiet=quiet))
+    except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
+        sys.stderr.write("headroom: interrupted\n")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def mix_of(scenarios: list[str]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from dashboards.live import LiveView
 from headroom import planning
+from headroom.cli import INTERRUPTED
 from loadgen.config import SIMULATED, Dialect, Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.quota import enforcing
@@ -35,7 +36,7 @@ SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
 SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
 ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
 SIMULATOR_END_S = 20.0
-INVALID, MISSED, INTERRUPTED = 4, 99, 105
+INVALID, MISSED = 4, 99
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
 
@@ -229,9 +230,15 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
         raise error(played.last_words.splitlines()[-1] if played.last_words else "the load process did not start")
     crashed = played.exit_code != 0
     reason = f"the load process ended with {played.exit_code}" if crashed else played.reason
-    manifest = finish(folder, state="interrupted" if reason else "complete", reason=reason)
-    check_ledger(manifest.totals, played.planned)
-    plan = planning.conclude(folder, config, quiet=quiet)
+    try:
+        manifest = finish(folder, state="interrupted" if reason else "complete", reason=reason)
+        check_ledger(manifest.totals, played.planned)
+        plan = planning.conclude(folder, config, quiet=quiet)
+    except OSError as failure:
+        raise RunFolderError(
+            f"cannot write to {folder}: {failure.strerror}; all that was recorded is in it, and "
+            f"`headroom plan {folder}` reads it"
+        ) from None
     if crashed:
         raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")
     if reason:

@@ -59,6 +59,7 @@ class Load:
         self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
         gevent.os.make_nonblocking(self.pipe.fd)
         self.stopping = Event()
+        self.environment.events.user_error.add_listener(self._note_failure)  # type: ignore[no-untyped-call]
         self._stop_reason: str | None = None
         self._failure: HeadroomError | None = None
 
@@ -136,6 +137,12 @@ class Load:
         while just_sent and self.player.endpoint.active and monotonic_ns() < give_up_ns:
             gevent.sleep(0.02)
         self.runner.user_greenlets.kill(block=True, timeout=STOP_GRACE_S)
+
+    def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
+        user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set
+        text = f"scenario {user.scenario} raised {type(exception).__name__}: {str(exception)[:100]}"
+        credential = self.player.credential
+        self.player.tally.note("scenario_failed", text if credential is None else credential.redact(text))
 
     # Keepers: small greenlets beside the load.
 

@@ -305,6 +305,20 @@ def test_ctrl_c_completes_the_partial_results(tmp_path):
     assert "interrupted" in stdout and "stopped by hand" in stdout
 
 
+def test_ctrl_c_before_anything_was_sent_leaves_nothing(tmp_path):
+    class Silent(Server):
+        async def _serve(self, reader, writer):
+            await asyncio.sleep(30)
+
+    with Silent(deployment) as server:
+        process = start(tmp_path, "run", "--target", server.url)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 105 and "interrupted" in stderr and "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_twice_does_not_wait_for_answers(tmp_path):
     async def never(call, writer):
         await asyncio.sleep(60)
@@ -515,6 +529,10 @@ def test_a_scenario_of_the_users_own_runs_and_its_mistakes_are_counted(tmp_path)
     failed = samples.filter(pl.col("error") == "scenario_failed")
     assert failed.height > 20 and set(failed["outcome"]) == {"dropped"}
     assert samples.height == samples["seq"].max() + 1
+    assert "the scenario raised an error for them" in done.stdout
+    assert "scenario mine.py:Mine raised KeyError: 'mine'" in {
+        note["text"] for note in Run.open(tmp_path / "run").notes
+    }
 
 
 CANARY_FORMS = [

@@ -1,0 +1,388 @@
+"""A newer price book, from the Azure Retail Prices API.
+
+The API wants no key and answers in pages (learn.microsoft.com/rest/api/cost-management/retail-prices). It lists every way
+to buy a SKU side by side; a plan needs the one row that is pay as you go, on Linux, by the hour. Nothing is written
+before every answer is in and the new book has been read back, so that a failure leaves the old book as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+from asyncio_throttle import Throttler
+
+from loadgen.errors import ConfigError, HeadroomError
+from loadgen.samples import publish_bytes
+from planner.prices import BOOK, plain_name, read_prices
+
+SOURCE = "Azure Retail Prices API"
+PHI_PRODUCT = "Azure Phi Models"  # other makers' models are billed by the Marketplace, which the API does not list
+REQUESTS_PER_S = 5
+TIMEOUT_S = 20.0  # of each step of a request
+DEADLINE_S = 300.0  # of all of them
+MOST_PAGES = 50  # of one question; a SKU has a page or two
+MOST_WAITS = 2  # of one request, each as long as Retry-After says
+LONGEST_WAIT_S = 60
+WAIT_S = 5  # where Retry-After is missing, or a date
+MOST_USD = 1e6  # above any price per hour or per 1,000 tokens
+# Parts of the names, without blanks and in lower case, of what has a VM's armSkuName and is no Linux VM by the hour.
+OTHER_OFFERS = ("windows", "spot", "lowpriority", "cloudservices", "dedicatedhost")
+TOKEN_METER = re.compile(r"(?P<model>.+?)[- ](?P<way>input|output) tokens", re.IGNORECASE)
+AGAIN = "try again later"
+OTHER_LAYOUT = "check that --api is the Azure Retail Prices API, or update Headroom"
+
+Raw = dict[str, Any]  # a price book or a part of it, as TOML holds it
+
+
+class RetailError(HeadroomError):
+    """The API gave no prices that can be trusted; nothing was written."""
+
+    def __init__(self, what: str, to_do: str) -> None:
+        super().__init__(f"no prices were refreshed, and the price book is as it was: {what}; {to_do}")
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """One line of the book: dollars per 1,000 input and output tokens, or per hour."""
+
+    name: str
+    usd: tuple[float, ...]
+    source: str
+    dated: date
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """Names of the prices that the API gave, and of those that were asked for and not listed."""
+
+    found: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def read_book(path: Path) -> Raw:
+    """A valid price book as TOML holds it, where every price bears its own `source` and `dated`: a model beside its
+    prices, a SKU's regions in its table `origins`; what had none takes its section's. Raises ConfigError.
+    """
+    read_prices(path)
+    book = tomllib.loads(path.read_text("utf-8"))
+    for place, section, price in _origins(book):
+        for key, kind in (("source", str), ("dated", date)):
+            if type(price.setdefault(key, section.get(key))) is not kind:
+                raise ConfigError(f"{path}: {place}.{key} must be a {kind.__name__}, as in [{place.partition('.')[0]}]")
+    return book
+
+
+def _origins(book: Raw) -> Iterator[tuple[str, Raw, Raw]]:
+    """For each price its place in the file, its section, and the table that says where it comes from."""
+    serverless, managed = book.setdefault("serverless", {}), book.setdefault("managed", {})
+    for model, price in serverless.get("models", {}).items():
+        yield f'serverless.models."{model}"', serverless, price
+    for name, sku in managed.get("skus", {}).items():
+        place, origins = f"managed.skus.{name}.origins", sku.setdefault("origins", {})
+        for region in sku.get("usd_per_hour", {}):
+            if not isinstance(origins, dict) or not isinstance(origins.setdefault(region, {}), dict):
+                raise ConfigError(f"{place} must hold a table for each region")
+            yield f"{place}.{region}", managed, origins[region]
+
+
+def token_quotes(book: Raw) -> list[Quote]:
+    models = book["serverless"].get("models", {}).items()
+    return [
+        Quote(name, (price["input_usd_per_1k"], price["output_usd_per_1k"]), price["source"], price["dated"])
+        for name, price in models
+    ]
+
+
+def hourly_quotes(book: Raw, region: str) -> list[Quote]:
+    """Of the SKUs that have a price in the region."""
+    skus = book["managed"].get("skus", {}).items()
+    return [
+        Quote(name, (sku["usd_per_hour"][region],), **sku["origins"][region])
+        for name, sku in skus
+        if region in sku.get("usd_per_hour", {})
+    ]
+
+
+def refresh(path: Path, *, api: str, regions: Sequence[str], today: date) -> Refreshed:
+    """Refresh the book at `path`, or write Headroom's own there, refreshed; without `regions` those of the book.
+
+    Raises ConfigError and RetailError, and then `path` is byte for byte what it was.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}")
+    book = read_book(path if path.exists() else BOOK)
+    skus = book["managed"].get("skus", {})
+    places = tuple(regions) or tuple(dict.fromkeys(region for sku in skus.values() for region in sku["usd_per_hour"]))
+    answers = asyncio.run(_ask(_address(api), [_vm_filter(sku, places) for sku in skus] + [_phi_filter()]))
+    hourly = {sku: hourly_prices(rows, sku, places, today) for sku, rows in zip(skus, answers, strict=False)}
+    refreshed = _update(book, hourly, token_prices(answers[-1], places, today), places, today)
+    if not refreshed.found:
+        raise RetailError(f"{api} lists none of them", "check --api, and --region, which is written like eastus")
+    _publish(path, book)
+    return refreshed
+
+
+def _address(api: str) -> httpx.URL:
+    try:
+        url = httpx.URL(api)
+    except (httpx.InvalidURL, ValueError):
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
+        raise ConfigError(
+            "--api must be an http(s) URL without user or query, like https://prices.azure.com/api/retail/prices"
+        )
+    return url
+
+
+def _vm_filter(sku: str, regions: Iterable[str]) -> str:
+    places = " or ".join(f"armRegionName eq {_quoted(region)}" for region in regions)
+    ours = f"serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and armSkuName eq {_quoted(sku)}"
+    return f"{ours} and ({places})" if places else ours
+
+
+def _phi_filter() -> str:
+    return f"productName eq {_quoted(PHI_PRODUCT)} and priceType eq 'Consumption'"
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+async def _ask(url: httpx.URL, filters: Iterable[str]) -> list[list[Any]]:
+    """The rows of each filter's answer."""
+    try:
+        async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+            api = _Api(client, url)
+            return await asyncio.gather(*(api.rows(each) for each in filters))
+    except TimeoutError:
+        raise RetailError(f"{url.host} was not done after {DEADLINE_S:g} s", AGAIN) from None
+
+
+class _Api:
+    """All requests share one pace; a 429 to one of them holds back the others too."""
+
+    def __init__(self, client: httpx.AsyncClient, url: httpx.URL) -> None:
+        self._client, self._url = client, url
+        self._throttler = Throttler(rate_limit=REQUESTS_PER_S)
+        self._resume_s = 0.0  # on the event loop's clock
+
+    async def rows(self, wanted: str) -> list[Any]:
+        """Every page's rows, in order."""
+        url = self._url.copy_with(params={"$filter": wanted})
+        seen, rows = {url}, []
+        while True:
+            more, link = self._page(await self._get(url))
+            rows += more
+            if not link:
+                return rows
+            url = self._followed(link)
+            if url in seen or len(seen) == MOST_PAGES:
+                raise RetailError(f"{self._url.host} sends page after page of {wanted}", OTHER_LAYOUT)
+            seen.add(url)
+
+    def _page(self, response: httpx.Response) -> tuple[list[Any], str | None]:
+        try:
+            page = response.json()
+        except (ValueError, RecursionError):
+            raise RetailError(f"{self._url.host} answered what is not JSON", OTHER_LAYOUT) from None
+        for key, kind in (("Items", list), ("NextPageLink", str | None)):
+            if not isinstance(page, dict) or key not in page or not isinstance(page[key], kind):
+                raise RetailError(f"an answer of {self._url.host} has no {key}", OTHER_LAYOUT)
+        return page["Items"], page["NextPageLink"]
+
+    def _followed(self, link: str) -> httpx.URL:
+        try:
+            url = httpx.URL(link)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if (url.scheme, url.host, url.port) != (self._url.scheme, self._url.host, self._url.port):
+            raise RetailError(f"{self._url.host} sends on to another host for its next page", OTHER_LAYOUT)
+        return url
+
+    async def _get(self, url: httpx.URL) -> httpx.Response:
+        for waits_left in reversed(range(MOST_WAITS + 1)):
+            await self._turn()
+            response = await self._send(url)
+            if response.status_code == 200:
+                return response
+            if response.status_code != 429 or not waits_left:
+                break
+            self._hold(response.headers.get("Retry-After", ""))
+        to_do = AGAIN if response.status_code == 429 or response.status_code >= 500 else OTHER_LAYOUT
+        raise RetailError(f"{self._url.host} answered {response.status_code}", to_do)
+
+    async def _turn(self) -> None:
+        clock = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._resume_s - clock.time())
+            async with self._throttler:
+                if clock.time() >= self._resume_s:
+                    return
+
+    async def _send(self, url: httpx.URL) -> httpx.Response:
+        host = self._url.host
+        try:
+            return await self._client.get(url)
+        except httpx.TimeoutException:
+            raise RetailError(f"{host} did not answer within {TIMEOUT_S:g} s", AGAIN) from None
+        except httpx.ConnectError as error:
+            raise RetailError(f"{host} cannot be reached ({error})", "check the network and --api") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise RetailError(f"{host} broke off its answer ({type(error).__name__})", AGAIN) from None
+
+    def _hold(self, retry_after: str) -> None:
+        wait_s = int(retry_after) if re.fullmatch("[0-9]{1,9}", retry_after) else WAIT_S
+        if wait_s > LONGEST_WAIT_S:
+            raise RetailError(f"{self._url.host} answered 429", f"try again in {wait_s} s, as it asks")
+        self._resume_s = max(self._resume_s, asyncio.get_running_loop().time() + wait_s)
+
+
+def hourly_prices(rows: Iterable[Any], sku: str, regions: Sequence[str], today: date) -> dict[str, float]:
+    """By region. Raises RetailError for rows that lack a key, or contradict one another."""
+    prices: dict[str, float] = {}
+    for row in rows:
+        names = "".join(_text(row, key) for key in ("productName", "skuName", "meterName")).replace(" ", "").lower()
+        if any(offer in names for offer in OTHER_OFFERS) or _text(row, "armSkuName") != sku:
+            continue
+        region = _text(row, "armRegionName")
+        if region in regions and _is_base_price(row, "1 Hour", today):
+            _enter(prices, region, row, f"{sku} in {region}")
+    return prices
+
+
+def token_prices(rows: Iterable[Any], regions: Sequence[str], today: date) -> dict[str, tuple[float, float]]:
+    """Input and output by the model's plain name, of models that have both; the regions must agree. Raises RetailError."""
+    prices: dict[tuple[str, str], float] = {}
+    for row in rows:
+        meter = TOKEN_METER.fullmatch(_text(row, "meterName"))
+        ours = _text(row, "productName") == PHI_PRODUCT and _is_base_price(row, "1K", today)
+        if meter and ours and (not regions or _text(row, "armRegionName") in (*regions, "Global", "")):
+            _enter(prices, (plain_name(meter["model"]), meter["way"].lower()), row, meter[0])
+    models = {model for model, _ in prices if {(model, "input"), (model, "output")} <= prices.keys()}
+    return {model: (prices[model, "input"], prices[model, "output"]) for model in models}
+
+
+def _is_base_price(row: Raw, unit: str, today: date) -> bool:
+    """Pay as you go, the first tier, and in force: a reservation's price is for its whole term."""
+    try:
+        since = date.fromisoformat(_text(row, "effectiveStartDate")[:10])
+    except ValueError:
+        raise RetailError("a row's effectiveStartDate is no date", OTHER_LAYOUT) from None
+    bought_ahead = _text(row, "type") != "Consumption" or row.get("reservationTerm")
+    first_tier = row.get("tierMinimumUnits") in (0, None)
+    return not bought_ahead and first_tier and _text(row, "unitOfMeasure") == unit and since <= today
+
+
+def _text(row: Any, key: str) -> str:
+    value = row.get(key) if isinstance(row, dict) else None
+    if not isinstance(value, str):
+        raise RetailError(f"a row of the answer has no {key}", OTHER_LAYOUT)
+    return value
+
+
+def _enter(prices: dict[Any, float], key: Any, row: Raw, name: str) -> None:
+    """What is listed at zero or less has no price yet, or none any more."""
+    usd = row.get("retailPrice")
+    if not isinstance(usd, int | float) or isinstance(usd, bool) or not -MOST_USD < usd < MOST_USD:
+        raise RetailError(f"{name} has no number as its retailPrice", OTHER_LAYOUT)
+    if _text(row, "currencyCode") != "USD":
+        raise RetailError(f"{name} is listed in {row['currencyCode']}, not USD", OTHER_LAYOUT)
+    if usd > 0 and prices.setdefault(key, float(usd)) != usd:
+        choice = "name one region with --region, or write the price into the book by hand"
+        raise RetailError(f"{name} is listed both at {prices[key]:g} and at {usd:g} USD", choice)
+
+
+def _update(
+    book: Raw,
+    hourly: Mapping[str, Mapping[str, float]],
+    tokens: Mapping[str, tuple[float, float]],
+    regions: Sequence[str],
+    today: date,
+) -> Refreshed:
+    found, kept = [], []
+    origin = {"source": SOURCE, "dated": today}
+    for name, region in ((name, region) for name in hourly for region in regions):
+        sku = book["managed"]["skus"][name]
+        if region in hourly[name]:
+            sku["usd_per_hour"][region], sku["origins"][region] = hourly[name][region], dict(origin)
+            found.append(f"{name} in {region}")
+        elif region in sku["usd_per_hour"]:
+            kept.append(f"{name} in {region}")
+    for name, price in book["serverless"].get("models", {}).items():
+        if usd := tokens.get(plain_name(name)):
+            price.update(input_usd_per_1k=usd[0], output_usd_per_1k=usd[1], **origin)
+            found.append(name)
+        elif plain_name(name).startswith("phi"):
+            kept.append(name)
+    _sum_up_origins(book)
+    return Refreshed(tuple(found), tuple(kept))
+
+
+def _sum_up_origins(book: Raw) -> None:
+    """A section names all sources of its prices, and the day of the oldest."""
+    for section in (book["serverless"], book["managed"]):
+        own = [price for _, its_section, price in _origins(book) if its_section is section]
+        if own:
+            section["source"] = "; ".join(dict.fromkeys(price["source"] for price in own))
+            section["dated"] = min(price["dated"] for price in own)
+
+
+def _publish(path: Path, book: Raw) -> None:
+    """Replace the book once the new one has been read back."""
+    text = "\n".join(
+        ["# Written by `headroom prices refresh`; `headroom plan --prices FILE` reads it.", *_toml(book), ""]
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / "prices.toml"
+            draft.write_text(text, "utf-8")
+            read_prices(draft)
+            if tomllib.loads(text) != book:
+                raise ConfigError("it reads otherwise than it was written")
+        publish_bytes(path, text.encode())
+    except ConfigError as error:
+        raise RetailError(f"the new book cannot be used ({error})", "please report this") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _toml(table: Raw, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """The lines of a table: its own values, then the tables below it. Small tables deep down stand on one line."""
+    below = [
+        key
+        for key, value in table.items()
+        if isinstance(value, dict) and (len(path) < 2 or any(isinstance(each, dict) for each in value.values()))
+    ]
+    if path:
+        yield f"\n[{'.'.join(_toml_key(name) for name in path)}]"
+    yield from (f"{_toml_key(key)} = {_toml_value(value)}" for key, value in table.items() if key not in below)
+    for key in below:
+        yield from _toml(table[key], (*path, key))
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml_value(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(each) for each in value) + "]"
+    if isinstance(value, str):  # JSON escapes what TOML wants escaped, but for DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{Decimal(repr(value)):f}"
+    return str(value).lower() if isinstance(value, bool | int | float) else str(value.isoformat())
