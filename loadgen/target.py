@@ -190,7 +190,10 @@ def probe(target: TargetConfig, address: Address, credential: Credential | None)
 def _get(target: TargetConfig, url: str, credential: Credential | None) -> httpx.Response:
     headers = credential.headers(target.dialect) if credential is not None else {}
     try:
-        with httpx.Client(verify=tls_context(target), timeout=PROBE_TIMEOUT_S, follow_redirects=False) as client:
+        # The environment is not trusted: its proxy or .netrc would see the key, and the load goes past them.
+        with httpx.Client(
+            verify=tls_context(target), timeout=PROBE_TIMEOUT_S, follow_redirects=False, trust_env=False
+        ) as client:
             return client.get(url, headers=headers)
     except httpx.TimeoutException:
         raise TargetError(f"{_host(url)} did not answer within {PROBE_TIMEOUT_S:g} s") from None

@@ -144,6 +144,14 @@ def test_the_probe_learns_the_model_and_carries_the_key():
     assert not server.calls  # nothing but the probe was sent
 
 
+def test_a_proxy_of_the_environment_sees_nothing(monkeypatch):
+    with Server(always(b"")) as server, Server(always(b"")) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        ask(server)
+        assert (server.connections, proxy.connections) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
