@@ -113,6 +113,7 @@ class Connection:
             name: round(getattr(endpoint.timeouts, name) * 1e9) for name in ("connect", "first_byte", "idle", "total")
         }
         self._began_ns = self._stage_ns = 0
+        self._prepare_until_ns: int | None = None
         self.timeout_code = ""
 
     def attempt(self, spec: RequestSpec, sample: Sample, request_id: str) -> ResponseReader:
@@ -140,8 +141,8 @@ class Connection:
         self._note(sample, reader, outcome, error)
         return reader
 
-    def ready(self) -> None:
-        """Open the connection ahead of time, so that a request that is due need not wait for it.
+    def ready(self, until_ns: int) -> None:
+        """Open the connection ahead of time, so that a request that is due need not wait for it, but not beyond then.
 
         A connection that the server has closed meanwhile is opened again. Failures show at the attempt.
         """
@@ -149,12 +150,14 @@ class Connection:
             self.close()
         if self._socket is None:
             self._began_ns = monotonic_ns()
+            self._prepare_until_ns = until_ns
             try:
                 self._open()
             except Interrupted:
                 self.close()
             finally:
                 self._endpoint.active.discard(self)
+                self._prepare_until_ns = None
 
     def _is_stale(self) -> bool:
         try:
@@ -183,6 +186,8 @@ class Connection:
 
     def deadline_ns(self) -> int:
         """When the attempt in progress will have taken too long; says so in `timeout_code`."""
+        if self._prepare_until_ns is not None:
+            return self._prepare_until_ns
         stage = self._stage()
         stage_ends_ns = self._stage_ns + self._timeouts_ns[stage]
         ends_ns = self._began_ns + self._timeouts_ns["total"]

@@ -79,8 +79,9 @@ class Player:
 
     def play(self, arrival: Arrival, spec: RequestSpec, connection: Connection) -> Sample:
         """Wait until the arrival is due and the quota admits it, send it, and record what came of it."""
-        connection.ready()
-        self.alarm.wait_until(self.start_ns + arrival.due_ns)
+        due_ns = self.start_ns + arrival.due_ns
+        connection.ready(due_ns)
+        self.alarm.wait_until(due_ns)
         sample = self._sample(arrival, spec.scenario)
         self.tally.planned += 1
         cost = self._cost(spec)

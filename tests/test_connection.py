@@ -107,7 +107,7 @@ def test_a_connection_that_the_server_closed_while_idle_is_opened_again_once_and
         gevent.sleep(0.1)
         assert attempt(connection).outcome == "ok"
         gevent.sleep(0.1)
-        connection.ready()  # notices, and opens ahead of time
+        connection.ready(time.monotonic_ns() + 10**9)  # notices, and opens ahead of time
         assert attempt(connection).outcome == "ok"
     assert (server.connections, len(server.calls)) == (3, 3)
 
@@ -187,6 +187,24 @@ def test_nothing_listening_is_a_network_failure_and_the_next_attempt_tries_again
     assert {(each.outcome, each.error, each.sent_ns) for each in (first, second)} == {
         ("network", "connect_econnrefused", None)
     }
+
+
+def test_preparing_a_connection_never_makes_a_request_late():
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.create_connection(full.getsockname())]  # its queue is full: further connections hang
+        for _ in range(3):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+            fillers.append(filler)
+        connection = Connection(endpoint_of(f"http://127.0.0.1:{full.getsockname()[1]}", connect=5))
+        began = time.monotonic()
+        connection.ready(time.monotonic_ns() + 200_000_000)
+        assert time.monotonic() - began < 1
+        for filler in fillers:
+            filler.close()
 
 
 @pytest.mark.parametrize(
