@@ -26,7 +26,7 @@ PATH = "/chat/completions?api-version=2024-05-01-preview"
 class Work:
     """What to do, and what has come of it so far."""
 
-    stream: bool
+    kind: str  # plain or stream
     url: str
     users: int
     warmup_s: float
@@ -35,13 +35,12 @@ class Work:
     first_token_ns: dict[str, int] = field(default_factory=dict)
     numbers: count[int] = field(default_factory=count)
 
+    def __post_init__(self) -> None:
+        self.body = body_of(self.kind)
+
     @property
-    def body(self) -> bytes:
-        question = [
-            {"role": "system", "content": "You are a helpful assistant."},
-            {"role": "user", "content": "How many languages are in the world?"},
-        ]
-        return orjson.dumps({"messages": question, "max_tokens": 100, **({"stream": True} if self.stream else {})})
+    def stream(self) -> bool:
+        return self.kind == "stream"
 
     def headers(self) -> dict[str, str]:
         """Of the next request, its id last."""
@@ -68,6 +67,15 @@ class Work:
             **{name: later - earlier for name, earlier, later in zip(names, before, after, strict=True)},
             "first_token_ns": {id_: at for id_, at in self.first_token_ns.items() if before[2] < at <= after[2]},
         }
+
+
+def body_of(kind: str) -> bytes:
+    """The request's body, as the scenarios of fixed.py send it."""
+    question = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "How many languages are in the world?"},
+    ]
+    return orjson.dumps({"messages": question, "max_tokens": 100, **({"stream": True} if kind == "stream" else {})})
 
 
 def fasthttpuser(work: Work) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     peer, kind, url, users, warmup_s, seconds = arguments
-    work = Work(kind == "stream", url, int(users), float(warmup_s), float(seconds))
+    work = Work(kind, url, int(users), float(warmup_s), float(seconds))
     print(json.dumps(PEERS[peer](work)))
     return 0
 

@@ -3,10 +3,10 @@
     python benchmarks/wire.py [--only NAME] [--quick] [--no-peers]
 
 Real Locust users play a fixed request by way of `python -m loadgen`, recording to a run folder; its rows are joined to
-the log of ground_truth.py, a process of its own. The load process has one core to itself and the server another; the
-recorder shares the server's, where there is no third. Rates are per second of CPU time of the load process over the
-steady part; what the recorder used is printed beside them. Errors are our stamp minus the server's, taken right before
-it sent. The peers do the same work in processes of their own on the same core.
+the log of ground_truth.py, a process of its own. The load process has a core to itself and the server another; the
+recorder shares the server's where there is no third. Rates are per second of CPU time of the load process over the
+steady part; what the recorder used is printed beside them. Errors are our stamp minus the server's, which it takes
+right before it sends. The peers do the same work, each in a process of its own on the load's core.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,20 +32,19 @@ from time import monotonic_ns
 from typing import Any
 
 import polars as pl
+from peers import PATH, PEERS, body_of
 from rich.console import Console
 from rich.table import Table
 
 from loadgen.config import RunConfig
-from loadgen.samples import Manifest, Run, check_ledger, count_totals, create, finish
-from peers import PATH, PEERS
+from loadgen.samples import Manifest, Run, check_ledger, create, finish
 
 HERE = Path(__file__).parent
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-PLAIN_USERS, STREAM_USERS, MANY_USERS = 64, 200, 1_000
-OPEN_RATE = 1_000
-STREAM_WARMUP_S = 3.0  # longer than a stream, so that as many end at any time as in the long run
-RECORDED = 1_000_000
-PEER_S = 3.0
+STREAM_WARMUP_S = 3.0  # longer than a stream, so that as many end at any moment as in the long run
+END_S = 0.1  # before the end of the arrivals: until then nobody goes home
+PLAN_PATIENCE_S = 60.0
+CONSOLE = Console(width=170, soft_wrap=True)
 
 
 class Unmeasurable(Exception):
@@ -56,13 +57,26 @@ class Cores:
 
     load: int
     server: int
-    rest: int
+    recorder: int
 
     @classmethod
     def choose(cls) -> Cores:
-        if not hasattr(os, "sched_getaffinity") or len(cores := sorted(os.sched_getaffinity(0))) < 2:
-            raise Unmeasurable("this needs Linux and two cores: one for the load, one for the server")
-        return cls(cores[0], cores[1], cores[2] if len(cores) > 2 else cores[1])
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        if len(cores) < 2:
+            raise Unmeasurable("it takes Linux and two cores: one for the load, one for the server")
+        return cls(*cores[:2], cores[min(2, len(cores) - 1)])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how long all is measured."""
+
+    cores: Cores
+    folder: Path
+    seconds: float
+    peer_seconds: float
+    recorded: int  # requests of the run whose memory is measured
+    peers: bool
 
 
 @dataclass
@@ -75,32 +89,68 @@ class Row:
     unit: str = ""
     at_least: bool = False
     peers: dict[str, float] = field(default_factory=dict)
-    aside: str = ""
 
     @property
     def met(self) -> bool:
         return self.ours >= self.floor if self.at_least else self.ours <= self.floor
 
-    def ratio(self, peer: float) -> float:
-        """How many times better ours is."""
+    def times_better(self, peer: float) -> float:
         return self.ours / peer if self.at_least else peer / self.ours
 
 
-def start(core: int, *command: object, **options: Any) -> subprocess.Popen[str]:
-    """A Python program on one core; its threads and children inherit that."""
+# Processes and what they use.
+
+
+def start(core: int, command: list[object], **options: Any) -> subprocess.Popen[str]:
+    """A process on one core; its threads and children inherit that."""
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
-        return subprocess.Popen([sys.executable, *map(str, command)], text=True, **options)
+        return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True, **options)
     finally:
         os.sched_setaffinity(0, mine)
 
 
+def cpu_s(pid: int) -> float:
+    """User and system time of a process and its threads, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process has had resident so far; 0 once it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(peak[1]) * 1_024 / 1e6 if peak is not None else 0.0
+
+
+@contextmanager
+def peaks_of(pids: dict[str, int], peaks_mb: dict[str, float]) -> Iterator[None]:
+    """Keep the peaks of these processes up to date while the context lasts."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.01):
+            for name, pid in pids.items():
+                peaks_mb[name] = max(peaks_mb.get(name, 0.0), peak_mb(pid))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @contextmanager
 def ground_truth(folder: Path, cores: Cores) -> Iterator[str]:
-    """The server's URL; its log is in `folder` once it has ended."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = start(cores.server, HERE / "ground_truth.py", folder, **pipes)
+    """The server's URL; its log is in `folder` afterwards."""
+    folder.mkdir(parents=True)
+    process = start(cores.server, [sys.executable, HERE / "ground_truth.py", folder], stdin=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
     try:
         line = process.stdout.readline()
@@ -110,106 +160,321 @@ def ground_truth(folder: Path, cores: Cores) -> Iterator[str]:
     finally:
         process.stdin.close()
         process.wait(60)
-        process.stdout.close()
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process, all its threads, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+class Load:
+    """A load process that plays a fixed request, and its recorder."""
 
+    def __init__(self, folder: Path, url: str, scenario: str, cores: Cores, **load: Any) -> None:
+        name = scenario.lower()
+        sections = {
+            "target": {"url": url},
+            "load": {"throttle": "off", "max_in_flight": 10_000, "max_tokens": 100, **load},
+            "scenarios": {name: 1},
+            "quota": {"tokens_per_minute": 1_000_000_000, "requests_per_minute": 100_000_000},
+        }
+        self.folder, self.config = folder, RunConfig.model_validate(sections)
+        manifest = Manifest(
+            run_id=uuid.uuid4().hex,
+            config=self.config.model_dump(mode="json"),
+            seed=self.config.load.seed,
+            deployment={"model_name": "Phi-3-mini-4k-instruct"},
+            started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        create(folder, manifest)
+        command = [sys.executable, "-m", "loadgen", folder, f"{name}={HERE / 'fixed.py'}:{scenario}"]
+        self.process = start(cores.load, command, stdin=subprocess.PIPE)
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline()
+        if not first:
+            raise Unmeasurable(f"the load process ended with {self.process.wait()}")
+        self.start_ns = json.loads(first)["monotonic_start_ns"]
+        manifest.model_copy(update={"monotonic_start_ns": self.start_ns}).write(folder)
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        self.pids = {"load": self.process.pid, "recorder": int(children.split()[0])}
+        for thread in Path(f"/proc/{self.pids['recorder']}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {cores.recorder})
 
-def peak_mb(pid: int) -> float:
-    """The most memory a process has had resident so far; 0 where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) * 1_024 / 1e6 for line in lines if line.startswith("VmHWM:")), 0.0)
+    def mark(self, at_s: float) -> tuple[int, float, float]:
+        """The instant in ns and the CPU seconds of load and recorder, so long after the run's start."""
+        time.sleep(max(0.0, at_s - (monotonic_ns() - self.start_ns) / 1e9))
+        return monotonic_ns() - self.start_ns, cpu_s(self.pids["load"]), cpu_s(self.pids["recorder"])
+
+    def stop_at(self, requests: int) -> None:
+        """Stop the load by hand once it has sent so many."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if json.loads(line).get("sent", 0) >= requests:
+                self.process.send_signal(signal.SIGINT)
+                return
+
+    def end(self) -> int:
+        """Wait for the load's end; the arrivals that it says came due."""
+        assert self.process.stdout is not None
+        said = [json.loads(line) for line in self.process.stdout]  # its standard input stays open: closing it ends it
+        if self.process.wait() != 0:
+            raise Unmeasurable(f"the load process ended with {self.process.returncode}")
+        return int(said[-1]["planned"])
 
 
 @dataclass
 class Played:
-    """A load that has been played, and what its two processes used from `begin_ns` to `end_ns`."""
+    """A load that has been played, and what it used in its measured part, from `begin_ns` to `end_ns` of the run."""
 
-    run: Run
-    start_ns: int
+    samples: pl.DataFrame  # with the id that the server logged, of the measured part
+    arrivals: pl.DataFrame  # of content chunks: id, number, at_ns; of the whole run
     begin_ns: int
     end_ns: int
     load_cpu_s: float
     recorder_cpu_s: float
-    peaks_mb: dict[str, float]
+    start_ns: int  # on CLOCK_MONOTONIC
 
-    def per_cpu_s(self, instants_ns: pl.Series) -> float:
-        """How many of these instants since the run's start fall into the measured part, per CPU second."""
-        inside = instants_ns.is_between(self.begin_ns - self.start_ns, self.end_ns - self.start_ns, closed="left")
-        return inside.sum() / self.load_cpu_s
+    def per_cpu_s(self, at_ns: pl.Series) -> float:
+        """How many of these instants fall into the measured part, per CPU second of the load process."""
+        return float(at_ns.is_between(self.begin_ns, self.end_ns).sum()) / self.load_cpu_s
 
     @property
     def aside(self) -> str:
         seconds = (self.end_ns - self.begin_ns) / 1e9
         load, recorder = self.load_cpu_s / seconds, self.recorder_cpu_s / seconds
-        return f"load {load:.0%} + recorder {recorder:.0%} = {load + recorder:.0%} of a core"
+        return f"load process {load:.1%} + recorder {recorder:.1%} = {load + recorder:.1%} of a core"
 
 
-def play(folder: Path, url: str, scenario: str, cores: Cores, until: Callable[[int], bool], **load: Any) -> Played:
-    """Play a load and wait for its end; it is stopped by hand as soon as `until(requests sent)` holds."""
-    sections = {
-        "target": {"url": url},
-        "load": {"throttle": "off", "max_in_flight": 10_000, "max_tokens": 100, **load},
-        "scenarios": {scenario.lower(): 1},
-        "quota": {"tokens_per_minute": 1_000_000_000, "requests_per_minute": 100_000_000},
-    }
-    config = RunConfig.model_validate(sections)
-    manifest = Manifest(
-        run_id=uuid.uuid4().hex,
-        config=config.model_dump(mode="json"),
-        seed=config.load.seed,
-        deployment={"model_name": "Phi-3-mini-4k-instruct", "simulated": True},
-        started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    create(folder, manifest)
-    place = f"{scenario.lower()}={HERE / 'fixed.py'}:{scenario}"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = start(cores.load, "-m", "loadgen", folder, place, **pipes)
+def play(setting: Setting, name: str, url: str, scenario: str, **load: Any) -> Played:
+    """Play a load on the server at `url` for as long as the setting says, and read its record."""
+    folder, warmup_s = setting.folder / name, STREAM_WARMUP_S if scenario == "Stream" else 1.0
+    duration_s = warmup_s + setting.seconds + END_S
+    process = Load(folder, url, scenario, setting.cores, duration=duration_s, warmup=warmup_s, **load)
     try:
-        return _follow(process, folder, manifest, config, cores, until)
+        before = process.mark(warmup_s)
+        after = process.mark(warmup_s + setting.seconds)
+        planned = process.end()
     finally:
-        process.kill()
-        process.wait()
+        process.process.kill()
+    check_ledger(finish(folder, state="complete").totals, planned)
+    run = Run.open(folder)
+    prefix = run.manifest.run_id[:8]
+    with_id = run.samples.with_columns(id=pl.format(f"{prefix}-{{}}-{{}}", "seq", "attempt"))
+    samples = with_id.filter(pl.col("sent_ns").is_between(before[0], after[0])).collect()
+    gap_ns = pl.col("gap_us").cast(pl.Int64) * 1_000
+    arrivals = (
+        run.chunks.join(with_id.select("seq", "attempt", "id", "first_token_ns"), on=["seq", "attempt"])
+        .with_columns(number=pl.int_range(1, pl.len() + 1).over("id"))
+        .select("id", "number", at_ns=pl.col("first_token_ns") + gap_ns.cum_sum().over("id"))
+    )
+    first = with_id.filter(pl.col("chunks") > 0).select("id", number=pl.lit(0, pl.Int64), at_ns="first_token_ns")
+    if samples.filter(pl.col("outcome") != "ok").height:
+        raise Unmeasurable(f"not all was answered: {dict(samples['outcome'].value_counts().iter_rows())}")
+    return Played(
+        samples,
+        pl.concat([first, arrivals]).collect(),
+        before[0],
+        after[0],
+        after[1] - before[1],
+        after[2] - before[2],
+        process.start_ns,
+    )
 
 
-def _follow(
-    process: subprocess.Popen[str],
-    folder: Path,
-    manifest: Manifest,
-    config: RunConfig,
-    cores: Cores,
-    until: Callable[[int], bool],
-) -> Played:
+def peers_at(setting: Setting, kind: str, url: str, users: int) -> dict[str, dict[str, Any]]:
+    """What each peer did at the same work."""
+    done = {}
+    for peer in PEERS if setting.peers else ():
+        warmup_s = STREAM_WARMUP_S if kind == "stream" else 1.0
+        command = [sys.executable, HERE / "peers.py", peer, kind, url, users, warmup_s, setting.peer_seconds]
+        process = start(setting.cores.load, command, stderr=subprocess.PIPE)
+        said, complaint = process.communicate(timeout=60)
+        if process.returncode:
+            CONSOLE.print(f"  {peer} failed: {complaint.strip().splitlines()[-1]}", markup=False)
+            continue
+        done[peer] = json.loads(said.splitlines()[-1])
+    return done
+
+
+def wrk_per_cpu_s(setting: Setting, url: str, users: int) -> float:
+    """The limit: a client in C that looks at nothing."""
+    script = setting.folder / "post.lua"
+    script.write_text(
+        f"wrk.method = 'POST'\nwrk.body = '{body_of('plain').decode()}'\n"
+        "wrk.headers['Content-Type'] = 'application/json'\n"
+    )
+    command = ["wrk", "-t1", f"-c{users}", f"-d{setting.peer_seconds:.0f}s", "-s", script, url + PATH]
+    process = start(setting.cores.load, command)
     assert process.stdout is not None
-    first = process.stdout.readline()
-    if not first:
-        raise Unmeasurable(f"the load process ended with {process.wait()}")
-    start_ns = json.loads(first)["monotonic_start_ns"]
-    manifest.model_copy(update={"monotonic_start_ns": start_ns}).write(folder)
-    recorder = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-    os.sched_setaffinity(recorder, {cores.rest})
-    pids = {"load": process.pid, "recorder": recorder}
+    said = process.stdout.read()
+    _, _, used = os.wait4(process.pid, 0)
+    process.returncode = 0
+    requests = re.search(r"(\d+) requests in", said)
+    return int(requests[1]) / (used.ru_utime + used.ru_stime) if requests is not None else 0.0
 
-    def marked(at_ns: int) -> tuple[int, float, float]:
-        time.sleep(max(0, at_ns - monotonic_ns()) / 1e9)
-        return monotonic_ns(), cpu_s(process.pid), cpu_s(recorder)
 
-    before = marked(start_ns + round(config.load.warmup * 1e9))
-    # A little before the end, when the users begin to go home.
-    after = marked(start_ns + round((config.load.duration - 0.1) * 1e9)) if config.load.duration < 100 else before
-    planned, peaks = None, dict.fromkeys(pids, 0.0)
-    os.set_blocking(process.stdout.fileno(), False)
-    while process.poll() is None or planned is None:
-        peaks = {name: max(peaks[name], peak_mb(pid)) for name, pid in pids.items()}
-        for line in process.stdout.read().splitlines() if True else ():
-            said = json.loads(line)
-            planned = said.get("planned", planned)
-        time.sleep(0.02)
-    return finish
+# What is measured.
+
+
+def plain(setting: Setting) -> list[Row]:
+    """Requests answered in one piece, as fast as they go."""
+    users = 64
+    log = setting.folder / "plain-truth"
+    with ground_truth(log, setting.cores) as url:
+        played = play(setting, "plain", url, "Plain", users=users)
+        peers = {name: done["done"] / done["cpu_s"] for name, done in peers_at(setting, "plain", url, users).items()}
+        if setting.peers and shutil.which("wrk"):
+            peers["wrk"] = wrk_per_cpu_s(setting, url, users)
+    CONSOLE.print(f"plain: {played.aside}")
+    ours = played.per_cpu_s(played.samples["done_ns"])
+    return [Row(f"plain requests per CPU-second, {users} users", ours, 40_000, at_least=True, peers=peers)]
+
+
+def streams(setting: Setting) -> list[Row]:
+    return _streams(setting, "streams", 200, 40_000, (0.2, 2.0))
+
+
+def many(setting: Setting) -> list[Row]:
+    return _streams(setting, "many", 1_000, 60_000, (0.3, 5.0))
+
+
+def _streams(setting: Setting, name: str, users: int, per_cpu_s: float, errors_ms: tuple[float, float]) -> list[Row]:
+    log = setting.folder / f"{name}-truth"
+    with ground_truth(log, setting.cores) as url:
+        played = play(setting, name, url, "Stream", users=users)
+        done = peers_at(setting, "stream", url, users) if name == "streams" else {}
+    tokens = pl.read_parquet(log / "tokens.parquet").with_columns(number=pl.int_range(pl.len()).over("id"))
+    sent_ns = pl.col("sent_ns") - played.start_ns
+    joined = played.arrivals.join(tokens, on=["id", "number"], how="inner").with_columns(sent_ns=sent_ns)
+    if joined.height < played.arrivals.height:
+        raise Unmeasurable(f"{played.arrivals.height - joined.height} tokens of the record are not in the server's log")
+    inside = joined.filter(pl.col("at_ns").is_between(played.begin_ns, played.end_ns)).sort("id", "number")
+    delay_ms = inside.select(pl.col("at_ns") - pl.col("sent_ns")).to_series() / 1e6
+    first_ms = _first_token_errors_ms(played, log)
+    gap_error = (pl.col("at_ns") - pl.col("sent_ns")).diff().over("id").abs() / 1e6
+    gaps_ms = inside.select(gap_error).to_series().drop_nulls()
+    CONSOLE.print(
+        f"{name}: {played.aside}; {inside.height:,} events, from the server's send to our stamp p50 "
+        f"{delay_ms.quantile(0.5):.3f} ms, p99 {delay_ms.quantile(0.99):.3f} ms; {len(first_ms):,} first tokens"
+    )
+    rates = {peer: each["done"] / each["cpu_s"] for peer, each in done.items()}
+    theirs = {peer: _peer_errors_ms(each, log) for peer, each in done.items()}
+    ours = played.per_cpu_s(played.arrivals["at_ns"])
+    rows = [Row(f"SSE events per CPU-second, {users:,} streams x 50/s", ours, per_cpu_s, at_least=True, peers=rates)]
+    for share, floor_ms in zip((0.5, 0.99), errors_ms, strict=True):
+        at = {peer: errors.quantile(share, "nearest") or 0.0 for peer, errors in theirs.items() if len(errors)}
+        error_ms = first_ms.quantile(share, "nearest") or 0.0
+        rows.append(Row(f"TTFT error p{share * 100:.0f}, {users:,} streams", error_ms, floor_ms, "ms", peers=at))
+    if name == "streams":
+        rows.append(Row(f"gap error p99, {users} streams", gaps_ms.quantile(0.99) or 0.0, 2.0, "ms"))
+    return rows
+
+
+def _first_token_errors_ms(played: Played, log: Path) -> pl.Series:
+    sent = pl.read_parquet(log / "requests.parquet").select("id", truly_ns=pl.col("sent_ns") - played.start_ns)
+    joined = played.samples.join(sent, on="id")
+    if not joined.height:
+        raise Unmeasurable("no request of the record is in the server's log")
+    return (joined["first_token_ns"] - joined["truly_ns"]) / 1e6
+
+
+def _peer_errors_ms(done: dict[str, Any], log: Path) -> pl.Series:
+    seen = pl.DataFrame({"id": list(done["first_token_ns"]), "at_ns": list(done["first_token_ns"].values())})
+    # Each peer numbers its requests from 0: the last so numbered before it was seen is the one.
+    sent = pl.scan_parquet(log / "requests.parquet").filter(pl.col("sent_ns") > 0)
+    joined = seen.lazy().join(sent, on="id").filter(pl.col("sent_ns") <= pl.col("at_ns"))
+    delay_ms = (pl.col("at_ns") - pl.col("sent_ns")).min() / 1e6
+    return joined.group_by("id").agg(delay_ms=delay_ms).collect()["delay_ms"]
+
+
+def lag(setting: Setting) -> list[Row]:
+    """An open loop: how late requests leave."""
+    with ground_truth(setting.folder / "lag-truth", setting.cores) as url:
+        played = play(setting, "lag", url, "Plain", rate=1_000, arrivals="poisson")
+    lag_ms = (played.samples["sent_ns"] - played.samples["admitted_ns"]) / 1e6
+    CONSOLE.print(f"lag: {played.aside}; {len(lag_ms):,} requests, at most {lag_ms.max():.1f} ms late")
+    name = "open-loop lag {} at 1,000 requests/s Poisson"
+    return [
+        Row(name.format("p50"), lag_ms.quantile(0.5, "nearest") or 0.0, 0.1, "ms"),
+        Row(name.format("p99"), lag_ms.quantile(0.99, "nearest") or 0.0, 1.0, "ms"),
+    ]
+
+
+def memory(setting: Setting) -> list[Row]:
+    """One run of many requests: the most that each of its processes keeps."""
+    folder, peaks_mb = setting.folder / "memory", dict[str, float]()
+    with ground_truth(setting.folder / "memory-truth", setting.cores) as url:
+        load = Load(folder, url, "Plain", setting.cores, duration=600, warmup=1, users=64)
+        try:
+            with peaks_of(load.pids, peaks_mb):
+                load.stop_at(setting.recorded)
+                planned = load.end()
+        finally:
+            load.process.kill()
+    close = "import sys, pathlib, loadgen.samples as s; s.finish(pathlib.Path(sys.argv[1]), state='complete')"
+    finishing = start(setting.cores.recorder, [sys.executable, "-c", close, folder])
+    with peaks_of({"finish": finishing.pid}, peaks_mb):
+        finishing.wait()
+    check_ledger(Run.open(folder).manifest.totals, planned)
+    planning = start(setting.cores.recorder, [sys.executable, "-m", "headroom", "plan", folder])
+    ended = True
+    with peaks_of({"plan": planning.pid}, peaks_mb):
+        try:
+            planning.communicate(timeout=PLAN_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            planning.kill()
+            ended = False
+    each = ", ".join(f"{name} {peak:.0f} MB" for name, peak in peaks_mb.items())
+    CONSOLE.print(f"memory: {each}" + ("" if ended else f" (not ended after {PLAN_PATIENCE_S:.0f} s)"))
+    return [
+        Row(f"peak memory of {name}, {planned:,} requests recorded", peak, 500, "MB") for name, peak in peaks_mb.items()
+    ]
+
+
+PARTS: dict[str, Callable[[Setting], list[Row]]] = {
+    "plain": plain,
+    "streams": streams,
+    "many": many,
+    "lag": lag,
+    "memory": memory,
+}
+
+
+def table_of(rows: list[Row]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("work", "ours", "must reach", "verdict", "peers, and how many times better ours is"):
+        table.add_column(column, justify="right" if column in ("ours", "must reach") else "left", no_wrap=True)
+    for row in rows:
+        peers = ", ".join(
+            f"{name} {_number(peer)} ({_number(row.times_better(peer))}x)" for name, peer in row.peers.items() if peer
+        )
+        floor = f"{'>=' if row.at_least else '<='} {_number(row.floor)} {row.unit}".rstrip()
+        verdict = "met" if row.met else "MISSED"
+        table.add_row(row.work, f"{_number(row.ours)} {row.unit}".rstrip(), floor, verdict, peers)
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
+    parser.add_argument("--quick", action="store_true", help="shorter, and a tenth of the requests for memory")
+    parser.add_argument("--no-peers", action="store_true", help="measure ours alone")
+    given = parser.parse_args(arguments)
+    rows: list[Row] = []
+    try:
+        cores = Cores.choose()
+        with tempfile.TemporaryDirectory(prefix="headroom-wire-") as folder:
+            seconds, peer_seconds, recorded = (3.0, 2.0, 100_000) if given.quick else (6.0, 3.0, 1_000_000)
+            setting = Setting(cores, Path(folder), seconds, peer_seconds, recorded, peers=not given.no_peers)
+            for name, part in PARTS.items():
+                if given.only in (None, name):
+                    rows += part(setting)
+    except Unmeasurable as reason:
+        print(f"cannot measure: {reason}", file=sys.stderr)
+        return 1
+    CONSOLE.print()
+    CONSOLE.print(table_of(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """A newer price book, from the Azure Retail Prices API.
 
-The API wants no key and answers in pages (learn.microsoft.com/rest/api/cost-management/retail-prices). It lists every way
-to buy a SKU side by side; a plan needs the one row that is pay as you go, on Linux, by the hour. Nothing is written
+The API wants no key and answers in pages (learn.microsoft.com/rest/api/cost-management/retail-prices). It lists every
+way to buy a SKU side by side; a plan needs the one row that is pay as you go, on Linux, by the hour. Nothing is written
 before every answer is in and the new book has been read back, so that a failure leaves the old book as it was.
 """
 
@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from asyncio_throttle import Throttler
+from asyncio_throttle.throttler import Throttler
 
 from loadgen.errors import ConfigError, HeadroomError
 from loadgen.samples import publish_bytes
 from planner.prices import BOOK, plain_name, read_prices
 
 SOURCE = "Azure Retail Prices API"
-PHI_PRODUCT = "Azure Phi Models"  # other makers' models are billed by the Marketplace, which the API does not list
+PHI_PRODUCT = "Azure Phi Models"  # other makers' meters are abbreviated, each in its own way: "V3.2 Inp glbl Tokens"
+PHI_FILTER = f"productName eq '{PHI_PRODUCT}' and priceType eq 'Consumption'"
 REQUESTS_PER_S = 5
 TIMEOUT_S = 20.0  # of each step of a request
 DEADLINE_S = 300.0  # of all of them
@@ -78,6 +79,8 @@ def read_book(path: Path) -> Raw:
     read_prices(path)
     book = tomllib.loads(path.read_text("utf-8"))
     for place, section, price in _origins(book):
+        if not isinstance(price, dict):
+            raise ConfigError(f"{path}: {place} must be a table with source and dated")
         for key, kind in (("source", str), ("dated", date)):
             if type(price.setdefault(key, section.get(key))) is not kind:
                 raise ConfigError(f"{path}: {place}.{key} must be a {kind.__name__}, as in [{place.partition('.')[0]}]")
@@ -91,27 +94,23 @@ def _origins(book: Raw) -> Iterator[tuple[str, Raw, Raw]]:
         yield f'serverless.models."{model}"', serverless, price
     for name, sku in managed.get("skus", {}).items():
         place, origins = f"managed.skus.{name}.origins", sku.setdefault("origins", {})
-        for region in sku.get("usd_per_hour", {}):
-            if not isinstance(origins, dict) or not isinstance(origins.setdefault(region, {}), dict):
-                raise ConfigError(f"{place} must hold a table for each region")
-            yield f"{place}.{region}", managed, origins[region]
+        for region in sku.setdefault("usd_per_hour", {}):
+            yield f"{place}.{region}", managed, origins.setdefault(region, {}) if isinstance(origins, dict) else origins
 
 
 def token_quotes(book: Raw) -> list[Quote]:
-    models = book["serverless"].get("models", {}).items()
     return [
         Quote(name, (price["input_usd_per_1k"], price["output_usd_per_1k"]), price["source"], price["dated"])
-        for name, price in models
+        for name, price in book["serverless"].get("models", {}).items()
     ]
 
 
 def hourly_quotes(book: Raw, region: str) -> list[Quote]:
     """Of the SKUs that have a price in the region."""
-    skus = book["managed"].get("skus", {}).items()
     return [
-        Quote(name, (sku["usd_per_hour"][region],), **sku["origins"][region])
-        for name, sku in skus
-        if region in sku.get("usd_per_hour", {})
+        Quote(name, (sku["usd_per_hour"][region],), sku["origins"][region]["source"], sku["origins"][region]["dated"])
+        for name, sku in book["managed"].get("skus", {}).items()
+        if region in sku["usd_per_hour"]
     ]
 
 
@@ -125,7 +124,7 @@ def refresh(path: Path, *, api: str, regions: Sequence[str], today: date) -> Ref
     book = read_book(path if path.exists() else BOOK)
     skus = book["managed"].get("skus", {})
     places = tuple(regions) or tuple(dict.fromkeys(region for sku in skus.values() for region in sku["usd_per_hour"]))
-    answers = asyncio.run(_ask(_address(api), [_vm_filter(sku, places) for sku in skus] + [_phi_filter()]))
+    answers = asyncio.run(_ask(_address(api), [_vm_filter(sku, places) for sku in skus] + [PHI_FILTER]))
     hourly = {sku: hourly_prices(rows, sku, places, today) for sku, rows in zip(skus, answers, strict=False)}
     refreshed = _update(book, hourly, token_prices(answers[-1], places, today), places, today)
     if not refreshed.found:
@@ -148,12 +147,8 @@ def _address(api: str) -> httpx.URL:
 
 def _vm_filter(sku: str, regions: Iterable[str]) -> str:
     places = " or ".join(f"armRegionName eq {_quoted(region)}" for region in regions)
-    ours = f"serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and armSkuName eq {_quoted(sku)}"
-    return f"{ours} and ({places})" if places else ours
-
-
-def _phi_filter() -> str:
-    return f"productName eq {_quoted(PHI_PRODUCT)} and priceType eq 'Consumption'"
+    machine = f"serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and armSkuName eq {_quoted(sku)}"
+    return f"{machine} and ({places})" if places else machine
 
 
 def _quoted(value: str) -> str:
@@ -240,7 +235,7 @@ class _Api:
         except httpx.ConnectError as error:
             raise RetailError(f"{host} cannot be reached ({error})", "check the network and --api") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise RetailError(f"{host} broke off its answer ({type(error).__name__})", AGAIN) from None
+            raise RetailError(f"the answer of {host} cannot be read ({type(error).__name__})", AGAIN) from None
 
     def _hold(self, retry_after: str) -> None:
         wait_s = int(retry_after) if re.fullmatch("[0-9]{1,9}", retry_after) else WAIT_S
@@ -263,13 +258,13 @@ def hourly_prices(rows: Iterable[Any], sku: str, regions: Sequence[str], today: 
 
 
 def token_prices(rows: Iterable[Any], regions: Sequence[str], today: date) -> dict[str, tuple[float, float]]:
-    """Input and output by the model's plain name, of models that have both; the regions must agree. Raises RetailError."""
+    """Input and output by the model's plain name, where both are listed; the regions must agree. Raises RetailError."""
     prices: dict[tuple[str, str], float] = {}
     for row in rows:
         meter = TOKEN_METER.fullmatch(_text(row, "meterName"))
         ours = _text(row, "productName") == PHI_PRODUCT and _is_base_price(row, "1K", today)
         if meter and ours and (not regions or _text(row, "armRegionName") in (*regions, "Global", "")):
-            _enter(prices, (plain_name(meter["model"]), meter["way"].lower()), row, meter[0])
+            _enter(prices, (plain_name(meter["model"]), meter["way"].lower()), row, repr(meter[0]))
     models = {model for model, _ in prices if {(model, "input"), (model, "output")} <= prices.keys()}
     return {model: (prices[model, "input"], prices[model, "output"]) for model in models}
 
@@ -298,7 +293,7 @@ def _enter(prices: dict[Any, float], key: Any, row: Raw, name: str) -> None:
     if not isinstance(usd, int | float) or isinstance(usd, bool) or not -MOST_USD < usd < MOST_USD:
         raise RetailError(f"{name} has no number as its retailPrice", OTHER_LAYOUT)
     if _text(row, "currencyCode") != "USD":
-        raise RetailError(f"{name} is listed in {row['currencyCode']}, not USD", OTHER_LAYOUT)
+        raise RetailError(f"{name} is listed in {row['currencyCode']!r}, not USD", OTHER_LAYOUT)
     if usd > 0 and prices.setdefault(key, float(usd)) != usd:
         choice = "name one region with --region, or write the price into the book by hand"
         raise RetailError(f"{name} is listed both at {prices[key]:g} and at {usd:g} USD", choice)
@@ -384,5 +379,6 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, str):  # JSON escapes what TOML wants escaped, but for DEL
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, float) and math.isfinite(value):
-        return f"{Decimal(repr(value)):f}"
+        digits = f"{Decimal(repr(value)):f}"
+        return digits if "." in digits else f"{digits}.0"
     return str(value).lower() if isinstance(value, bool | int | float) else str(value.isoformat())
