@@ -116,6 +116,12 @@ def _of_quota(plan: Plan, scope: Scope) -> list[str]:
         f"Replayed: {watched_part(scope.planned).source}, dealt in turn to the deployments; a refused request is not "
         f"tried again. Enough is where each of the four ways refuses at most {REFUSED_SHARE:.0%} of the requests.",
     ]
+    too_large = {row.window: row.never_fit for row in plan.what_if if row.never_fit}
+    for window, requests in too_large.items():
+        lines.append(
+            f"{requests:,} of the replayed requests are larger than a {window} ever admits: enforced so, "
+            "no number of deployments would serve them; they are not counted among those refused."
+        )
     if deployments_needed(plan.what_if) is None:
         lines.append(f"{plan.what_if[-1].deployments} deployments are the most that were tried, and not enough.")
     return lines
