@@ -15,6 +15,7 @@ from planner.quantiles import nearest_rank
 
 REFUSED_SHARE = 0.01  # of the requests: a number of deployments that refuses at most this much is enough
 MOST_ROWS = 12  # numbers of deployments that are tried
+MOST_REPLAYED = 60_000  # arrivals; of more, those of some of the deployments
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,21 @@ def _mean_load(demand: Demand, quota: Quota) -> float:
     return max(tokens / quota.tokens_per_minute, demand.arrivals.height / quota.requests_per_minute) / minutes
 
 
+def _some_of(arrivals: pl.DataFrame, deployments: int) -> tuple[pl.DataFrame, int]:
+    """The arrivals of as many of the deployments as can be replayed in seconds, and how many those are.
+
+    Arrivals are dealt out in turn, so that each deployment sees the same load, and some of them stand for all.
+    """
+    if arrivals.height <= MOST_REPLAYED:
+        return arrivals, deployments
+    some = max(1, deployments * MOST_REPLAYED // arrivals.height)
+    return arrivals.filter(pl.int_range(pl.len()) % deployments < some), some
+
+
 def _row(demand: Demand, quota: Quota, window: str, deployments: int) -> WhatIf:
-    refusing = what_if(demand.arrivals, quota, deployments, mode="reject")
-    queueing = what_if(demand.arrivals, quota, deployments, mode="queue")
+    arrivals, replayed = _some_of(demand.arrivals, deployments)
+    refusing = what_if(arrivals, quota, replayed, mode="reject")
+    queueing = what_if(arrivals, quota, replayed, mode="queue")
     return WhatIf(
         deployments=deployments,
         window=window,

@@ -10,6 +10,11 @@ from planner.quota import REFUSED_SHARE, deployments_needed
 from planner.scope import Scope, watched_part
 
 
+def three_digits(value: float) -> str:
+    """5.65, 106, 11,273: at least three digits, and no exponent."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
 def headline(plan: Plan, scope: Scope) -> str:
     """Is the run valid, were the objectives met, how much more fits until which limit, and what does it cost?"""
     if not plan.validity.valid:
@@ -21,11 +26,11 @@ def headline(plan: Plan, scope: Scope) -> str:
 
 
 def _objectives(plan: Plan) -> str:
-    at = f"at {plan.traffic.requests_per_s:.3g} requests/s"
+    at = f"at {three_digits(plan.traffic.requests_per_s)} requests/s"
     missed = [slo for slo in plan.slos if slo.met is False]
     unknown = [slo for slo in plan.slos if slo.met is None]
     if not plan.slos:
-        return f"{plan.traffic.requests_per_s:.3g} requests/s were offered, with no objective to meet"
+        return f"{three_digits(plan.traffic.requests_per_s)} requests/s were offered, with no objective to meet"
     if missed:
         return f"{_missed(missed[0])} {at}" + (f", and {len(missed) - 1} more" if len(missed) > 1 else "")
     if unknown:
@@ -45,8 +50,8 @@ def _headroom(plan: Plan) -> str:
         return ""
     limit = f"one deployment's {quota.binds} per minute"
     if quota.headroom < 1:
-        return f"the busiest minute asked for {1 / quota.headroom:.3g} times {limit}"
-    return f"{quota.headroom:.3g} times this load fits into {limit}"
+        return f"the busiest minute asked for {three_digits(1 / quota.headroom)} times {limit}"
+    return f"{three_digits(quota.headroom)} times this load fits into {limit}"
 
 
 def _planned(plan: Plan, scope: Scope) -> str:
@@ -57,7 +62,9 @@ def _planned(plan: Plan, scope: Scope) -> str:
     needed = deployments_needed(plan.what_if)
     number = f"more than {plan.what_if[-1].deployments}" if needed is None else f"{needed}"
     plural = "" if needed == 1 else "s"
-    return f"{number} deployment{plural} would serve the planned {scope.planned.requests_per_s:.3g} requests/s"
+    return (
+        f"{number} deployment{plural} would serve the planned {three_digits(scope.planned.requests_per_s)} requests/s"
+    )
 
 
 def _cheaper(serverless: ServerlessCost | None, managed: tuple[ManagedCost, ...]) -> str:
@@ -93,7 +100,7 @@ def _of_demand(scope: Scope) -> list[str]:
     if planned.arrivals.is_empty():
         return []
     lines = [
-        f"Planned for {planned.source}: {planned.requests_per_s:.3g} requests/s on average, "
+        f"Planned for {planned.source}: {three_digits(planned.requests_per_s)} requests/s on average, "
         f"{peak_per_minute(planned, REQUESTS):,.0f} in the busiest minute, with a mean of "
         f"{planned.mean_tokens('prompt_tokens'):,.0f} prompt and {planned.mean_tokens('completion_tokens'):,.0f} "
         "completion tokens a request."
@@ -137,7 +144,7 @@ def _of_serverless(plan: Plan, scope: Scope) -> list[str]:
         f"{cost.model} costs ${cost.input_usd_per_1k:g} per 1,000 prompt and ${cost.output_usd_per_1k:g} per 1,000 "
         f"completion tokens ({cost.source}, {cost.dated}). Answers are billed, and filtered or broken ones as far as "
         "the server reported usage; refused requests are not.",
-        f"A month is {HOURS_PER_MONTH} hours at {scope.planned.requests_per_s:.3g} requests/s around the clock, all of "
+        f"A month is {HOURS_PER_MONTH} hours at {three_digits(scope.planned.requests_per_s)} requests/s around the clock, all of "
         "them answered.",
         f"Tokens that the server did not report are estimated: prompts by {ESTIMATOR} or their scenario's mean, "
         "completions by the chunks of the stream or their scenario's mean.",
@@ -152,7 +159,7 @@ def _of_managed(plan: Plan, scope: Scope) -> list[str]:
         return []
     lines = [
         f"{estimate.instances} instance{'' if estimate.instances == 1 else 's'}: "
-        f"{estimate.peak_requests_per_s:.3g} requests/s in the busiest minute, {estimate.time_in_system_s:.3g} s each, "
+        f"{three_digits(estimate.peak_requests_per_s)} requests/s in the busiest minute, {three_digits(estimate.time_in_system_s)} s each, "
         f"{estimate.concurrency_per_instance} at once on an instance ({estimate.concurrency_source}).",
         "Every instance type is taken to hold as many at once, and to answer as fast as was measured here. Instances "
         f"run {HOURS_PER_MONTH} hours a month; none is spare, though production should have three or more.",

@@ -631,3 +631,18 @@ def test_a_run_folder_of_unreadable_config_is_refused_by_name(tmp_path):
     manifest = run.manifest.model_copy(update={"config": {"load": {"rate": -1}}})
     with pytest.raises(RunFolderError, match=r"manifest.json: its config cannot be understood"):
         plan_run(Run(run.folder, manifest))
+
+
+def test_a_demand_of_thousands_a_second_is_planned_in_seconds_by_some_of_its_deployments():
+    rate_per_s, cost = 5_000, 300
+    arrivals = pl.DataFrame(
+        {
+            "at_s": [number / rate_per_s for number in range(rate_per_s * 180)],
+            "prompt_tokens": 200,
+            "completion_tokens": 100,
+            "max_tokens": 100,
+        }
+    )
+    table = what_if_table(Demand(arrivals, 180.0, "test"), Quota())
+    mean_load = rate_per_s * 60 * cost / 200_000
+    assert mean_load - 1 <= deployments_needed(table) <= mean_load + 12
