@@ -144,8 +144,8 @@ def _of_serverless(plan: Plan, scope: Scope) -> list[str]:
         f"{cost.model} costs ${cost.input_usd_per_1k:g} per 1,000 prompt and ${cost.output_usd_per_1k:g} per 1,000 "
         f"completion tokens ({cost.source}, {cost.dated}). Answers are billed, and filtered or broken ones as far as "
         "the server reported usage; refused requests are not.",
-        f"A month is {HOURS_PER_MONTH} hours at {three_digits(scope.planned.requests_per_s)} requests/s around the clock, "
-        "all of them answered.",
+        f"A month is {HOURS_PER_MONTH} hours at {three_digits(scope.planned.requests_per_s)} requests/s around the "
+        "clock, all of them answered.",
         f"Tokens that the server did not report are estimated: prompts by {ESTIMATOR} or their scenario's mean, "
         "completions by the chunks of the stream or their scenario's mean.",
     ]
@@ -160,7 +160,8 @@ def _of_managed(plan: Plan, scope: Scope) -> list[str]:
     lines = [
         f"{estimate.instances} instance{'' if estimate.instances == 1 else 's'}: "
         f"{three_digits(estimate.peak_requests_per_s)} requests/s in the busiest minute, "
-        f"{three_digits(estimate.time_in_system_s)} s each, {estimate.concurrency_per_instance} at once on an instance ({estimate.concurrency_source}).",
+        f"{three_digits(estimate.time_in_system_s)} s each, {estimate.concurrency_per_instance} at once on an instance "
+        f"({estimate.concurrency_source}).",
         "Every instance type is taken to hold as many at once, and to answer as fast as was measured here. Instances "
         f"run {HOURS_PER_MONTH} hours a month; none is spare, though production should have three or more.",
     ]
