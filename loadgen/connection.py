@@ -136,8 +136,8 @@ class Connection:
         finally:
             self._endpoint.active.discard(self)
             self._reader = None
-        if not (reader.complete and reader.keep_alive and reader.broken is None):
-            self.close()
+        if self._unsent or not (reader.complete and reader.keep_alive and reader.broken is None):
+            self.close()  # also where the answer came before the request was out: what follows would be misread
         self._note(sample, reader, outcome, error)
         return reader
 
@@ -176,7 +176,7 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
         self._socket = self._tls = self._reading = self._writing = None
-        self._used = False
+        self._used, self._unsent = False, memoryview(b"")
 
     def interrupt(self, outcome: Outcome, code: str) -> None:
         """End the attempt in progress from outside: a timeout, or the end of the run."""

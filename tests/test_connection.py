@@ -129,15 +129,17 @@ def test_a_large_body_goes_out_whole_and_an_early_answer_to_it_is_read():
 
     class Refusing(Server):
         async def _serve(self, reader, writer):
+            self.connections += 1
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(response(b'{"error":{"code":"413"}}', "413 Too Large", Connection="close"))
+            writer.write(response(b'{"error":{"code":"413"}}', "413 Too Large"))
             await writer.drain()
-            await reader.read(-1)
-            writer.close()
+            await asyncio.sleep(5)
 
     with Refusing(always(b"")) as server:
-        sample = attempt(Connection(endpoint_of(server.url)), big)
-    assert (sample.outcome, sample.status) == ("rejected", 413)
+        connection = Connection(endpoint_of(server.url))
+        samples = [attempt(connection, big) for _ in range(2)]
+    assert [(sample.outcome, sample.status) for sample in samples] == [("rejected", 413)] * 2
+    assert server.connections == 2  # the first still waits for the rest of a request: it is not used again
 
 
 ENDS = [
