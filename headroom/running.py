@@ -51,9 +51,9 @@ def check(config: RunConfig) -> None:
     if config.target.kind is Kind.SERVERLESS:
         limiter, cost = enforcing(config.quota), config.quota.admission.cost
         limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
-        for line, row in enumerate(rows, start=2):
+        for number, row in enumerate(rows, start=1):
             tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
-            limiter.check_fits(tokens, f"{config.load.trace}, line {line},")
+            limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
     read_prices(config.plan.prices)
 
 

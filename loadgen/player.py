@@ -200,10 +200,10 @@ class DeploymentUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        if player_of(environment) is None:
-            seat(plain_player(environment, self.host))
         player = player_of(environment)
-        assert player is not None
+        if player is None or (player.feeds_locust and player.config.target.url != plain_host(environment, self.host)):
+            player = plain_player(environment, self.host)  # the first user, or the web page has named another host
+            seat(player)
         self.player = player
         self.connection = Connection(self.player.endpoint)
         self._unsent: Arrival | None = None
@@ -271,13 +271,17 @@ def player_of(environment: Environment) -> Player | None:
     return vars(environment).get("headroom")
 
 
+def plain_host(environment: Environment, host: str | None) -> str:
+    return environment.host or host or "http://127.0.0.1:8181"
+
+
 def plain_player(environment: Environment, host: str | None) -> Player:
     """The player of `locust -f FILE --host URL`: no schedule, no record, no throttle; the rails hold all the same.
 
     A host that is not loopback must be named in HEADROOM_YES_TARGET.
     """
     allowed = tuple(os.environ.get("HEADROOM_YES_TARGET", "").replace(",", " ").split())
-    target = TargetConfig(url=environment.host or host or "http://127.0.0.1:8181", allow_hosts=allowed)
+    target = TargetConfig(url=plain_host(environment, host), allow_hosts=allowed)
     config = RunConfig(target=target, load=LoadConfig(users=1, throttle=ThrottleMode.OFF))
     player = Player(config, environment=environment, variables=os.environ)
     player.feeds_locust = True

@@ -23,7 +23,7 @@ class Sink(Protocol):
 
 
 class Tally:
-    """Rows since the last flush, counts since the start."""
+    """Rows since the last flush, counts since the start. Without a run folder it counts, and keeps nothing."""
 
     def __init__(self, start_ns: int, notes: Path | None) -> None:
         self.planned = 0  # arrivals that came due: the ledger's other side
@@ -43,8 +43,10 @@ class Tally:
 
     def add(self, sample: Sample, gaps_us: Sequence[int] = ()) -> None:
         """One attempt or one dropped arrival has come to its end."""
-        self._rows.append(row_of(sample))
         self.outcomes[sample.outcome] += 1
+        if self._notes is None:
+            return
+        self._rows.append(row_of(sample))
         if gaps_us:
             self._gaps.append((sample.seq, sample.attempt, gaps_us))
         if sample.outcome == Outcome.OK:
@@ -55,6 +57,8 @@ class Tally:
     def note_sent(self, lag_ns: int, now_ns: int, tokens: int) -> None:
         """A request leaves, so long after it was admitted, counting so many tokens against the quota."""
         self.sent += 1
+        if self._notes is None:
+            return
         self._late += lag_ns > LATE_NS
         self._admitted.append((now_ns, tokens))
         self._admitted_tokens += tokens

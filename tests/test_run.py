@@ -424,7 +424,7 @@ REFUSALS = [
     ),
     pytest.param(["--trace", "trace.csv"], 2, "trace.csv, line 3: prompt_tokens is -1", id="bad trace"),
     pytest.param(
-        ["--trace", "large.csv"], 2, "large.csv, line 2, counts 300,005 tokens", id="a row of a trace never fits"
+        ["--trace", "large.csv"], 2, "large.csv, row 1, counts 300,005 tokens", id="a row of a trace never fits"
     ),
     pytest.param(["none.toml"], 2, "none.toml does not exist", id="no config"),
     pytest.param(["bad.toml"], 2, "bad.toml: load.rat: unknown key; did you mean 'rate'", id="unknown key"),
@@ -673,11 +673,17 @@ def test_a_scenario_runs_from_locusts_own_web_page(tmp_path):
                 time.sleep(2)
                 stats = page.get("/stats/requests").json()
                 page.get("/stop")
+                time.sleep(1)
+                served = len(server.calls)
+                page.post("/swarm", data={"user_count": 1, "spawn_rate": 1, "host": "http://example.com"})
+                time.sleep(1)
+                page.get("/stop")
         finally:
             locust.terminate()
             locust.wait(10)
     assert stats["stats"][0]["name"] == "chat" and stats["stats"][0]["num_requests"] > 5
     assert stats["stats"][0]["num_failures"] == 0
+    assert len(server.calls) == served  # the second host needs a yes of its own, and the first is not loaded instead
 
 
 def test_plain_locust_keeps_to_the_rails(tmp_path):
