@@ -76,7 +76,7 @@ BEGIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encodin
     '{"role":"assistant","content":""}'
 )
 TOKEN = event('{"content":" the"}')
-USAGE = ',"usage":{"prompt_tokens":24,"total_tokens":%d,"completion_tokens":%d}' % (24 + TOKENS, TOKENS)
+USAGE = f',"usage":{{"prompt_tokens":24,"total_tokens":{24 + TOKENS},"completion_tokens":{TOKENS}}}'
 DONE = b"data: [DONE]\n\n"
 END = event('{"content":""}', '"stop"', USAGE) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE)
 

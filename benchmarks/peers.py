@@ -100,9 +100,8 @@ def fasthttpuser(work: Work) -> dict[str, Any]:
 
 def geventhttpclient(work: Work) -> dict[str, Any]:
     """The library below it, used directly, reading a line at a time."""
-    from locust import User, constant, task  # first: it patches the process for gevent
-
     from geventhttpclient import HTTPClient
+    from locust import User, constant, task  # first: it patches the process for gevent
 
     class Client(User):
         wait_time = constant(0)

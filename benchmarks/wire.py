@@ -47,7 +47,7 @@ PLAN_PATIENCE_S = 60.0
 CONSOLE = Console(width=170, soft_wrap=True)
 
 
-class Unmeasurable(Exception):
+class Unmeasurable(Exception):  # noqa: N818 - it says what stands in the way
     """What stands in the way."""
 
 

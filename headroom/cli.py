@@ -171,7 +171,7 @@ def plan(
     elif demand is not None:
         quota = {"quota.tokens_per_minute": tpm, "quota.requests_per_minute": rpm}
         given = {name: value for name, value in quota.items() if value is not None}
-        planning.plan_from_trace(demand, load_config(None, given, {}).quota, as_json=as_json)
+        planning.plan_from_trace(demand, load_config(None, given, {}).quota, growth=growth, as_json=as_json)
     else:
         raise ConfigError("plan needs a run folder, or --demand with a trace")
 

@@ -17,7 +17,7 @@ from loadgen.quota import Quota
 from loadgen.samples import Run, publish_bytes
 from loadgen.slo import Slo
 from planner.assemble import plan_run, to_json
-from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run
+from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run, grown
 from planner.plan import Plan
 from planner.prices import read_prices
 from planner.quota import what_if_table
@@ -49,9 +49,10 @@ def plan_from_run(
         print_plan(plan, Console())
 
 
-def plan_from_trace(trace: str, quota: Quota, *, as_json: bool) -> None:
+def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bool) -> None:
     """Print how a trace would fare at the quota, without any run. Raises ConfigError."""
-    rows = what_if_table(_demand(trace, None), quota)
+    demand = _demand(trace, None)
+    rows = what_if_table(demand if growth is None else grown(demand, _factor(growth)), quota)
     if as_json:
         sys.stdout.buffer.write(to_json(rows))
     else:
@@ -74,6 +75,8 @@ def conclude(folder: Path, config: RunConfig, *, quiet: bool) -> Plan:
         _write_report(run, plan, folder / "report.html")
     if quiet:
         sys.stdout.write(f"{folder}\n")
+        if not plan.validity.valid or any(slo.met is not True for slo in plan.slos):
+            sys.stderr.write(f"{plan.headline}\n")
         return plan
     console = Console()
     print_plan(plan, console)

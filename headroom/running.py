@@ -24,12 +24,12 @@ from rich.console import Console
 from dashboards.live import LiveView
 from headroom import planning
 from headroom.cli import INTERRUPTED
-from loadgen.config import SIMULATED, Dialect, Kind, RunConfig
+from loadgen.config import SIMULATED, Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.quota import enforcing
 from loadgen.samples import Manifest, check_ledger, create, finish
 from loadgen.schedule import read_trace
-from loadgen.target import address_of, check_allowed, credential_of, probe
+from loadgen.target import address_of, check_allowed, check_encrypted, credential_of, probe
 from planner.prices import read_prices
 
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
@@ -43,8 +43,9 @@ RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 def check(config: RunConfig) -> None:
     """All that can be checked without sending anything. Raises ConfigError, RunFolderError or TargetRefused."""
     if config.target.url != SIMULATED:
-        check_allowed(address_of(config.target.url or ""), config.target.allow_hosts)
-        credential_of(config.target, os.environ)
+        address = address_of(config.target.url or "")
+        check_allowed(address, config.target.allow_hosts)
+        check_encrypted(address, credential_of(config.target, os.environ))
     if config.output.dir is not None and config.output.dir.exists():
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
     rows = read_trace(config.load.trace) if config.load.trace is not None else []
@@ -63,7 +64,7 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
     environment = dict(os.environ)
     with _deployment(config, environment) as target_url:
         if target_url is not None:
-            changes = {"url": target_url, "key": f"env:{SIMULATED_KEY}", "dialect": Dialect.AZURE}
+            changes = {"url": target_url, "key": f"env:{SIMULATED_KEY}"}
             config = config.model_copy(update={"target": config.target.model_copy(update=changes)})
         address = address_of(config.target.url or "")
         deployment = probe(config.target, address, credential_of(config.target, environment))
@@ -155,6 +156,7 @@ class Played:
 
     def __init__(self) -> None:
         self.started = False
+        self.interrupted = False
         self.planned: int | None = None
         self.reason: str | None = None
         self.exit_code = 0
@@ -172,7 +174,7 @@ def _play(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
             start_new_session=True, text=True,
         )  # fmt: skip
-        with _forwarding_signals(process), _live(manifest, quiet=quiet) as live:
+        with _forwarding_signals(process, played), _live(manifest, quiet=quiet) as live:
             assert process.stdout is not None
             _follow(process.stdout, folder, manifest, played, live)
             played.exit_code = process.wait()
@@ -209,8 +211,9 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, li
 
 
 @contextmanager
-def _forwarding_signals(process: subprocess.Popen[str]) -> Iterator[None]:
+def _forwarding_signals(process: subprocess.Popen[str], played: Played) -> Iterator[None]:
     def forward(number: int, _: Any) -> None:
+        played.interrupted = True
         if process.poll() is None:
             process.send_signal(number)
 
@@ -226,6 +229,8 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     """Close the record, plan from it, and say how it went."""
     if not played.started:
         shutil.rmtree(folder)  # it holds nothing but what was asked
+        if played.interrupted:
+            raise KeyboardInterrupt
         error = ConfigError if played.exit_code == ConfigError.exit_code else HeadroomError
         raise error(played.last_words.splitlines()[-1] if played.last_words else "the load process did not start")
     crashed = played.exit_code != 0

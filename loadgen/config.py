@@ -22,6 +22,7 @@ from loadgen.slo import Slo, parse_duration_ns
 SIMULATED = "sim"
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
 DEFAULT_MIX = {"chat": 6.0, "streaming": 13.0, "vision": 1.0}
+SHAPES = ("users", "rate", "trace")  # of a load: one of them
 DEFAULT_RATE_PER_S = 6.0  # with the default mix, about three quarters of the default quota
 
 
@@ -241,6 +242,8 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
     for dotted, value in flags.items():
         _put(values, dotted.split("."), value)
     load, target = values.get("load", {}), values.get("target", {})
+    if isinstance(load, dict) and not any(load.get(shape) is not None for shape in SHAPES):
+        _put(values, ["load", "rate"], DEFAULT_RATE_PER_S)
     if isinstance(load, dict) and load.get("trace") is not None:
         values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
     if isinstance(target, dict) and target.get("url") is None:
@@ -268,10 +271,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _drop_overridden(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
     """A flag that sets the load's shape replaces the file's shape, and flags that name scenarios the file's mix."""
-    shapes = ("users", "rate", "trace")
     load = values.get("load")
-    if isinstance(load, dict) and any(f"load.{name}" in flags for name in shapes):
-        values["load"] = {key: value for key, value in load.items() if key not in shapes}
+    if isinstance(load, dict) and any(f"load.{name}" in flags for name in SHAPES):
+        values["load"] = {key: value for key, value in load.items() if key not in SHAPES}
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:

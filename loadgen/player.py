@@ -28,7 +28,7 @@ from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
 from loadgen.schedule import Arrival, drawn, read_trace, replayed
 from loadgen.tally import Tally
-from loadgen.target import address_of, check_allowed, credential_of
+from loadgen.target import address_of, check_allowed, check_encrypted, credential_of
 from loadgen.throttle import Throttle
 from loadgen.wire import ResponseReader, remaining_of
 
@@ -57,6 +57,7 @@ class Player:
         self.alarm = Alarm()
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
         self.credential = credential_of(config.target, variables)
+        check_encrypted(address, self.credential)
         self.endpoint = Endpoint(address, config.target, config.timeouts, self.credential, self.start_ns)
         mode = config.load.throttle if config.target.kind is Kind.SERVERLESS else ThrottleMode.OFF
         quota = config.quota

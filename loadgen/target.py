@@ -115,6 +115,12 @@ def check_allowed(address: Address, allow_hosts: tuple[str, ...]) -> None:
         )
 
 
+def check_encrypted(address: Address, credential: Credential | None) -> None:
+    """A key goes to another machine by https only. Raises TargetRefused before anything is sent."""
+    if credential is not None and address.scheme == "http" and not address.is_loopback:
+        raise TargetRefused(f"the key would go to {address.host} unencrypted: use https://. Nothing was sent.")
+
+
 def credential_of(target: TargetConfig, environment: Mapping[str, str]) -> Credential | None:
     """The credential the config refers to, else the environment's; None where there is none.
 

@@ -155,4 +155,5 @@ def _managed(
         region=scope.region,
         instances=instances.instances,
         usd_per_request=None if serverless is None else serverless.per_request_usd,
+        most_requests_per_s=instances.instances * instances.concurrency_per_instance / instances.time_in_system_s,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -71,23 +72,32 @@ def serverless_cost(
 
 
 def managed_costs(
-    skus: Iterable[Sku], *, region: str, instances: int, usd_per_request: float | None
+    skus: Iterable[Sku],
+    *,
+    region: str,
+    instances: int,
+    usd_per_request: float | None,
+    most_requests_per_s: float = math.inf,
 ) -> tuple[ManagedCost, ...]:
     """So many instances of each SKU that has a price in the region, the cheapest first.
 
+    `most_requests_per_s` is what they serve: a break-even above it never comes.
     Where no SKU has one, the prices of eastus stand in, and `region` of each row says so.
     """
     priced = [sku for sku in skus if region in sku.usd_per_hour]
     if not priced:
         region = FALLBACK_REGION
         priced = [sku for sku in skus if region in sku.usd_per_hour]
-    rows = [_managed_cost(sku, region, instances, usd_per_request) for sku in priced]
+    rows = [_managed_cost(sku, region, instances, usd_per_request, most_requests_per_s) for sku in priced]
     return tuple(sorted(rows, key=lambda row: (row.per_hour_usd, row.gpus)))
 
 
-def _managed_cost(sku: Sku, region: str, instances: int, usd_per_request: float | None) -> ManagedCost:
+def _managed_cost(
+    sku: Sku, region: str, instances: int, usd_per_request: float | None, most_requests_per_s: float
+) -> ManagedCost:
     usd_per_hour = sku.usd_per_hour[region]
     per_hour_usd = usd_per_hour * instances
+    break_even = per_hour_usd / (usd_per_request * S_PER_HOUR) if usd_per_request else math.inf
     return ManagedCost(
         sku=sku.name,
         gpus=sku.gpus,
@@ -99,5 +109,5 @@ def _managed_cost(sku: Sku, region: str, instances: int, usd_per_request: float 
         per_hour_usd=per_hour_usd,
         per_month_usd=per_hour_usd * HOURS_PER_MONTH,
         cores_of_quota=cores_of_quota(instances, sku.cores, exempt=sku.exempt_from_reservation),
-        break_even_requests_per_s=per_hour_usd / (usd_per_request * S_PER_HOUR) if usd_per_request else None,
+        break_even_requests_per_s=break_even if break_even <= most_requests_per_s and usd_per_request else None,
     )

@@ -136,7 +136,7 @@ class ManagedCost:
     per_hour_usd: float
     per_month_usd: float
     cores_of_quota: int  # with the 20 % reservation where the SKU is not exempt
-    break_even_requests_per_s: float | None  # serverless costs the same at this rate with this many instances
+    break_even_requests_per_s: float | None  # serverless costs the same; None: more than they can serve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

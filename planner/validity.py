@@ -20,6 +20,7 @@ MOST_DROPPED_SHARE = 0.01
 DOUBTFUL_LAG_MS = 5.0
 INVALID_LAG_MS = 50.0
 INVALID_LAG_SHARE = 0.10  # of the median ttft
+TOO_MANY_FAILED_SHARE = 0.1
 MOST_FAILED_SHARE = 0.01
 QUOTA_WINDOW_S = 60.0
 DOMINANT_WAIT_SHARE = 0.5  # of the mean response time
@@ -57,7 +58,13 @@ class Evidence:
 
 
 def validity(evidence: Evidence) -> Validity:
-    reasons = (*_unfinished(evidence), *_dropped(evidence), *_nothing_measured(evidence), *_late(evidence))
+    reasons = (
+        *_unfinished(evidence),
+        *_dropped(evidence),
+        *_nothing_measured(evidence),
+        *_unanswered(evidence),
+        *_late(evidence),
+    )
     doubts = (
         *_interrupted(evidence),
         *_simulated(evidence),
@@ -113,6 +120,22 @@ def _nothing_measured(evidence: Evidence) -> list[str]:
     if not sent:
         return ["no request of the steady phase was sent"]
     return [] if answered else [f"none of the {sent:,} attempts of the steady phase was answered"]
+
+
+def _unanswered(evidence: Evidence) -> list[str]:
+    """Latencies of the few that were answered are no one's; and a closed loop that is refused asks at once again."""
+    traffic = evidence.traffic
+    failed = sum(traffic.outcomes[outcome] for outcome in FAILURES)
+    reasons = []
+    if failed > TOO_MANY_FAILED_SHARE * traffic.attempts:
+        reasons.append(f"{failed / traffic.attempts:.1%} of the attempts failed: the rest is no fair sample")
+    refused = traffic.outcomes[Outcome.THROTTLED]
+    if not evidence.config.load.open_loop and refused > TOO_MANY_FAILED_SHARE * traffic.attempts:
+        reasons.append(
+            f"{refused / traffic.attempts:.1%} of the attempts were refused (429), and users of a closed loop asked "
+            "again at once: the rate is that of the refusals; use --rate, or --throttle pace"
+        )
+    return reasons
 
 
 def _lag(evidence: Evidence) -> tuple[str, float] | None:

@@ -390,6 +390,8 @@ class Figures:
     def managed(self):
         (skus,) = (skus for name, skus in BOOK["managed"]["models"].items() if name.lower() == self.model)
         region, instances = self.config["plan"]["region"], self.found["instances"]["instances"]
+        of = self.found["instances"]
+        most = instances * of["concurrency_per_instance"] / of["time_in_system_s"]
         table = []
         for name in skus:
             sku = BOOK["managed"]["skus"][name]
@@ -401,6 +403,8 @@ class Figures:
                 "cores_of_quota": sku["cores"] * math.ceil(instances * (1 + reserve)),
                 "break_even_requests_per_s": each * instances / 3_600 / self.found["serverless"]["per_request_usd"],
             }  # fmt: skip
+            if row["break_even_requests_per_s"] > most:
+                row["break_even_requests_per_s"] = None
             table += [row] if each else []
         return sorted(table, key=lambda row: (row["per_hour_usd"], row["gpus"]))
 

@@ -250,6 +250,61 @@ def test_a_closed_loop_is_labelled_and_waits_for_answers(tmp_path):
     assert most == 4
 
 
+def test_the_openai_dialect_runs_against_the_simulated_deployment_too(tmp_path):
+    done = headroom(
+        tmp_path, "run", *SHORT, "--dialect", "openai", "--rate", "10/s", "--out", "run", "--no-report", "--quiet"
+    )
+    assert done.returncode in (0, 4), done.stderr
+    samples = Run.open(tmp_path / "run").samples.collect()
+    assert set(samples["outcome"]) == {"ok"} and set(samples["usage_source"]) == {"server"}
+
+
+async def half_dead(call, writer):
+    await (deployment if call.number % 2 else always(response(b"{}", "500 Oops")))(call, writer)
+
+
+def test_a_run_that_half_failed_is_invalid_whatever_its_objectives(tmp_path):
+    with Server(half_dead) as server:
+        done = headroom(
+            tmp_path,
+            "run",
+            "--target",
+            server.url,
+            *SHORT,
+            "--rate",
+            "20/s",
+            "--slo",
+            "ttft.p50<5s",
+            "--out",
+            "run",
+            "--quiet",
+        )
+    assert done.returncode == 4
+    assert "of the attempts failed: the rest is no fair sample" in (tmp_path / "run" / "summary.json").read_text()
+    assert "Invalid" in done.stderr
+
+
+def test_a_closed_loop_that_was_refused_is_no_measure_of_demand(tmp_path):
+    done = headroom(
+        tmp_path,
+        "run",
+        *SHORT,
+        "--users",
+        2,
+        "--throttle",
+        "off",
+        "--tpm",
+        1_000,
+        "--scenario",
+        "streaming",
+        "--out",
+        "run",
+        "--no-report",
+    )
+    assert done.returncode == 4
+    assert "asked again at once" in " ".join(done.stdout.split())
+
+
 def test_a_managed_deployment_has_no_quota_and_is_planned_by_the_hour(tmp_path):
     done = headroom(
         tmp_path, "run", *SHORT, "--kind", "managed", "--rate", "20/s", "--tpm", 1_000, "--out", "run", "--no-report"

@@ -8,7 +8,7 @@ import trustme
 
 from loadgen.config import TargetConfig
 from loadgen.errors import ConfigError, TargetError, TargetRefused
-from loadgen.target import Credential, address_of, check_allowed, credential_of, probe
+from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
 from tests.servers import Server, always, response
 
 CANARY = "canary-0123456789abcdef0123456789"
@@ -124,6 +124,15 @@ def test_an_entra_failure_is_one_sentence(monkeypatch):
     with pytest.raises(ConfigError, match="Entra ID gave no token") as caught:
         credential_of(TargetConfig(key="entra", kind="managed"), {})
     assert CANARY not in str(caught.value)
+
+
+def test_a_key_goes_to_another_machine_by_https_only():
+    credential = Credential(lambda: (CANARY, float("inf")))
+    with pytest.raises(TargetRefused, match="unencrypted: use https"):
+        check_encrypted(address_of("http://example.com"), credential)
+    check_encrypted(address_of("https://example.com"), credential)
+    check_encrypted(address_of("http://example.com"), None)
+    check_encrypted(address_of("http://127.0.0.1"), credential)
 
 
 def ask(server, **target):

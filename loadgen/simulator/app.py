@@ -31,8 +31,14 @@ def create_app(deployment: Deployment) -> Starlette:
         about = {"model_name": model, "model_type": "chat-completions", "model_provider_name": PROVIDER}
         return Response(orjson.dumps(about), media_type="application/json")
 
+    async def models(request: Request) -> Response:
+        check_key(request.scope, deployment.settings.key)
+        model = {"id": deployment.settings.model, "object": "model", "owned_by": PROVIDER}
+        return Response(orjson.dumps({"object": "list", "data": [model]}), media_type="application/json")
+
     routes = [
         Route("/info", info, methods=["GET"]),
+        Route("/v1/models", models, methods=["GET"]),
         Route("/chat/completions", Chat(deployment, Dialect.AZURE), methods=["POST"]),
         Route("/v1/chat/completions", Chat(deployment, Dialect.OPENAI), methods=["POST"]),
     ]
