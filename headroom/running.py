@@ -27,9 +27,9 @@ from headroom.cli import INTERRUPTED
 from loadgen.config import SIMULATED, Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.quota import enforcing
-from loadgen.samples import Manifest, check_ledger, create, finish
+from loadgen.samples import Manifest, create, finish
 from loadgen.schedule import read_trace
-from loadgen.target import address_of, check_allowed, check_encrypted, credential_of, probe
+from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
 from planner.prices import read_prices
 
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
@@ -67,12 +67,18 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
             changes = {"url": target_url, "key": f"env:{SIMULATED_KEY}"}
             config = config.model_copy(update={"target": config.target.model_copy(update=changes)})
         address = address_of(config.target.url or "")
-        deployment = probe(config.target, address, credential_of(config.target, environment))
+        credential = credential_of(config.target, environment)
+        deployment = _redacted(probe(config.target, address, credential), credential)
         folder = _run_folder(config)
         manifest = _manifest(config, {**deployment, "simulated": target_url is not None})
         create(folder, manifest)
         played = _play(folder, manifest, places, environment, quiet=quiet)
     return _conclude(folder, config, played, quiet=quiet)
+
+
+def _redacted(deployment: dict[str, Any], credential: Credential | None) -> dict[str, Any]:
+    """What a server says of itself may repeat the key, and holds what it likes."""
+    return json.loads(credential.redact(json.dumps(deployment))) if credential is not None else deployment
 
 
 @contextmanager
@@ -151,6 +157,22 @@ def _manifest(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
     )
 
 
+@contextmanager
+def _holding_signals() -> Iterator[None]:
+    """Let a record be closed whole; a Ctrl-C meanwhile counts afterwards."""
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda got, _: held.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        raise KeyboardInterrupt
+
+
 class Played:
     """How the load process ended."""
 
@@ -199,6 +221,9 @@ def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
 
 def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, live: LiveView) -> None:
     for line in lines:
+        if not line.startswith('{"event": '):
+            sys.stderr.write(line)  # a scenario prints
+            continue
         event = json.loads(line)
         match event.pop("event"):
             case "started":
@@ -236,8 +261,8 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     crashed = played.exit_code != 0
     reason = f"the load process ended with {played.exit_code}" if crashed else played.reason
     try:
-        manifest = finish(folder, state="interrupted" if reason else "complete", reason=reason)
-        check_ledger(manifest.totals, played.planned)
+        with _holding_signals():
+            finish(folder, state="interrupted" if reason else "complete", reason=reason, planned=played.planned)
         plan = planning.conclude(folder, config, quiet=quiet)
     except OSError as failure:
         raise RunFolderError(

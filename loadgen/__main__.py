@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.player import Player, load_scenario, seat  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
-from loadgen.samples import Manifest
+from loadgen.samples import Manifest, Outcome
 from loadgen.tally import BLOCKED_S
 
 FLUSH_S = 0.25
@@ -60,6 +61,7 @@ class Load:
         gevent.os.make_nonblocking(self.pipe.fd)
         self.stopping = Event()
         self.environment.events.user_error.add_listener(self._note_failure)  # type: ignore[no-untyped-call]
+        self._ended = False
         self._stop_reason: str | None = None
         self._failure: HeadroomError | None = None
 
@@ -73,28 +75,29 @@ class Load:
     def run(self) -> int:
         gc.collect()
         gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
+        self._schedule = self.player.schedule() if self.config.load.open_loop else iter(())
         self.player.restart_clock(monotonic_ns() + START_IN_NS)
         say("started", monotonic_start_ns=self.player.start_ns)
-        keepers = [
-            gevent.spawn(keeper)
-            for keeper in (self._flush, self._tell, self._watch_hub, self._watch_parent, self._renew)
-        ]
+        flusher = gevent.spawn(self._flush)
+        keepers = [gevent.spawn(keeper) for keeper in (self._tell, self._watch_hub, self._watch_parent, self._renew)]
         try:
             (self._play_open if self.config.load.open_loop else self._play_closed)()
         finally:
             self._send_home()
             gevent.killall(keepers)
-        self.player.tally.flush(self.pipe)
-        self.pipe.close()
+        self._ended = True
+        flusher.join()  # never cut short: half a batch would spoil all that follows
         if self._failure is not None:
             raise self._failure
+        self.player.tally.flush(self.pipe)
+        self.pipe.close()
         say("progress", **self._progress())
         say("finished", planned=self.player.tally.planned, reason=self._stop_reason)
         return 0
 
     def _play_open(self) -> None:
         source = self.player.source = OpenLoop(
-            self.player.schedule(),
+            self._schedule,
             alarm=self.player.alarm,
             start_ns=self.player.start_ns,
             most_busy=self.config.load.max_in_flight,
@@ -136,18 +139,22 @@ class Load:
         give_up_ns = monotonic_ns() + round(STOP_GRACE_S * 1e9)
         while just_sent and self.player.endpoint.active and monotonic_ns() < give_up_ns:
             gevent.sleep(0.02)
+        if not self.stopping.is_set():
+            for connection in list(self.player.endpoint.active):  # what was asked and never answered is a failure
+                gevent.get_hub().loop.run_callback(connection.interrupt, Outcome.TIMEOUT, "drain_timeout")
+            gevent.sleep(0.05)
         self.runner.user_greenlets.kill(block=True, timeout=STOP_GRACE_S)
 
     def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
         user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set
-        text = f"scenario {user.scenario} raised {type(exception).__name__}: {str(exception)[:100]}"
+        text = f"scenario {user.scenario} raised {type(exception).__name__}: {exception}"
         credential = self.player.credential
-        self.player.tally.note("scenario_failed", text if credential is None else credential.redact(text))
+        self.player.tally.note("scenario_failed", (text if credential is None else credential.redact(text))[:200])
 
     # Keepers: small greenlets beside the load.
 
     def _flush(self) -> None:
-        while True:
+        while not self._ended:
             gevent.sleep(FLUSH_S)
             try:
                 self.player.tally.flush(self.pipe)
@@ -186,8 +193,11 @@ class Load:
     def _renew(self) -> None:
         while self.player.credential is not None and self.player.credential.entra:
             gevent.sleep(RENEW_S)
-            gevent.get_hub().threadpool.apply(self.player.credential.value)
-            self.player.endpoint.renew()
+            try:
+                gevent.get_hub().threadpool.apply(self.player.credential.value)
+                self.player.endpoint.renew()
+            except HeadroomError as error:
+                self.player.tally.note("entra", f"{error}; trying again")
 
 
 def shares(weights: dict[str, float], users: int) -> dict[str, int]:
@@ -207,6 +217,8 @@ def say(event: str, **values: Any) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     folder, *named = arguments
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each user holds a connection
     places = dict(argument.split("=", 1) for argument in named)
     try:
         load = Load(Path(folder), places)

@@ -206,8 +206,8 @@ class RunConfig(Section):
 
     target: TargetConfig = TargetConfig()
     load: LoadConfig = LoadConfig()
-    scenarios: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        DEFAULT_MIX, description="the mix: names and weights"
+    scenarios: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        DEFAULT_MIX, min_length=1, description="the mix: names and weights"
     )
     quota: Quota = Quota()
     timeouts: TimeoutConfig = TimeoutConfig()

@@ -12,7 +12,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Any
 
@@ -20,78 +19,20 @@ import gevent
 from gevent import get_hub
 from gevent.monkey import get_original
 
-from loadgen.config import TargetConfig, TimeoutConfig
-from loadgen.errors import TargetError
+from loadgen.endpoint import Endpoint
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Sample
-from loadgen.target import Address, Credential, tls_context
-from loadgen.wire import ResponseReader, retry_after_ms
+from loadgen.wire import ResponseReader, printable, retry_after_ms
 
+FINISH_REASON_LENGTH = 64
 READ, WRITE = 1, 2  # libev's event masks
 RECEIVE_BYTES = 65_536
-SWEEP_S = 0.05
+STALE_NS = 100_000_000
 NativeSocket = get_original("socket", "socket")  # never blocks here, so gevent's own socket would only be in the way
 
 
 class Interrupted(Exception):  # noqa: N818 - how an attempt ended, turned into an outcome at once
     """An attempt that ended before its response did: outcome and code."""
-
-
-@dataclass
-class Endpoint:
-    """What all connections to one target share: addresses, TLS, header bytes, timeouts, and the run's zero."""
-
-    address: Address
-    target: TargetConfig
-    timeouts: TimeoutConfig
-    credential: Credential | None
-    start_ns: int
-    name: str = ""
-    active: set[Connection] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        try:
-            self.resolved = socket.getaddrinfo(self.address.host, self.address.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise TargetError(f"{self.address.host} cannot be resolved: {error.strerror}") from None
-        self.tls: ssl.SSLContext | None = tls_context(self.target) if self.address.scheme == "https" else None
-        self._head = self._make_head()
-        self._sweeper = get_hub().loop.timer(SWEEP_S, SWEEP_S)
-        self._sweeper.start(self._sweep)
-
-    def encode(self, spec: RequestSpec, request_id: str) -> bytes:
-        """The bytes of one request."""
-        pinned = (
-            b"" if spec.completion_tokens is None else b"x-headroom-completion-tokens: %d\r\n" % spec.completion_tokens
-        )
-        accept = b"text/event-stream" if spec.stream else b"application/json"
-        return b"%bAccept: %b\r\nx-ms-client-request-id: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
-            self._head, accept, request_id.encode(), pinned, len(spec.body), spec.body,
-        )  # fmt: skip
-
-    def renew(self) -> None:
-        """Take up a renewed token; called off the hot path."""
-        self._head = self._make_head()
-
-    def _make_head(self) -> bytes:
-        default_port = {"http": 80, "https": 443}[self.address.scheme]
-        host = self.address.origin.removeprefix(f"{self.address.scheme}://").removesuffix(f":{default_port}")
-        headers = {
-            "Host": host,
-            "User-Agent": "headroom",
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            **(self.credential.headers(self.target.dialect) if self.credential is not None else {}),
-        }
-        lines = [f"POST {self.address.chat_path(self.target)} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join(lines).encode("ascii") + b"\r\n"
-
-    def _sweep(self) -> None:
-        """One timer for all timeouts: each attempt would otherwise start and stop several."""
-        now_ns = monotonic_ns()
-        for connection in [each for each in self.active if now_ns > each.deadline_ns()]:
-            connection.interrupt(Outcome.TIMEOUT, connection.timeout_code)
 
 
 class Connection:
@@ -125,7 +66,7 @@ class Connection:
         outcome, error = Outcome.NETWORK, None
         try:
             reader = self._exchange(payload, sample, spec)
-            outcome, error = reader.verdict()
+            outcome, error = reader.verdict(self._redact)
         except Interrupted as interrupted:
             reader = self._reader or reader
             outcome, error = interrupted.args
@@ -210,22 +151,26 @@ class Connection:
             self._used = True
             reader = self._reader = ResponseReader(stream=spec.stream)
             self._stage_ns = monotonic_ns()
-            sample.sent_ns = self._stage_ns - self._endpoint.start_ns
+            if sample.sent_ns is None:
+                sample.sent_ns = self._stage_ns - self._endpoint.start_ns
             try:
                 self._transmit(payload)
                 self._wait(self._reading, self._readable)
             except Interrupted as interrupted:
-                if not (self._went_stale(interrupted, reader) and not fresh):
+                if fresh or not self._went_stale(interrupted, reader):
                     raise
             else:
-                if reader.broken != "closed_before_answer" or fresh:
+                if fresh or reader.broken != "closed_before_answer" or not self._just_sent():
                     return reader
             self.close()  # the server had closed an idle connection: nothing was lost, so open another, once
 
-    @staticmethod
-    def _went_stale(interrupted: Interrupted, reader: ResponseReader) -> bool:
+    def _just_sent(self) -> bool:
+        """An idle connection that the server has closed says so at once; later, it is an answer that failed."""
+        return monotonic_ns() - self._stage_ns < STALE_NS
+
+    def _went_stale(self, interrupted: Interrupted, reader: ResponseReader) -> bool:
         outcome, _ = interrupted.args
-        return outcome is Outcome.NETWORK and reader.first_byte_ns is None
+        return outcome is Outcome.NETWORK and reader.first_byte_ns is None and self._just_sent()
 
     def _open(self) -> None:
         self._stage_ns, self._reader = monotonic_ns(), None
@@ -364,12 +309,15 @@ class Connection:
         except OSError as error:
             raise Interrupted(Outcome.NETWORK, _network_code("receive", error)) from None
 
+    def _redact(self, text: str) -> str:
+        credential = self._endpoint.credential
+        return text if credential is None else credential.redact(text)
+
     def _note(self, sample: Sample, reader: ResponseReader, outcome: Outcome, error: str | None) -> None:
         """Copy what the attempt came to into its row."""
         cut_stream = outcome is Outcome.NETWORK and reader.status == 200
         sample.outcome = (Outcome.BROKEN_STREAM if cut_stream else outcome).value
-        credential = self._endpoint.credential
-        sample.error = credential.redact(error) if error and credential is not None else error
+        sample.error = error
         sample.status = reader.status
         sample.first_byte_ns = reader.first_byte_ns
         sample.first_token_ns, sample.last_token_ns = reader.first_token_ns, reader.last_token_ns
@@ -379,7 +327,8 @@ class Connection:
         sample.prompt_tokens, sample.completion_tokens = reader.prompt_tokens, reader.completion_tokens
         sample.usage_source = "server" if reader.completion_tokens is not None else "estimated"
         sample.chunks, sample.bytes_in = reader.chunks, reader.bytes_in
-        sample.finish_reason = reader.finish_reason
+        reason = reader.finish_reason
+        sample.finish_reason = None if reason is None else printable(self._redact(reason))[:FINISH_REASON_LENGTH]
         if reader.status in (429, 503):
             sample.retry_after_ms = retry_after_ms(reader.headers, time.time())
 

@@ -21,7 +21,8 @@ from locust.exception import StopUser
 from loadgen.alarm import Alarm
 from loadgen.arrivals import ClosedLoop, Source
 from loadgen.config import Dialect, Kind, LoadConfig, RunConfig, TargetConfig, ThrottleMode
-from loadgen.connection import Connection, Endpoint
+from loadgen.connection import Connection
+from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
 from loadgen.quota import Grant, enforcing, pacing
 from loadgen.requests import RequestSpec
@@ -81,8 +82,13 @@ class Player:
     def play(self, arrival: Arrival, spec: RequestSpec, connection: Connection) -> Sample:
         """Wait until the arrival is due and the quota admits it, send it, and record what came of it."""
         due_ns = self.start_ns + arrival.due_ns
-        connection.ready(due_ns)
-        self.alarm.wait_until(due_ns)
+        try:
+            connection.ready(due_ns)
+            self.alarm.wait_until(due_ns)
+        except GreenletExit:
+            if monotonic_ns() >= due_ns:
+                self.drop(arrival, "stopped_before_sent")
+            raise
         sample = self._sample(arrival, spec.scenario)
         self.tally.planned += 1
         cost = self._cost(spec)
@@ -149,7 +155,9 @@ class Player:
     def _settle(self, grant: Grant | None, spec: RequestSpec, sample: Sample, reader: ResponseReader) -> None:
         if self.throttle is None or grant is None:
             return
-        if sample.outcome == Outcome.THROTTLED or sample.sent_ns is None:
+        if sample.outcome == Outcome.THROTTLED:
+            self.throttle.settle(grant, 0)  # its tokens were not counted; that it asked may have been
+        elif sample.sent_ns is None:
             self.throttle.cancel(grant)
         elif sample.prompt_tokens is not None:
             admission = self.config.quota.admission

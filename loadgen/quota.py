@@ -67,7 +67,7 @@ class Quota:
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_minute", "requests_per_minute", "burst_s", "request_slice_s"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < NEVER_NS:
                 raise ValueError(f"{name} must be above zero, not {getattr(self, name)}")
         if self.concurrency is not None and self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {self.concurrency}")
@@ -305,6 +305,8 @@ class Limiter:
         """Believe a server that says less is left than we counted (others may share the deployment)."""
         for windows, left in ((self._tokens, tokens), (self._requests, requests)):
             for window in windows if left is not None and left >= 0 else ():
+                if isinstance(window, SlidingWindow):
+                    continue  # it would hold that against us for a minute; a bucket refills as the server's does
                 if (excess := window.available(now_ns) - (left or 0)) > 0:
                     window.take(now_ns, excess)
 
@@ -341,17 +343,21 @@ def enforcing(quota: Quota, origin_ns: int | None = None) -> Limiter:
 def pacing(quota: Quota) -> Limiter:
     """The limiter a polite client runs: smooth, and within the quota under every way a server may enforce it.
 
-    Small buckets spread the load, so that slices of the quota are kept; a sliding minute is the hard limit, and whoever
-    keeps it keeps every fixed minute and every bucket of 60 s too.
+    Small buckets spread the load, half as large as the quota's own, so that what the network delays still fits; sliding
+    windows of a minute and of a request slice are the hard limits, and whoever keeps those keeps fixed ones too.
     """
     tokens, requests = quota.tokens_per_minute, quota.requests_per_minute
+    half_burst_ns, slice_ns = round(quota.burst_s * NS_PER_S / 2), quota.request_slice_s * NS_PER_S
+    tokens_burst_ns = min(PACING_TOKENS_BURST_NS, half_burst_ns)
+    requests_burst_ns = min(PACING_REQUESTS_BURST_NS, half_burst_ns, slice_ns // 2)
     return Limiter(
         tokens=[
             SlidingWindow(tokens, MINUTE_NS),
-            TokenBucket(tokens, MINUTE_NS, PACING_TOKENS_BURST_NS, may_owe=True),
+            TokenBucket(tokens, MINUTE_NS, tokens_burst_ns, may_owe=True),
         ],
         requests=[
             SlidingWindow(requests, MINUTE_NS),
-            TokenBucket(requests, MINUTE_NS, PACING_REQUESTS_BURST_NS, may_owe=True),
+            SlidingWindow(max(1, requests * quota.request_slice_s // 60), slice_ns),
+            TokenBucket(requests, MINUTE_NS, requests_burst_ns, may_owe=True),
         ],
     )

@@ -257,7 +257,7 @@ def create(folder: Path, manifest: Manifest) -> None:
         raise RunFolderError(f"cannot write the run folder {folder}: {error.strerror}; choose another --out") from None
 
 
-def finish(folder: Path, *, state: str, reason: str | None = None) -> Manifest:
+def finish(folder: Path, *, state: str, reason: str | None = None, planned: int | None = None) -> Manifest:
     """Turn the parts into whole files, count them, and say in the manifest how the run ended.
 
     Each step leaves either the old files or the new ones, so a crash here loses nothing and `finish` can run again.
@@ -266,6 +266,8 @@ def finish(folder: Path, *, state: str, reason: str | None = None) -> Manifest:
     publish_lazy(folder / "samples.parquet", run.samples.sort("seq", "attempt"))
     publish_lazy(folder / "chunks.parquet", run.chunks.sort("seq", "attempt", maintain_order=True))
     totals = count_totals(run.samples)
+    if planned is not None:
+        totals["planned"] = planned  # the generator's own count, for every later reader to hold the rows against
     files = {}
     for name in ("samples.parquet", "chunks.parquet"):
         path = folder / name
@@ -332,7 +334,10 @@ def publish_frame(path: Path, frame: pl.DataFrame) -> None:
 
 def publish_lazy(path: Path, frame: pl.LazyFrame) -> None:
     draft = path.with_name(f".{path.name}.draft")
-    frame.sink_parquet(draft, compression="zstd")
+    try:
+        frame.sink_parquet(draft, compression="zstd")
+    except pl.exceptions.ComputeError as error:  # a full disk, among others
+        raise RunFolderError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     _rename_durably(draft, path)

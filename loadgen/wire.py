@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -21,6 +22,8 @@ from loadgen.sse import EventParser, StreamTooLarge
 HEAD_LIMIT = 64 << 10
 BODY_LIMIT = 16 << 20
 U32 = (1 << 32) - 1
+CODE_LENGTH = 64
+LONGEST_COUNT = 12  # digits
 _KEPT_HEADERS = frozenset(
     (
         b"connection",
@@ -98,8 +101,12 @@ class ResponseReader:
         self.bytes_in += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.broken = "unexpected_upgrade"
         except httptools.HttpParserError as error:
-            if self.broken is None and not self.complete:
+            if self.complete:
+                self.keep_alive = False  # what follows the answer is no second one
+            elif self.broken is None:
                 cause = error.__context__
                 self.broken = str(cause) if isinstance(cause, StreamTooLarge) else "malformed_http"
         if self.status is None and self.bytes_in > HEAD_LIMIT:
@@ -121,7 +128,13 @@ class ResponseReader:
 
     # What httptools calls back, in this order.
 
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.keep_alive = False  # a second answer that nobody asked for
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.complete:
+            return
         lowered = name.lower()
         if lowered in _KEPT_HEADERS:
             self.headers[lowered] = value
@@ -130,6 +143,8 @@ class ResponseReader:
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        if self.complete:
+            return
         if status < 200:  # an interim answer; the real one follows
             self.headers.clear()
             return
@@ -139,6 +154,8 @@ class ResponseReader:
             self._events = EventParser()
 
     def on_body(self, piece: bytes) -> None:
+        if self.complete:
+            return
         if self._events is None:
             self._body_size += len(piece)
             if self._body_size > BODY_LIMIT:
@@ -180,7 +197,7 @@ class ResponseReader:
                 continue
             carries_content = carries_content or has_content(choice)
             if isinstance(choice.get("finish_reason"), str):
-                self.finish_reason = choice["finish_reason"][:64]
+                self.finish_reason = choice["finish_reason"]
         if carries_content:
             self._stamp_token()
 
@@ -197,13 +214,14 @@ class ResponseReader:
             self.prompt_tokens = _count(usage.get("prompt_tokens"))
             self.completion_tokens = _count(usage.get("completion_tokens"))
 
-    def verdict(self) -> tuple[Outcome, str | None]:
+    def verdict(self, redact: Callable[[str], str] = str) -> tuple[Outcome, str | None]:
         """How the attempt ended, once the response is complete, broken or cut; and what went wrong, in short."""
         if self.status is None:
             return Outcome.NETWORK, self.broken
         if self.status == 200:
-            return self._verdict_of_stream() if self.stream else self._verdict_of_body()
-        code, message = error_of(b"".join(self._body), self.headers)
+            return self._verdict_of_stream(redact) if self.stream else self._verdict_of_body()
+        code, message = map(redact, error_of(b"".join(self._body), self.headers))
+        code = code[:CODE_LENGTH]
         if self.status >= 500:
             return Outcome.SERVER_ERROR, _brief(code, message)
         if self.status < 400:
@@ -217,12 +235,12 @@ class ResponseReader:
         # What a server says about a refused key may repeat the key; and of 429s there may be many.
         return outcome, code if self.status in (401, 403, 429) else _brief(code, message)
 
-    def _verdict_of_stream(self) -> tuple[Outcome, str | None]:
+    def _verdict_of_stream(self, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
         if self._events is None:
             kind = self.headers.get(b"content-type", b"").decode("latin-1").partition(";")[0]
-            return Outcome.BROKEN_STREAM, _brief("not_an_event_stream", kind)
+            return Outcome.BROKEN_STREAM, _brief("not_an_event_stream", redact(kind))
         if self.error_frame is not None:
-            return Outcome.BROKEN_STREAM, _brief("error_in_stream", _describe(self.error_frame))
+            return Outcome.BROKEN_STREAM, _brief("error_in_stream", redact(_describe(self.error_frame)))
         if self.broken is not None and not (self.broken == "cut" and self.done_marker):
             return Outcome.BROKEN_STREAM, self.broken
         if self.finish_reason == "content_filter":
@@ -243,7 +261,7 @@ class ResponseReader:
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             return Outcome.BROKEN_STREAM, "not_a_chat_completion"
         self._read_usage(answer.get("usage"))
-        self.finish_reason = reason[:64] if isinstance(reason, str) else None
+        self.finish_reason = reason if isinstance(reason, str) else None
         return (Outcome.FILTERED, "content_filter") if reason == "content_filter" else (Outcome.OK, None)
 
 
@@ -276,7 +294,7 @@ def error_of(body: bytes, headers: dict[bytes, bytes]) -> tuple[str, str]:
     )
     detail = layout.get("detail", answer.get("detail"))
     message = layout.get("message") or answer.get("message") or (_describe(detail) if detail else "")
-    return _printable(code)[:64], str(message)
+    return printable(code), str(message)
 
 
 def retry_after_ms(headers: dict[bytes, bytes], now_unix_s: float) -> int | None:
@@ -293,7 +311,7 @@ def retry_after_ms(headers: dict[bytes, bytes], now_unix_s: float) -> int | None
         except ValueError:
             try:
                 at = parsedate_to_datetime(text)
-            except ValueError:
+            except (ValueError, OverflowError, TypeError):
                 continue
             wait_ms = max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now_unix_s) * 1_000)
         if math.isfinite(wait_ms) and wait_ms >= 0:
@@ -304,7 +322,7 @@ def retry_after_ms(headers: dict[bytes, bytes], now_unix_s: float) -> int | None
 def remaining_of(headers: dict[bytes, bytes], what: bytes) -> int | None:
     """x-ratelimit-remaining-tokens or -requests; None where absent or, as seen in the wild, negative or no number."""
     text = headers.get(b"x-ratelimit-remaining-" + what, b"")
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdigit() and len(text) <= LONGEST_COUNT else None
 
 
 def _count(value: Any) -> int | None:
@@ -319,8 +337,9 @@ def _describe(value: Any) -> str:
 
 def _brief(code: str, message: str) -> str:
     text = f"{code}: {message}" if message and message != code else code
-    return _printable(text)[:ERROR_LENGTH]
+    return printable(text)[:ERROR_LENGTH]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """One line of plain characters, whatever a server sent."""
     return _UNPRINTABLE.sub(" ", text)

@@ -15,7 +15,8 @@ from gevent import monkey
 
 from loadgen.alarm import Alarm
 from loadgen.config import TargetConfig, TimeoutConfig
-from loadgen.connection import Connection, Endpoint
+from loadgen.connection import Connection
+from loadgen.endpoint import Endpoint
 from loadgen.quota import Quota, enforcing, pacing
 from loadgen.requests import chat
 from loadgen.samples import Sample

@@ -30,6 +30,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/alarm.py",
         "loadgen/arrivals.py",
         "loadgen/connection.py",
+        "loadgen/endpoint.py",
         "loadgen/throttle.py",
         "loadgen/player.py",
         "loadgen/__main__.py",
