@@ -284,6 +284,58 @@ def test_a_run_that_half_failed_is_invalid_whatever_its_objectives(tmp_path):
     assert "Invalid" in done.stderr
 
 
+async def silent_at_times(call, writer):
+    if call.number % 5 == 4:
+        await asyncio.sleep(60)
+    await deployment(call, writer)
+
+
+def test_requests_that_are_never_answered_are_failures_and_not_forgotten(tmp_path):
+    (tmp_path / "brief.toml").write_text("[load]\ndrain = 1\n")
+    with Server(silent_at_times) as server:
+        done = headroom(
+            tmp_path,
+            "run",
+            "brief.toml",
+            "--target",
+            server.url,
+            *SHORT,
+            "--rate",
+            "20/s",
+            "--out",
+            "run",
+            "--quiet",
+            "--no-report",
+        )
+    assert done.returncode == 4, done.stderr
+    samples = Run.open(tmp_path / "run").samples.collect()
+    unanswered = samples.filter(pl.col("error") == "drain_timeout")
+    assert unanswered.height >= 5 and set(unanswered["outcome"]) == {"timeout"}
+
+
+def test_a_scenario_that_prints_disturbs_nothing(tmp_path):
+    (tmp_path / "loud.py").write_text(
+        "from loadgen.player import DeploymentUser\nfrom loadgen.requests import chat\n"
+        "class Loud(DeploymentUser):\n    def request(self, arrival):\n        print('hello', arrival.seq, flush=True)\n"
+        "        return chat(self.scenario, [{'role': 'user', 'content': 'x'}], max_tokens=5)\n"
+    )
+    done = headroom(
+        tmp_path, "run", *SHORT, "--rate", "10/s", "--scenario", "loud.py:Loud", "--out", "run", "--no-report"
+    )
+    assert done.returncode in (0, 4), done.stderr
+    assert "hello 1" in done.stderr
+
+
+def test_rows_lost_after_the_generator_counted_them_make_every_later_plan_invalid(simulated, tmp_path):
+    import shutil
+
+    shutil.copytree(simulated[1], tmp_path / "run")
+    whole = pl.read_parquet(tmp_path / "run" / "samples.parquet")
+    whole.head(whole.height - 3).write_parquet(tmp_path / "run" / "samples.parquet")
+    plan = json.loads(headroom(tmp_path, "plan", "run", "--json").stdout)
+    assert not plan["validity"]["valid"] and "the ledger does not add up" in plan["validity"]["reasons"][0]
+
+
 def test_a_closed_loop_that_was_refused_is_no_measure_of_demand(tmp_path):
     done = headroom(
         tmp_path,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from loadgen.samples import Outcome
 from loadgen.sse import EventParser
+from loadgen.target import Credential
 from loadgen.wire import HEAD_LIMIT, ResponseReader, error_of, remaining_of, retry_after_ms
 
 MS = 1_000_000
@@ -248,6 +249,38 @@ def test_a_body_without_a_length_ends_with_the_connection_and_one_with_a_length_
     assert short.verdict() == (Outcome.BROKEN_STREAM, "cut")
 
 
+@pytest.mark.parametrize(
+    "trailing",
+    [b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 429 Slow\r\nRetry-After: 9\r\n\r\n", b"garbage"],
+)
+def test_what_follows_an_answer_changes_nothing_but_ends_the_connection(trailing):
+    body = json.dumps(ANSWER).encode()
+    reader = ResponseReader(stream=False)
+    assert reader.feed(head(content_length=len(body)) + body + trailing, MS)
+    assert (reader.status, reader.verdict(), reader.keep_alive) == (200, (Outcome.OK, None), False)
+    assert b"retry-after" not in reader.headers
+
+
+def test_an_upgrade_that_nobody_asked_for_ends_the_attempt():
+    reader = ResponseReader(stream=True)
+    assert reader.feed(head("101 Switching Protocols", upgrade="websocket", connection="Upgrade"), MS)
+    assert reader.broken == "unexpected_upgrade"
+
+
+@pytest.mark.parametrize("length", [20, 84, 1_400])
+def test_a_key_is_taken_out_before_anything_is_cut(length):
+    key = "k3y" * (length // 3)
+    redact = Credential(lambda: (key, float("inf"))).redact
+    for body in ({"code": key, "message": "x"}, {"code": "bad", "message": f"header {key} is wrong"}):
+        reader = read_body(json.dumps({"error": body}).encode(), "400 Bad")
+        assert "k3yk3y" not in reader.verdict(redact)[1]
+    for stream in (
+        read_stream({"error": {"code": key}}, DONE),
+        read_stream({"error": {"message": f"{'-' * 150}{key}"}}),
+    ):
+        assert "k3yk3y" not in stream.verdict(redact)[1]
+
+
 NOW_S = 1_700_000_000.0
 
 
@@ -263,6 +296,7 @@ NOW_S = 1_700_000_000.0
         ({b"retry-after": formatdate(NOW_S - 30, usegmt=True).encode()}, 0),
         ({b"retry-after": b"soon"}, None),
         ({b"retry-after": b"-3"}, None),
+        ({b"retry-after": b"Fri, 31 Dec 2027 23:59:59 +99999999999999999999"}, None),
         ({b"retry-after": b"nan"}, None),
         ({b"retry-after-ms": b"soon", b"retry-after": b"2"}, 2_000),
         ({b"retry-after": b"1000000000000"}, (1 << 32) - 1),
@@ -272,7 +306,9 @@ def test_how_long_a_server_asks_to_wait(headers, wait_ms):
     assert retry_after_ms(headers, NOW_S) == wait_ms
 
 
-@pytest.mark.parametrize(("value", "left"), [(b"41", 41), (b"-1", None), (b"many", None), (b"", None)])
+@pytest.mark.parametrize(
+    ("value", "left"), [(b"41", 41), (b"-1", None), (b"many", None), (b"", None), (b"9" * 5_000, None)]
+)
 def test_what_a_server_says_is_left(value, left):
     assert remaining_of({b"x-ratelimit-remaining-tokens": value}, b"tokens") == left
 
