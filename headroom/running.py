@@ -24,9 +24,9 @@ from rich.console import Console
 from dashboards.live import LiveView
 from headroom import planning
 from headroom.cli import INTERRUPTED
-from loadgen.config import SIMULATED, Kind, RunConfig
+from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
-from loadgen.quota import enforcing
+from loadgen.quota import admitting
 from loadgen.samples import Manifest, create, finish
 from loadgen.schedule import read_trace
 from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
@@ -50,11 +50,12 @@ def check(config: RunConfig) -> None:
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
     rows = read_trace(config.load.trace) if config.load.trace is not None else []
     if config.target.kind is Kind.SERVERLESS:
-        limiter, cost = enforcing(config.quota), config.quota.admission.cost
-        limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
-        for number, row in enumerate(rows, start=1):
-            tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
-            limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
+        cost = config.quota.admission.cost
+        for limiter in admitting(config.quota, paced=config.load.throttle is not ThrottleMode.OFF):
+            limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
+            for number, row in enumerate(rows, start=1):
+                tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
+                limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
     read_prices(config.plan.prices)
 
 

@@ -24,7 +24,7 @@ from loadgen.config import Dialect, Kind, LoadConfig, RunConfig, TargetConfig, T
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
-from loadgen.quota import Grant, enforcing, pacing
+from loadgen.quota import Grant, admitting, pacing
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
 from loadgen.schedule import Arrival, drawn, read_trace, replayed
@@ -190,12 +190,13 @@ class Player:
         """Build the first requests of each scenario and raise ConfigError if one can never be admitted."""
         if self.config.target.kind is Kind.MANAGED:
             return
-        limiter = enforcing(self.config.quota)
+        limiters = admitting(self.config.quota, paced=self.throttle is not None)
         for name, user_class in classes.items():
             user = user_class(self.environment)
             for seq in range(FIRST_SEEN):
-                spec = user.request(Arrival(seq, 0, name, self.config.load.seed))
-                limiter.check_fits(self._cost(spec), f"a request of scenario {name}")
+                cost = self._cost(user.request(Arrival(seq, 0, name, self.config.load.seed)))
+                for limiter in limiters:
+                    limiter.check_fits(cost, f"a request of scenario {name}")
 
 
 class DeploymentUser(User):

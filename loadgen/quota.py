@@ -340,6 +340,11 @@ def enforcing(quota: Quota, origin_ns: int | None = None) -> Limiter:
             )
 
 
+def admitting(quota: Quota, *, paced: bool) -> list[Limiter]:
+    """All the limiters that a request passes: the server's, and the client's own where it paces."""
+    return [enforcing(quota), *([pacing(quota)] if paced else [])]
+
+
 def pacing(quota: Quota) -> Limiter:
     """The limiter a polite client runs: smooth, and within the quota under every way a server may enforce it.
 

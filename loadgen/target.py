@@ -101,6 +101,8 @@ def address_of(url: str) -> Address:
         raise ConfigError(f"the target {url!r} is no address; write sim, or https://NAME.REGION.inference.ai.azure.com")
     if any(character <= " " or character > "~" for character in parts.path):
         raise ConfigError("the target's URL holds a blank or a character that URLs cannot; check its path")
+    if port == 0:
+        raise ConfigError("the target's URL names port 0, where nothing can listen")
     return Address(
         parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme], parts.path.rstrip("/")
     )

@@ -529,6 +529,12 @@ REFUSALS = [
         "a request of scenario vision counts 2,.* never admit more than 2,000",
         id="a picture never fits",
     ),
+    pytest.param(
+        ["deep.toml", "--max-tokens", "1500"],
+        2,
+        "every request counts 1,501 tokens .* never admit more than 1,000",
+        id="never fits our own throttle",
+    ),
     pytest.param(["--trace", "trace.csv"], 2, "trace.csv, line 3: prompt_tokens is -1", id="bad trace"),
     pytest.param(
         ["--trace", "large.csv"], 2, "large.csv, row 1, counts 300,005 tokens", id="a row of a trace never fits"
@@ -554,6 +560,7 @@ def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing_behind(tmp_path, a
     (tmp_path / "trace.csv").write_text("at_s,prompt_tokens,completion_tokens\n0,5,5\n1,-1,5\n")
     (tmp_path / "large.csv").write_text("at_s,prompt_tokens,completion_tokens\n0,300000,5\n")
     (tmp_path / "bad.toml").write_text("[load]\nrat = 5\n")
+    (tmp_path / "deep.toml").write_text("[quota]\ntokens_per_minute = 1000\nburst_s = 120\n")
     (tmp_path / "taken").mkdir()
     before = sorted(tmp_path.rglob("*"))
     done = headroom(tmp_path, "run", *arguments)

@@ -34,7 +34,9 @@ def test_the_openai_dialect_adds_v1_where_it_is_missing(base):
     assert path.endswith("/v1/chat/completions") and path.count("v1") == 1
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8181", "ftp://x", "http://", "http://h:99999", "http://h/a b"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8181", "ftp://x", "http://", "http://h:99999", "http://h:0", "http://h/a b"]
+)
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(ConfigError, match="target"):
         address_of(url)
