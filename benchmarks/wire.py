@@ -40,10 +40,10 @@ from loadgen.config import RunConfig
 from loadgen.samples import Manifest, Run, check_ledger, create, finish
 
 HERE = Path(__file__).parent
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 STREAM_WARMUP_S = 3.0  # longer than a stream, so that as many end at any moment as in the long run
 END_S = 0.1  # before the end of the arrivals: until then nobody goes home
 PLAN_PATIENCE_S = 60.0
+DISTURBED = 0.02  # share of the time; above it the load process's own times are not what is measured
 CONSOLE = Console(width=170, soft_wrap=True)
 
 
@@ -111,10 +111,10 @@ def start(core: int, command: list[object], **options: Any) -> subprocess.Popen[
         os.sched_setaffinity(0, mine)
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process and its threads, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+def used_s(pid: int) -> tuple[float, float]:
+    """For how many seconds a process and its threads ran, and for how many they were ready and had no core."""
+    threads = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(ran) for ran, _, _ in threads) / 1e9, sum(int(waited) for _, waited, _ in threads) / 1e9
 
 
 def peak_mb(pid: int) -> float:
@@ -162,6 +162,16 @@ def ground_truth(folder: Path, cores: Cores) -> Iterator[str]:
         process.wait(60)
 
 
+@dataclass(frozen=True)
+class Mark:
+    """An instant of a run, and the CPU seconds used until then."""
+
+    at_ns: int
+    load_s: float
+    recorder_s: float
+    waited_s: float  # for a core that other programs had
+
+
 class Load:
     """A load process that plays a fixed request, and its recorder."""
 
@@ -195,10 +205,12 @@ class Load:
         for thread in Path(f"/proc/{self.pids['recorder']}/task").iterdir():
             os.sched_setaffinity(int(thread.name), {cores.recorder})
 
-    def mark(self, at_s: float) -> tuple[int, float, float]:
-        """The instant in ns and the CPU seconds of load and recorder, so long after the run's start."""
+    def mark(self, at_s: float) -> Mark:
+        """What has been used so long after the run's start."""
         time.sleep(max(0.0, at_s - (monotonic_ns() - self.start_ns) / 1e9))
-        return monotonic_ns() - self.start_ns, cpu_s(self.pids["load"]), cpu_s(self.pids["recorder"])
+        now_ns = monotonic_ns() - self.start_ns
+        (load_s, waited_s), (recorder_s, _) = used_s(self.pids["load"]), used_s(self.pids["recorder"])
+        return Mark(now_ns, load_s, recorder_s, waited_s)
 
     def stop_at(self, requests: int) -> None:
         """Stop the load by hand once it has sent so many."""
@@ -219,25 +231,29 @@ class Load:
 
 @dataclass
 class Played:
-    """A load that has been played, and what it used in its measured part, from `begin_ns` to `end_ns` of the run."""
+    """A load that has been played, and its measured part."""
 
-    samples: pl.DataFrame  # with the id that the server logged, of the measured part
-    arrivals: pl.DataFrame  # of content chunks: id, number, at_ns; of the whole run
-    begin_ns: int
-    end_ns: int
-    load_cpu_s: float
-    recorder_cpu_s: float
+    samples: pl.DataFrame  # with the id that the server logged; of the measured part
+    content: pl.DataFrame  # content chunks: id, number, at_ns; of the whole run
+    begin: Mark
+    end: Mark
     start_ns: int  # on CLOCK_MONOTONIC
 
-    def per_cpu_s(self, at_ns: pl.Series) -> float:
-        """How many of these instants fall into the measured part, per CPU second of the load process."""
-        return float(at_ns.is_between(self.begin_ns, self.end_ns).sum()) / self.load_cpu_s
+    def measured(self, at_ns: pl.Expr) -> pl.Expr:
+        return at_ns.is_between(self.begin.at_ns, self.end.at_ns)
+
+    def per_cpu_s(self, count: int) -> float:
+        """So many of the measured part, per CPU second of the load process."""
+        return count / (self.end.load_s - self.begin.load_s)
 
     @property
     def aside(self) -> str:
-        seconds = (self.end_ns - self.begin_ns) / 1e9
-        load, recorder = self.load_cpu_s / seconds, self.recorder_cpu_s / seconds
-        return f"load process {load:.1%} + recorder {recorder:.1%} = {load + recorder:.1%} of a core"
+        seconds = (self.end.at_ns - self.begin.at_ns) / 1e9
+        load = (self.end.load_s - self.begin.load_s) / seconds
+        recorder = (self.end.recorder_s - self.begin.recorder_s) / seconds
+        waited = (self.end.waited_s - self.begin.waited_s) / seconds
+        others = f"; OTHER PROGRAMS KEPT IT WAITING {waited:.0%} of the time" if waited > DISTURBED else ""
+        return f"load process {load:.1%} + recorder {recorder:.1%} = {load + recorder:.1%} of a core{others}"
 
 
 def play(setting: Setting, name: str, url: str, scenario: str, **load: Any) -> Played:
@@ -253,27 +269,23 @@ def play(setting: Setting, name: str, url: str, scenario: str, **load: Any) -> P
         process.process.kill()
     check_ledger(finish(folder, state="complete").totals, planned)
     run = Run.open(folder)
-    prefix = run.manifest.run_id[:8]
-    with_id = run.samples.with_columns(id=pl.format(f"{prefix}-{{}}-{{}}", "seq", "attempt"))
-    samples = with_id.filter(pl.col("sent_ns").is_between(before[0], after[0])).collect()
+    with_id = run.samples.with_columns(id=pl.format(f"{run.manifest.run_id[:8]}-{{}}-{{}}", "seq", "attempt"))
+    samples = with_id.filter(pl.col("sent_ns").is_between(before.at_ns, after.at_ns)).collect()
+    if samples.filter(pl.col("outcome") != "ok").height:
+        raise Unmeasurable(f"not all was answered: {dict(samples['outcome'].value_counts().iter_rows())}")
+    return Played(samples, content_of(run, with_id), before, after, process.start_ns)
+
+
+def content_of(run: Run, samples: pl.LazyFrame) -> pl.DataFrame:
+    """The instants of all content chunks, from the first tokens and the gaps: id, number within the stream, at_ns."""
+    first = samples.filter(pl.col("chunks") > 0).select("id", number=pl.lit(0, pl.Int64), at_ns="first_token_ns")
     gap_ns = pl.col("gap_us").cast(pl.Int64) * 1_000
-    arrivals = (
-        run.chunks.join(with_id.select("seq", "attempt", "id", "first_token_ns"), on=["seq", "attempt"])
+    later = (
+        run.chunks.join(samples.select("seq", "attempt", "id", "first_token_ns"), on=["seq", "attempt"])
         .with_columns(number=pl.int_range(1, pl.len() + 1).over("id"))
         .select("id", "number", at_ns=pl.col("first_token_ns") + gap_ns.cum_sum().over("id"))
     )
-    first = with_id.filter(pl.col("chunks") > 0).select("id", number=pl.lit(0, pl.Int64), at_ns="first_token_ns")
-    if samples.filter(pl.col("outcome") != "ok").height:
-        raise Unmeasurable(f"not all was answered: {dict(samples['outcome'].value_counts().iter_rows())}")
-    return Played(
-        samples,
-        pl.concat([first, arrivals]).collect(),
-        before[0],
-        after[0],
-        after[1] - before[1],
-        after[2] - before[2],
-        process.start_ns,
-    )
+    return pl.concat([first, later]).collect()
 
 
 def peers_at(setting: Setting, kind: str, url: str, users: int) -> dict[str, dict[str, Any]]:
@@ -320,8 +332,8 @@ def plain(setting: Setting) -> list[Row]:
         peers = {name: done["done"] / done["cpu_s"] for name, done in peers_at(setting, "plain", url, users).items()}
         if setting.peers and shutil.which("wrk"):
             peers["wrk"] = wrk_per_cpu_s(setting, url, users)
-    CONSOLE.print(f"plain: {played.aside}")
-    ours = played.per_cpu_s(played.samples["done_ns"])
+    CONSOLE.print(f"plain: {played.aside}", highlight=False)
+    ours = played.per_cpu_s(played.samples.filter(played.measured(pl.col("done_ns"))).height)
     return [Row(f"plain requests per CPU-second, {users} users", ours, 40_000, at_least=True, peers=peers)]
 
 
@@ -339,33 +351,33 @@ def _streams(setting: Setting, name: str, users: int, per_cpu_s: float, errors_m
         played = play(setting, name, url, "Stream", users=users)
         done = peers_at(setting, "stream", url, users) if name == "streams" else {}
     tokens = pl.read_parquet(log / "tokens.parquet").with_columns(number=pl.int_range(pl.len()).over("id"))
-    sent_ns = pl.col("sent_ns") - played.start_ns
-    joined = played.arrivals.join(tokens, on=["id", "number"], how="inner").with_columns(sent_ns=sent_ns)
-    if joined.height < played.arrivals.height:
-        raise Unmeasurable(f"{played.arrivals.height - joined.height} tokens of the record are not in the server's log")
-    inside = joined.filter(pl.col("at_ns").is_between(played.begin_ns, played.end_ns)).sort("id", "number")
-    delay_ms = inside.select(pl.col("at_ns") - pl.col("sent_ns")).to_series() / 1e6
-    first_ms = _first_token_errors_ms(played, log)
-    gap_error = (pl.col("at_ns") - pl.col("sent_ns")).diff().over("id").abs() / 1e6
-    gaps_ms = inside.select(gap_error).to_series().drop_nulls()
+    joined = played.content.join(tokens, on=["id", "number"]).sort("id", "number")
+    if joined.height < played.content.height:
+        raise Unmeasurable(f"{played.content.height - joined.height} tokens of the record are not in the server's log")
+    delay_ms = (pl.col("at_ns") - (pl.col("sent_ns") - played.start_ns)) / 1e6
+    events = joined.filter(played.measured(pl.col("at_ns"))).select("id", delay_ms=delay_ms)
+    gap_error_ms = events.select(pl.col("delay_ms").diff().over("id").abs()).to_series().drop_nulls()
+    first_ms = first_token_errors_ms(played, log)
     CONSOLE.print(
-        f"{name}: {played.aside}; {inside.height:,} events, from the server's send to our stamp p50 "
-        f"{delay_ms.quantile(0.5):.3f} ms, p99 {delay_ms.quantile(0.99):.3f} ms; {len(first_ms):,} first tokens"
+        f"{name}: {played.aside}; {events.height:,} events, from the server's send to our stamp p50 "
+        f"{at(events['delay_ms'], 0.5):.3f} ms, p99 {at(events['delay_ms'], 0.99):.3f} ms; "
+        f"{len(first_ms):,} first tokens",
+        highlight=False,
     )
     rates = {peer: each["done"] / each["cpu_s"] for peer, each in done.items()}
-    theirs = {peer: _peer_errors_ms(each, log) for peer, each in done.items()}
-    ours = played.per_cpu_s(played.arrivals["at_ns"])
+    theirs = {peer: peer_errors_ms(each, log) for peer, each in done.items()}
+    ours = played.per_cpu_s(events.height)
     rows = [Row(f"SSE events per CPU-second, {users:,} streams x 50/s", ours, per_cpu_s, at_least=True, peers=rates)]
     for share, floor_ms in zip((0.5, 0.99), errors_ms, strict=True):
-        at = {peer: errors.quantile(share, "nearest") or 0.0 for peer, errors in theirs.items() if len(errors)}
-        error_ms = first_ms.quantile(share, "nearest") or 0.0
-        rows.append(Row(f"TTFT error p{share * 100:.0f}, {users:,} streams", error_ms, floor_ms, "ms", peers=at))
+        peers = {peer: at(errors, share) for peer, errors in theirs.items()}
+        work = f"TTFT error p{share * 100:.0f}, {users:,} streams"
+        rows.append(Row(work, at(first_ms, share), floor_ms, "ms", peers=peers))
     if name == "streams":
-        rows.append(Row(f"gap error p99, {users} streams", gaps_ms.quantile(0.99) or 0.0, 2.0, "ms"))
+        rows.append(Row(f"gap error p99, {users} streams", at(gap_error_ms, 0.99), 2.0, "ms"))
     return rows
 
 
-def _first_token_errors_ms(played: Played, log: Path) -> pl.Series:
+def first_token_errors_ms(played: Played, log: Path) -> pl.Series:
     sent = pl.read_parquet(log / "requests.parquet").select("id", truly_ns=pl.col("sent_ns") - played.start_ns)
     joined = played.samples.join(sent, on="id")
     if not joined.height:
@@ -373,7 +385,7 @@ def _first_token_errors_ms(played: Played, log: Path) -> pl.Series:
     return (joined["first_token_ns"] - joined["truly_ns"]) / 1e6
 
 
-def _peer_errors_ms(done: dict[str, Any], log: Path) -> pl.Series:
+def peer_errors_ms(done: dict[str, Any], log: Path) -> pl.Series:
     seen = pl.DataFrame({"id": list(done["first_token_ns"]), "at_ns": list(done["first_token_ns"].values())})
     # Each peer numbers its requests from 0: the last so numbered before it was seen is the one.
     sent = pl.scan_parquet(log / "requests.parquet").filter(pl.col("sent_ns") > 0)
@@ -382,16 +394,21 @@ def _peer_errors_ms(done: dict[str, Any], log: Path) -> pl.Series:
     return joined.group_by("id").agg(delay_ms=delay_ms).collect()["delay_ms"]
 
 
+def at(values: pl.Series, share: float) -> float:
+    """A percentile; 0 where there are no values."""
+    return float(values.quantile(share, "nearest") or 0.0)
+
+
 def lag(setting: Setting) -> list[Row]:
     """An open loop: how late requests leave."""
     with ground_truth(setting.folder / "lag-truth", setting.cores) as url:
         played = play(setting, "lag", url, "Plain", rate=1_000, arrivals="poisson")
     lag_ms = (played.samples["sent_ns"] - played.samples["admitted_ns"]) / 1e6
-    CONSOLE.print(f"lag: {played.aside}; {len(lag_ms):,} requests, at most {lag_ms.max():.1f} ms late")
+    CONSOLE.print(f"lag: {played.aside}; {len(lag_ms):,} requests, at most {lag_ms.max():.1f} ms late", highlight=False)
     name = "open-loop lag {} at 1,000 requests/s Poisson"
     return [
-        Row(name.format("p50"), lag_ms.quantile(0.5, "nearest") or 0.0, 0.1, "ms"),
-        Row(name.format("p99"), lag_ms.quantile(0.99, "nearest") or 0.0, 1.0, "ms"),
+        Row(name.format("p50"), at(lag_ms, 0.5), 0.1, "ms"),
+        Row(name.format("p99"), at(lag_ms, 0.99), 1.0, "ms"),
     ]
 
 
@@ -420,7 +437,7 @@ def memory(setting: Setting) -> list[Row]:
             planning.kill()
             ended = False
     each = ", ".join(f"{name} {peak:.0f} MB" for name, peak in peaks_mb.items())
-    CONSOLE.print(f"memory: {each}" + ("" if ended else f" (not ended after {PLAN_PATIENCE_S:.0f} s)"))
+    CONSOLE.print(f"memory: {each}" + ("" if ended else f" (not ended after {PLAN_PATIENCE_S:.0f} s)"), highlight=False)
     return [
         Row(f"peak memory of {name}, {planned:,} requests recorded", peak, 500, "MB") for name, peak in peaks_mb.items()
     ]
