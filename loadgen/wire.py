@@ -6,28 +6,40 @@ instant it keeps is when the bytes reached this process, before any parsing.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httptools
 import orjson
 
+from loadgen.refusals import (
+    CODE_LENGTH,
+    ERROR_BODY_LIMIT,
+    FILTERED,
+    NO_CODE,
+    U32,
+    describe_error,
+    error_of,
+    printable,
+    read_json,
+    remaining_of,
+    retry_after_ms,
+)
 from loadgen.samples import ERROR_LENGTH, Outcome
-from loadgen.sse import EventParser, StreamTooLarge
+from loadgen.sse import EventParser, NamedEvent, StreamTooLarge
 
-HEAD_LIMIT = 64 << 10
+__all__ = ["HEAD_LIMIT", "ResponseReader", "error_of", "printable", "remaining_of", "retry_after_ms"]
+
+HEAD_LIMIT = 64 << 10  # also of what comes between two bytes of the body: chunk extensions, trailers
 BODY_LIMIT = 16 << 20
-U32 = (1 << 32) - 1
-CODE_LENGTH = 64
-LONGEST_COUNT = 12  # digits
+CHUNK_LIMIT = 1 << 20  # content-bearing; more than any model's context
+EVENT_STREAM = b"text/event-stream"
+_SIGNS_OF_AN_ERROR = ("error", "code", "detail", "details", "message")
 _KEPT_HEADERS = frozenset(
     (
         b"connection",
         b"content-encoding",
+        b"content-length",
         b"content-type",
         b"retry-after",
         b"retry-after-ms",
@@ -35,9 +47,13 @@ _KEPT_HEADERS = frozenset(
         b"x-ms-error-code",
         b"x-ratelimit-remaining-requests",
         b"x-ratelimit-remaining-tokens",
+        b"transfer-encoding",
     )
 )
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
+
+
+class Unreadable(Exception):  # noqa: N818 - data about the server, not an error of ours
+    """An answer not worth reading on; `args[0]` says why."""
 
 
 class ResponseReader:
@@ -45,7 +61,7 @@ class ResponseReader:
 
     __slots__ = (
         "_body",
-        "_body_size",
+        "_body_at",
         "_events",
         "_now_ns",
         "_parser",
@@ -88,10 +104,11 @@ class ResponseReader:
         self.finish_reason: str | None = None
         self.done_marker = False
         self.error_frame: Any = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._events: EventParser | None = None
-        self._body: list[bytes] = []
-        self._body_size = self._now_ns = 0
+        self._body: bytes | bytearray = b""
+        self._body_at = 0  # bytes_in when the body last went on
+        self._now_ns = 0
 
     def feed(self, data: bytes, now_ns: int) -> bool:
         """Take what was received at `now_ns`; True when there is nothing more to read, for good or ill."""
@@ -104,14 +121,28 @@ class ResponseReader:
         except httptools.HttpParserUpgrade:
             self.broken = "unexpected_upgrade"
         except httptools.HttpParserError as error:
-            if self.complete:
-                self.keep_alive = False  # what follows the answer is no second one
-            elif self.broken is None:
-                cause = error.__context__
-                self.broken = str(cause) if isinstance(cause, StreamTooLarge) else "malformed_http"
-        if self.status is None and self.bytes_in > HEAD_LIMIT:
-            self.broken = "head_too_large"
+            self._fail(error.__context__)
+        if self.bytes_in - self._body_at > HEAD_LIMIT and not self.complete:
+            self.broken = "head_too_large" if self.status is None else "framing_too_large"
+        elif self.chunks > CHUNK_LIMIT:
+            self.broken = "too_many_chunks"
         return self.complete or self.broken is not None
+
+    def _fail(self, cause: BaseException | None) -> None:
+        """The parser stopped: by the rules of HTTP, or because one of the callbacks below raised `cause`."""
+        if cause is not None and not isinstance(cause, Exception):
+            raise cause  # an interrupt that fell into a callback
+        if self.complete:
+            self.keep_alive = False  # what follows the answer is no second one
+        elif cause is None:
+            self.broken = self.broken or "malformed_http"
+        else:
+            known = isinstance(cause, Unreadable | StreamTooLarge)
+            self.broken = str(cause) if known else f"unreadable: {type(cause).__name__}"
+
+    def release(self) -> None:
+        """Nothing more will be fed. Parser and reader hold each other: together they would wait for the collector."""
+        self._parser = None
 
     def feed_eof(self) -> None:
         """The server closed the connection: the end of a body without a length, or a cut."""
@@ -120,7 +151,7 @@ class ResponseReader:
         if self.status is None:
             self.broken = "closed_before_answer"
             return
-        if self.keep_alive or self._declares_length():
+        if self.keep_alive or b"content-length" in self.headers or b"transfer-encoding" in self.headers:
             self.broken = "cut"
         else:
             self.complete = True
@@ -133,13 +164,11 @@ class ResponseReader:
             self.keep_alive = False  # a second answer that nobody asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.complete:
-            return
+        if self.status is not None:
+            return  # a trailer, or the head of a second answer
         lowered = name.lower()
         if lowered in _KEPT_HEADERS:
             self.headers[lowered] = value
-        elif lowered in (b"content-length", b"transfer-encoding"):
-            self.headers[b"length"] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -150,56 +179,101 @@ class ResponseReader:
             return
         self.status = status
         self.keep_alive = self._parser.should_keep_alive()
-        if self.stream and status == 200 and self.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            self._events = EventParser()
+        if status == 200:
+            if b"content-encoding" in self.headers or b"transfer-encoding" in self.headers:
+                self._check_coding()
+            kind = self.headers.get(b"content-type", b"")
+            if self.stream and kind.partition(b";")[0].strip().lower() == EVENT_STREAM:
+                self._events = EventParser()
+
+    def _check_coding(self) -> None:
+        """Headroom asks for `identity`: what is compressed all the same has no events to time, and may be a bomb."""
+        if (
+            self.headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity")
+            or self.headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked"
+        ):
+            raise Unreadable("compressed_unasked")
 
     def on_body(self, piece: bytes) -> None:
         if self.complete:
             return
+        self._body_at = self.bytes_in
         if self._events is None:
-            self._body_size += len(piece)
-            if self._body_size > BODY_LIMIT:
-                raise StreamTooLarge("body_too_large")
-            self._body.append(piece)
+            self._keep(piece)
             return
-        for event in self._events.feed(piece):
+        try:
+            events = self._events.feed(piece)
+        except StreamTooLarge as too_large:
+            for event in too_large.events:
+                self._read_event(event)
+            raise
+        for event in events:
             self._read_event(event)
+
+    def _keep(self, piece: bytes) -> None:
+        """The body of an answer that is no stream: one that was asked for may be long, an error is not."""
+        if not self._body:
+            self._body = piece
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += piece
+        if len(self._body) > ERROR_BODY_LIMIT and (self.stream or self.status != 200 or len(self._body) > BODY_LIMIT):
+            raise Unreadable("body_too_large")
 
     def on_message_complete(self) -> None:
         if self.status is not None:
             self.complete = True
 
-    def _declares_length(self) -> bool:
-        return b"length" in self.headers
-
     def _read_event(self, event: bytes) -> None:
-        if event.strip() == b"[DONE]":
-            self.done_marker = True
-            return
+        if self.done_marker:
+            return  # the stream is over, whatever follows
         try:
             chunk = orjson.loads(event)
         except orjson.JSONDecodeError:
-            self.broken = self.broken or "malformed_event"
-            return
+            chunk = self._read_oddity(event)
         if not isinstance(chunk, dict):
-            self.broken = self.broken or "malformed_event"
-            return
-        if chunk.get("error") is not None:
-            self.error_frame = chunk["error"]
-        if chunk.get("usage") is not None:
-            self._read_usage(chunk["usage"])
+            raise Unreadable("malformed_event")
+        if chunk.get("error"):
+            self._end_by(chunk)
+        usage = chunk.get("usage")
+        if usage:
+            self._read_usage(usage)
         choices = chunk.get("choices")
         if not isinstance(choices, list):
+            if chunk.get("object") == "error":
+                self._end_by(chunk)
             return
         carries_content = False
         for choice in choices:
-            if not isinstance(choice, dict):
-                continue
-            carries_content = carries_content or has_content(choice)
-            if isinstance(choice.get("finish_reason"), str):
-                self.finish_reason = choice["finish_reason"]
+            if isinstance(choice, dict):
+                carries_content = carries_content or has_content(choice)
+                reason = choice.get("finish_reason")
+                if reason and isinstance(reason, str) and self.finish_reason != "content_filter":
+                    self.finish_reason = reason
         if carries_content:
             self._stamp_token()
+
+    def _read_oddity(self, event: bytes) -> Any:
+        """The end marker, an event that is not quite JSON, or one with a name: `event: error` is one in any form."""
+        if event.strip() == b"[DONE]":
+            self.done_marker = True
+            return {}
+        failed = isinstance(event, NamedEvent) and event.name == b"error"
+        try:
+            chunk = read_json(bytes(event))
+        except ValueError:
+            if not failed:
+                raise Unreadable("malformed_event") from None
+            chunk = event.decode("utf-8", "replace")
+        if failed:
+            self._end_by(chunk if isinstance(chunk, dict) else {"error": chunk})
+        return chunk
+
+    def _end_by(self, error: dict[str, Any]) -> None:
+        """An error instead of the rest of the stream; its user has gone, and so do we."""
+        self.error_frame = error
+        raise Unreadable("error_in_stream")
 
     def _stamp_token(self) -> None:
         if self.last_token_ns is None:
@@ -219,127 +293,91 @@ class ResponseReader:
         if self.status is None:
             return Outcome.NETWORK, self.broken
         if self.status == 200:
-            return self._verdict_of_stream(redact) if self.stream else self._verdict_of_body()
-        code, message = map(redact, error_of(b"".join(self._body), self.headers))
+            return self._verdict_of_stream(redact) if self.stream else self._verdict_of_body(redact)
+        code, message = map(redact, error_of(self._body, self.headers))
         code = code[:CODE_LENGTH]
         if self.status >= 500:
             return Outcome.SERVER_ERROR, _brief(code, message)
         if self.status < 400:
-            return (
-                Outcome.REJECTED,
-                "redirect_not_followed" if self.status >= 300 else f"unexpected_status_{self.status}",
-            )
+            moved = self.status in (301, 302, 303, 307, 308)
+            return Outcome.REJECTED, "redirect_not_followed" if moved else f"unexpected_status_{self.status}"
         outcome = Outcome.THROTTLED if self.status == 429 else Outcome.REJECTED
-        if code == "content_filter":
+        if code in FILTERED:
             return Outcome.FILTERED, code
         # What a server says about a refused key may repeat the key; and of 429s there may be many.
         return outcome, code if self.status in (401, 403, 429) else _brief(code, message)
 
     def _verdict_of_stream(self, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
-        if self._events is None:
-            kind = self.headers.get(b"content-type", b"").decode("latin-1").partition(";")[0]
-            return Outcome.BROKEN_STREAM, _brief("not_an_event_stream", redact(kind))
         if self.error_frame is not None:
-            return Outcome.BROKEN_STREAM, _brief("error_in_stream", redact(_describe(self.error_frame)))
-        if self.broken is not None and not (self.broken == "cut" and self.done_marker):
+            return self._verdict_of_error("error_in_stream", self.error_frame, redact)
+        if self.broken is not None and not self.done_marker:
             return Outcome.BROKEN_STREAM, self.broken
+        if self._events is None:
+            kind = redact(self.headers.get(b"content-type", b"").decode("latin-1")).partition(";")[0]
+            return self._verdict_of_misfit(_brief("not_an_event_stream", kind), redact)
         if self.finish_reason == "content_filter":
             return Outcome.FILTERED, "content_filter"
         if self.finish_reason is None and not self.done_marker:
-            return Outcome.BROKEN_STREAM, "truncated"
+            return Outcome.BROKEN_STREAM, "truncated" if self._body_at else "empty_body"
         return Outcome.OK, None
 
-    def _verdict_of_body(self) -> tuple[Outcome, str | None]:
+    def _verdict_of_body(self, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
         if self.broken is not None:
             return Outcome.BROKEN_STREAM, self.broken
-        if self.headers.get(b"content-encoding", b"identity") != b"identity":
-            return Outcome.BROKEN_STREAM, "compressed_unasked"
         try:
-            answer = orjson.loads(b"".join(self._body))
+            answer = read_json(self._body)
             choice = answer["choices"][0]
             reason = choice.get("finish_reason")
-        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            return Outcome.BROKEN_STREAM, "not_a_chat_completion"
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return self._verdict_of_misfit("not_a_chat_completion", redact)
         self._read_usage(answer.get("usage"))
         self.finish_reason = reason if isinstance(reason, str) else None
         return (Outcome.FILTERED, "content_filter") if reason == "content_filter" else (Outcome.OK, None)
 
+    def _verdict_of_misfit(self, misfit: str, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
+        """A 200 whose body is not what was asked for; often it is an error, and says which."""
+        if not self._body:
+            return Outcome.BROKEN_STREAM, "empty_body"
+        try:
+            answer = read_json(self._body)
+        except ValueError:
+            answer = None
+        if isinstance(answer, dict) and any(answer.get(key) for key in _SIGNS_OF_AN_ERROR):
+            return self._verdict_of_error("error_in_answer", answer, redact)
+        return Outcome.BROKEN_STREAM, misfit
+
+    def _verdict_of_error(
+        self, where: str, error: dict[str, Any], redact: Callable[[str], str]
+    ) -> tuple[Outcome, str | None]:
+        """Of an error within a 200: its code, or what it says where it has none."""
+        code, message = map(redact, describe_error(error))
+        if code in FILTERED:
+            return Outcome.FILTERED, code
+        return Outcome.BROKEN_STREAM, _brief(where, message if code == NO_CODE else code)
+
 
 def has_content(choice: dict[str, Any]) -> bool:
-    """Whether a stream's choice carries something the user can use: text, reasoning or a tool call, and not empty.
+    """Whether a stream's choice carries something the user can use: text, reasoning, a call or a refusal, not empty.
 
     The role-only chunk, empty deltas and the last chunk's bare finish_reason do not count.
     """
     delta = choice.get("delta")
     if isinstance(delta, dict):
         return bool(
-            delta.get("content") or delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning")
+            delta.get("content")
+            or delta.get("tool_calls")
+            or delta.get("reasoning_content")
+            or delta.get("reasoning")
+            or delta.get("refusal")
+            or delta.get("function_call")
         )
     return bool(choice.get("text"))
-
-
-def error_of(body: bytes, headers: dict[bytes, bytes]) -> tuple[str, str]:
-    """Code and message of an error answer, in any of the layouts the API's documents and specification show."""
-    code = headers.get(b"x-ms-error-code", b"").decode("latin-1")
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return code or "no_error_code", ""
-    if not isinstance(answer, dict):
-        return code or "no_error_code", ""
-    inner = answer.get("error")
-    layout = inner if isinstance(inner, dict) else answer
-    code = str(
-        layout.get("code") or answer.get("code") or code or (inner if isinstance(inner, str) else "no_error_code")
-    )
-    detail = layout.get("detail", answer.get("detail"))
-    message = layout.get("message") or answer.get("message") or (_describe(detail) if detail else "")
-    return printable(code), str(message)
-
-
-def retry_after_ms(headers: dict[bytes, bytes], now_unix_s: float) -> int | None:
-    """How long the server asks to wait: retry-after-ms, x-ms-retry-after-ms, or Retry-After in seconds or as a date.
-
-    None where there is nothing usable; a date in the past is 0.
-    """
-    for name, per_unit in ((b"retry-after-ms", 1), (b"x-ms-retry-after-ms", 1), (b"retry-after", 1_000)):
-        text = headers.get(name, b"").decode("latin-1").strip()
-        if not text:
-            continue
-        try:
-            wait_ms = float(text) * per_unit
-        except ValueError:
-            try:
-                at = parsedate_to_datetime(text)
-            except (ValueError, OverflowError, TypeError):
-                continue
-            wait_ms = max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now_unix_s) * 1_000)
-        if math.isfinite(wait_ms) and wait_ms >= 0:
-            return min(math.ceil(wait_ms), U32)
-    return None
-
-
-def remaining_of(headers: dict[bytes, bytes], what: bytes) -> int | None:
-    """x-ratelimit-remaining-tokens or -requests; None where absent or, as seen in the wild, negative or no number."""
-    text = headers.get(b"x-ratelimit-remaining-" + what, b"")
-    return int(text) if text.isdigit() and len(text) <= LONGEST_COUNT else None
 
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= U32 else None
 
 
-def _describe(value: Any) -> str:
-    if isinstance(value, dict):
-        return str(value.get("code") or value.get("message") or value)
-    return str(value)
-
-
 def _brief(code: str, message: str) -> str:
     text = f"{code}: {message}" if message and message != code else code
-    return printable(text)[:ERROR_LENGTH]
-
-
-def printable(text: str) -> str:
-    """One line of plain characters, whatever a server sent."""
-    return _UNPRINTABLE.sub(" ", text)
+    return printable(text[: 10 * ERROR_LENGTH])[:ERROR_LENGTH]

@@ -53,6 +53,7 @@ PURE = (
     "tokens",
     "quota",
     "slo",
+    "refusals",
     "sse",
     "simulator/serving",
 )  # and wire, which also knows samples
