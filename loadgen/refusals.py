@@ -62,9 +62,11 @@ def describe_error(answer: dict[str, Any], code: str = "") -> tuple[str, str]:
     said = layout.get("message") or answer.get("message")
     if not said and isinstance(first, dict):
         said = first.get("msg") or first.get("message")
-    message = text_of(said or detail or "")
     where = _parameter(layout, first if isinstance(first, dict) else {})
-    return printable(text_of(named or NO_CODE)), f"{where}: {message}" if where and where not in message else message
+    message = text_of(said or (detail if detail and not where else ""))
+    if where and where not in message:
+        message = f"{where}: {message}" if message else where
+    return printable(text_of(named or NO_CODE)), message
 
 
 def _parameter(layout: dict[str, Any], detail: dict[str, Any]) -> str:

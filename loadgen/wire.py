@@ -118,9 +118,7 @@ class ResponseReader:
         self.bytes_in += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.broken = "unexpected_upgrade"
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(error.__context__)
         if self.bytes_in - self._body_at > HEAD_LIMIT and not self.complete:
             self.broken = "head_too_large" if self.status is None else "framing_too_large"
@@ -174,6 +172,8 @@ class ResponseReader:
         status = self._parser.get_status_code()
         if self.complete:
             return
+        if status == 101:
+            raise Unreadable("unexpected_upgrade")
         if status < 200:  # an interim answer; the real one follows
             self.headers.clear()
             return
@@ -219,6 +219,7 @@ class ResponseReader:
                 self._body = bytearray(self._body)
             self._body += piece
         if len(self._body) > ERROR_BODY_LIMIT and (self.stream or self.status != 200 or len(self._body) > BODY_LIMIT):
+            self._body = b""
             raise Unreadable("body_too_large")
 
     def on_message_complete(self) -> None:
