@@ -25,7 +25,7 @@ from loadgen.refusals import (
     remaining_of,
     retry_after_ms,
 )
-from loadgen.samples import ERROR_LENGTH, Outcome
+from loadgen.samples import ERROR_LENGTH, OK, Outcome
 from loadgen.sse import EventParser, NamedEvent, StreamTooLarge
 
 __all__ = ["HEAD_LIMIT", "ResponseReader", "error_of", "printable", "remaining_of", "retry_after_ms"]
@@ -320,7 +320,7 @@ class ResponseReader:
             return Outcome.FILTERED, "content_filter"
         if self.finish_reason is None and not self.done_marker:
             return Outcome.BROKEN_STREAM, "truncated" if self._body_at else "empty_body"
-        return Outcome.OK, None
+        return OK, None
 
     def _verdict_of_body(self, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
         if self.broken is not None:
@@ -333,7 +333,7 @@ class ResponseReader:
             return self._verdict_of_misfit("not_a_chat_completion", redact)
         self._read_usage(answer.get("usage"))
         self.finish_reason = reason if isinstance(reason, str) else None
-        return (Outcome.FILTERED, "content_filter") if reason == "content_filter" else (Outcome.OK, None)
+        return (Outcome.FILTERED, "content_filter") if reason == "content_filter" else (OK, None)
 
     def _verdict_of_misfit(self, misfit: str, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
         """A 200 whose body is not what was asked for; often it is an error, and says which."""
