@@ -194,6 +194,7 @@ LINES = st.sampled_from(
         *(
             b"event: error",
             b"event:e",
+            b"event:  e",
             b"event",
             b"event:",
             b"eventual: x",

@@ -73,6 +73,9 @@ def test_a_stream_is_timed_by_its_content_and_nothing_else():
         ),
         pytest.param([delta(reasoning_content="hm")], 2, id="reasoning is"),
         pytest.param([delta(tool_calls=[{"index": 0}])], 2, id="a tool call is"),
+        pytest.param([delta(tool_calls=[]), delta(content="x")], 3, id="a list of none is not"),
+        pytest.param([delta(function_call={"name": "f"})], 2, id="a call in its older form is"),
+        pytest.param([delta(refusal="I cannot")], 2, id="a refusal is"),
         pytest.param([{"choices": [{"text": "x"}]}], 2, id="the text of a plain completion is"),
         pytest.param([ROLE, LAST], None, id="an answer without content has no first token"),
     ],
@@ -85,6 +88,13 @@ def test_what_counts_as_the_first_token(events, first_at):
 def test_usage_in_a_chunk_of_its_own_is_read():
     usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}
     reader = read_stream(delta(content="x"), delta("stop"), usage, DONE)
+    assert (reader.prompt_tokens, reader.completion_tokens) == (5, 7)
+
+
+def test_usage_that_says_nothing_takes_nothing_back():
+    reader = read_stream(
+        delta("stop", {"prompt_tokens": 5, "completion_tokens": 7}), {"choices": [], "usage": {}}, DONE
+    )
     assert (reader.prompt_tokens, reader.completion_tokens) == (5, 7)
 
 
@@ -116,6 +126,24 @@ def test_usage_that_is_no_count_is_not_believed(count):
             END,
             (Outcome.BROKEN_STREAM, "error_in_stream: 429"),
             id="an error frame inside a 200",
+        ),
+        pytest.param(
+            [delta(content="x"), {"object": "error", "message": "too long", "code": 400}, DONE],
+            END,
+            (Outcome.BROKEN_STREAM, "error_in_stream: 400"),
+            id="an error that is the frame itself",
+        ),
+        pytest.param(
+            [delta(content="x"), {"error": {"code": "content_filter", "message": "filtered"}}],
+            END,
+            (Outcome.FILTERED, "content_filter"),
+            id="the filter's verdict instead of the rest",
+        ),
+        pytest.param(
+            [{**delta(content="x"), "error": None}, {**delta("stop"), "error": {}}],
+            END,
+            (Outcome.OK, None),
+            id="an error that is none",
         ),
         pytest.param(
             [delta("content_filter", content="x"), DONE],
