@@ -1,0 +1,222 @@
+"""Every fault at every load: each arrival is one row, with the right outcome and code, in time, and nothing leaks.
+
+Loads of 1 and 50 are quick; those of 300 in flight are long. The whole matrix: make test-long ARGS='-m "" tests/test_faults.py'
+"""
+
+import gc
+import math
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import gevent
+import greenlet
+import pytest
+from gevent import monkey
+
+from loadgen.config import TargetConfig, TimeoutConfig
+from loadgen.connection import Connection
+from loadgen.endpoint import Endpoint
+from loadgen.samples import Sample, check_ledger
+from loadgen.target import Credential, address_of
+from tests.fault_cases import CASES, KEY, PLAIN, REUSE, STREAM, TOXICS, through
+from tests.runs import make_run
+
+assert not monkey.is_module_patched("socket"), "the servers here run on real threads"
+LOADS = [1, 50, pytest.param(300, marks=pytest.mark.long)]
+ROOMY = {"connect": 20.0, "first_byte": 20.0, "idle": 20.0, "total": 40.0}  # seconds; a case narrows what it is about
+GRACE_S = 1.0
+CREDENTIAL = Credential(lambda: (KEY, float("inf")))
+
+
+@contextmanager
+def endpoint_at(url, ca_file=None, **timeouts):
+    target = TargetConfig(url=url, ca_file=ca_file)
+    endpoint = Endpoint(
+        address_of(url),
+        target,
+        TimeoutConfig(**{**ROOMY, **timeouts}),
+        CREDENTIAL,
+        time.monotonic_ns(),
+    )
+    yield endpoint
+    endpoint._sweeper.stop()
+    endpoint._sweeper.close()
+
+
+@dataclass
+class Flight:
+    """What came of a load: its rows, how long each attempt took, and the most that were in flight at once."""
+
+    samples: list
+    took_s: dict
+    connections: list
+    in_flight: int = 0
+    peak: int = 0
+
+    @contextmanager
+    def attempt(self, seq):
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        began_s = time.monotonic()
+        yield
+        self.took_s[seq] = time.monotonic() - began_s
+        self.in_flight -= 1
+
+
+def fly(endpoint, load, *, specs, requests=2, pause_s=0.0, held=None):
+    """`load` users, each with its own connection, half of which they open ahead of time as the player does.
+
+    A server that is `held` answers nobody until an attempt of every user is in flight.
+    """
+    flight = Flight([], {}, [Connection(endpoint) for _ in range(load)])
+    if held is not None:
+        held.hold()
+
+    def user(number):
+        connection = flight.connections[number]
+        for seq in range(number * requests, (number + 1) * requests):
+            due_ns = time.monotonic_ns()
+            if number % 2:
+                connection.ready(due_ns)
+            sample = Sample(seq=seq, scenario="s", target="t", due_ns=due_ns - endpoint.start_ns)
+            with flight.attempt(seq):
+                if held is not None and flight.in_flight == load:
+                    held.release()
+                connection.attempt(specs[seq % len(specs)], sample, f"fault-{seq}-0")
+            flight.samples.append(sample)
+            gevent.sleep(pause_s)
+
+    users = [gevent.spawn(user, number) for number in range(load)]
+    gevent.joinall(users, timeout=ROOMY["total"] + GRACE_S, raise_error=True)
+    assert all(each.dead for each in users), "an attempt hung"
+    assert not endpoint.active
+    return flight
+
+
+def open_files():
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+def alive():
+    """Greenlets that have not ended, and watchers of sockets."""
+    kinds = Counter()
+    for each in gc.get_objects():
+        if isinstance(each, greenlet.greenlet) and not each.dead:
+            kinds["greenlet"] += 1
+        elif type(each).__name__ == "io" and type(each).__module__.startswith("gevent"):
+            kinds["active watcher"] += each.active
+    return kinds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap(tmp_path_factory):
+    """What is opened once, and is alive before the first case, is left out of every later search for leaks."""
+    with REUSE[1].scene() as place, endpoint_at(place.url) as endpoint:
+        in_record(tmp_path_factory.mktemp("warm"), fly(endpoint, 1, specs=REUSE[1].specs))
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@contextmanager
+def nothing_left_behind():
+    gc.collect()
+    files, objects = len(open_files()), alive()
+    yield
+    gc.collect()
+    assert len(open_files()) == files
+    assert alive() == objects
+
+
+def in_record(tmp_path, flight):
+    """The rows as a reader of the run folder finds them, once the ledger adds up."""
+    run = make_run(tmp_path, flight.samples)
+    check_ledger(run.manifest.totals, planned=len(flight.samples))
+    rows = run.samples.collect().to_dicts()
+    assert [row["seq"] for row in rows] == list(range(len(flight.took_s)))
+    assert KEY not in str(rows)
+    return rows
+
+
+def check_row(case, row):
+    expected = case.errors[row["seq"] % len(case.errors)]
+    right = row["error"] in expected if isinstance(expected, frozenset) else row["error"] == expected
+    assert right and (row["outcome"], row["status"]) == (case.outcome, case.status), (row, expected)
+    wait = case.retry_after_ms[row["seq"] % len(case.retry_after_ms)]
+    waits_ms = row["retry_after_ms"]
+    assert waits_ms is None if wait is None else wait[0] <= waits_ms <= wait[1], row
+
+
+def check_time(case, rows, took_s, timeouts):
+    """No attempt outlives its deadline by more than a second, nor ends before it."""
+    for row in rows:
+        if case.bound is None:
+            assert took_s[row["seq"]] < ROOMY["first_byte"], row
+            continue
+        since_ns = {"idle": row["last_token_ns"], "first_byte": row["sent_ns"]}.get(case.bound)
+        waited_s = took_s[row["seq"]] if since_ns is None else (row["done_ns"] - since_ns) / 1e9
+        assert 0 <= waited_s - timeouts[case.bound] < GRACE_S, (waited_s, row)
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.group}: {case.says}")
+def test_each_fault_at_each_load_is_a_row_with_its_outcome_and_code(case, load, tmp_path):
+    with nothing_left_behind():
+        with case.scene() as place, endpoint_at(place.url, place.ca_file, **case.timeouts) as endpoint:
+            held = place.front if case.held else None
+            flight = fly(endpoint, load, specs=case.specs, requests=case.requests, pause_s=case.pause_s, held=held)
+            for connection in flight.connections:
+                connection.close()
+        assert flight.peak == load or not case.held
+        rows = in_record(tmp_path, flight)
+        assert len(rows) == load * case.requests
+        for row in rows:
+            check_row(case, row)
+        check_time(case, rows, flight.took_s, case.timeouts)
+        if place.bystander is not None:
+            assert place.bystander.connections == 0
+
+
+def end_of(fate):
+    """The outcome, code and status that an answer damaged so must come to."""
+    begun = fate.end is not None and fate.toxics[fate.end].after_bytes > 0
+    return {
+        None: ("ok", None, 200),
+        "down": ("network", "closed_before_answer", None),
+        "reset_peer": ("broken_stream" if begun else "network", "receive_econnreset", 200 if begun else None),
+        "hang": ("timeout", "idle_timeout" if begun else "first_byte_timeout", 200 if begun else None),
+        "limit_data": ("broken_stream", "cut", 200),
+    }[fate.end]
+
+
+def check_joined(rows, fates, prefix="fault"):
+    """Each row came to what the proxy's log says that it did to that request."""
+    for row in rows:
+        seen = fates[f"{prefix}-{row['seq']}-{row['attempt']}"]
+        assert (row["outcome"], row["error"], row["status"]) == end_of(seen[-1]), (row, seen)
+        # A request is sent again only where a connection that had been idle closed without a byte.
+        assert all(each.end in ("down", "reset_peer") and not each.passed_bytes for each in seen[:-1]), (row, seen)
+        if row["first_byte_ns"] is not None and len(seen) == 1:
+            assert row["first_byte_ns"] - row["sent_ns"] >= seen[-1].delay_s * 1e9
+        if row["outcome"] == "ok" and seen[-1].bytes_per_s < math.inf:
+            assert row["done_ns"] - row["sent_ns"] >= (row["bytes_in"] / seen[-1].bytes_per_s) * 1e9 * 0.8
+    assert len(fates) == len(rows)
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("toxics", TOXICS.values(), ids=TOXICS)
+def test_what_befalls_some_answers_is_recorded_for_those_and_no_others(toxics, load, tmp_path):
+    requests = 8 if load == 1 else 2
+    with nothing_left_behind():
+        with through(*toxics)() as place, endpoint_at(place.url, first_byte=0.8, idle=0.5) as endpoint:
+            flight = fly(endpoint, load, specs=(STREAM, PLAIN, STREAM), requests=requests, held=place.proxy)
+            for connection in flight.connections:
+                connection.close()
+        assert flight.peak == load
+        check_joined(in_record(tmp_path, flight), place.proxy.fates)
+    struck = sum(bool(fates[-1].toxics) for fates in place.proxy.fates.values())
+    assert struck > 0 and (len(toxics) > 1 or struck < len(flight.samples))
