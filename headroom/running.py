@@ -26,6 +26,7 @@ from headroom import planning
 from headroom.cli import INTERRUPTED
 from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.samples import Manifest, create, finish
 from loadgen.schedule import read_trace
@@ -46,6 +47,7 @@ def check(config: RunConfig) -> None:
         address = address_of(config.target.url or "")
         check_allowed(address, config.target.allow_hosts)
         check_encrypted(address, credential_of(config.target, os.environ))
+        proxy_of(address, os.environ)
     if config.output.dir is not None and config.output.dir.exists():
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
     rows = read_trace(config.load.trace) if config.load.trace is not None else []
@@ -69,7 +71,11 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
             config = config.model_copy(update={"target": config.target.model_copy(update=changes)})
         address = address_of(config.target.url or "")
         credential = credential_of(config.target, environment)
-        deployment = _redacted(probe(config.target, address, credential), credential)
+        proxy = proxy_of(address, environment)
+        deployment = _redacted(probe(config.target, address, credential, proxy), credential)
+        if proxy is not None:
+            deployment["proxy"] = proxy.origin
+            sys.stderr.write(f"through the proxy {proxy.origin}\n")
         folder = _run_folder(config)
         manifest = _manifest(config, {**deployment, "simulated": target_url is not None})
         create(folder, manifest)

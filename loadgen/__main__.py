@@ -36,6 +36,7 @@ FLUSH_S = 0.25
 START_IN_NS = 300_000_000  # so that the first arrival can be prepared
 STOP_GRACE_S = 5.0
 RENEW_S = 60.0
+YOUNG_OBJECTS = 10_000
 
 
 class Load:
@@ -75,6 +76,7 @@ class Load:
     def run(self) -> int:
         gc.collect()
         gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
+        gc.set_threshold(YOUNG_OBJECTS)
         self._schedule = self.player.schedule() if self.config.load.open_loop else iter(())
         self.player.restart_clock(monotonic_ns() + START_IN_NS)
         say("started", monotonic_start_ns=self.player.start_ns)
@@ -119,7 +121,10 @@ class Load:
         self._until(lambda: len(self.runner.user_greenlets) == 0, self.config.load.drain)
 
     def _spawn(self, users: dict[str, int]) -> None:
-        self.runner.spawn_users({self.classes[name].__name__: count for name, count in users.items() if count})
+        """As Locust's own spawn_users does, which also counts all users anew at each call."""
+        for name, count in users.items():
+            for _ in range(count):
+                self.classes[name](self.environment).start(self.runner.user_greenlets)
 
     def _until(self, condition: Callable[[], bool], patience_s: float | None) -> None:
         """Return when the condition holds, when patience ends, or when the load is stopped."""
