@@ -19,11 +19,13 @@ import trustme
 
 from loadgen.requests import RequestSpec, chat
 from tests import faults
-from tests.faults import FaultProxy, LoopbackServer, Toxic
+from tests.fault_proxies import ConnectProxy, Fate, FaultProxy, Toxic
+from tests.faults import LoopbackServer
 from tests.servers import ANSWER, Call, always, response, stream
 
 SEED = 20_260_511
 KEY = "canary-5d1e8a7740c24f6bb0canary"
+NAME, PASSWORD = "model.example", "hush-hush"
 Script = Callable[[Call, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -32,8 +34,9 @@ def asking(*, streamed: bool = False, characters: int = 20) -> RequestSpec:
     return chat(scenario, [{"role": "user", "content": "x" * characters}], max_tokens=20, stream=streamed)
 
 
-PLAIN, STREAM, LARGE = asking(), asking(streamed=True), asking(characters=2 << 20)
-PICTURE = asking(characters=20 << 20)
+PLAIN, STREAM = asking(), asking(streamed=True)
+LARGE = (asking(characters=8 << 20), *[PLAIN] * 5)  # more than the socket takes at once, in every sixth request
+PICTURES = (asking(characters=20 << 20), *[PLAIN] * 29)
 TOKEN = {"choices": [{"index": 0, "delta": {"content": "word "}}]}
 LAST = {
     "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}],
@@ -86,18 +89,14 @@ def inner(code: str, message: str) -> dict[str, object]:
 
 @dataclass
 class Place:
-    """What the attempts of a case are sent to."""
+    """What the attempts of a case are sent to. `front` is the server that they connect to, where there is one."""
 
     url: str
-    server: LoopbackServer | None = None
-    proxy: FaultProxy | None = None
+    front: LoopbackServer | None = None
+    fates: Mapping[str, list[Fate]] = field(default_factory=dict)  # what the fault proxy did
     ca_file: Path | None = None
     bystander: LoopbackServer | None = None  # must hear nothing
-
-    @property
-    def front(self) -> LoopbackServer | None:
-        """What the attempts connect to, where it is a server."""
-        return self.proxy or self.server
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the environment
 
 
 Scene = Callable[[], AbstractContextManager[Place]]
@@ -122,7 +121,7 @@ def through(*toxics: Toxic, script: Script = well) -> Scene:
     @contextlib.contextmanager
     def scene() -> Iterator[Place]:
         with LoopbackServer(script) as server, FaultProxy(server, toxics, SEED) as proxy:
-            yield Place(proxy.url, server, proxy)
+            yield Place(proxy.url, proxy, proxy.fates)
 
     return scene
 
@@ -141,16 +140,23 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
+def certified(name: str, ended_ago: timedelta | None = None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ends = None if ended_ago is None else datetime.now(UTC) - ended_ago
+    begins = None if ends is None else ends - timedelta(days=90)
+    authority().issue_cert(name, not_before=begins, not_after=ends).configure_cert(context)
+    return context
+
+
 def tls(name: str, *, ended_ago: timedelta | None = None) -> Scene:
     """A deployment whose certificate is for `name`, from an authority that the target's config trusts."""
 
     @contextlib.contextmanager
     def scene() -> Iterator[Place]:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ends = None if ended_ago is None else datetime.now(UTC) - ended_ago
-        begins = None if ends is None else ends - timedelta(days=90)
-        authority().issue_cert(name, not_before=begins, not_after=ends).configure_cert(context)
-        with authority().cert_pem.tempfile() as file, LoopbackServer(well, tls=context) as server:
+        with (
+            authority().cert_pem.tempfile() as file,
+            LoopbackServer(well, tls=certified(name, ended_ago)) as server,
+        ):
             yield Place(server.url, server, ca_file=Path(file))
 
     return scene
@@ -168,6 +174,31 @@ def redirecting() -> Iterator[Place]:
         script = refusal("301 Moved Permanently", Location=f"{elsewhere.url}/chat/completions")
         with LoopbackServer(script) as server:
             yield Place(server.url, server, bystander=elsewhere)
+
+
+def behind_proxy(scheme: str, refused_with: bytes | None = None) -> Scene:
+    """A deployment under a name that only the environment's proxy can resolve."""
+
+    @contextlib.contextmanager
+    def scene() -> Iterator[Place]:
+        context = certified(NAME) if scheme == "https" else None
+        with (
+            authority().cert_pem.tempfile() as file,
+            LoopbackServer(well, tls=context) as server,
+            ConnectProxy({NAME: server.port}, refusal=refused_with) as proxy,
+        ):
+            variables = {f"{scheme.upper()}_PROXY": f"http://user:{PASSWORD}@{faults.HOST}:{proxy.port}"}
+            bystander = None if refused_with is None else server
+            yield Place(f"{scheme}://{NAME}", proxy, ca_file=Path(file), variables=variables, bystander=bystander)
+
+    return scene
+
+
+@contextlib.contextmanager
+def past_proxy() -> Iterator[Place]:
+    with LoopbackServer(well) as server, ConnectProxy({}) as proxy, faults.names({NAME: faults.HOST}):
+        variables = {"HTTP_PROXY": proxy.url, "NO_PROXY": f"localhost, .{NAME.partition('.')[2]}"}
+        yield Place(f"http://{NAME}:{server.port}", server, variables=variables, bystander=proxy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,15 +243,16 @@ CONNECT = [
          timeouts={"connect": 0.5}, bound="connect"),
 ]  # fmt: skip
 
+TOO_LARGE = response(b'{"error":"too_large"}', "413 Content Too Large", Connection="close")
 REQUEST = [
-    case("request", "413 to the head of 2 MB, and the rest is not read",
-         by(lambda: faults.HeadOnly(response(b'{"error":"too_large"}', "413 Content Too Large"), 0)),
-         "rejected", "too_large", status=413, specs=(LARGE,)),
-    case("request", "the server closes in the middle of the upload", by(lambda: faults.HeadOnly(b"", 100_000)),
-         "network", GONE, specs=(LARGE,)),
-    case("request", "100 Continue is never sent, and never waited for", served(well), "ok", status=200, specs=(LARGE, PLAIN)),
-    case("request", "one request in thirty carries a picture of 20 MB", served(well), "ok", status=200,
-         specs=(PICTURE, *[PLAIN] * 29)),
+    case("request", "413 to the head, and the rest is not read", by(lambda: faults.HeadOnly(TOO_LARGE, 0, linger_s=0.3)),
+         "rejected", "too_large", status=413, specs=LARGE),
+    case("request", "the server closes in the middle of the upload", by(lambda: faults.HeadOnly(b"", 20)),
+         "network", GONE, specs=LARGE),
+    case("request", "100 Continue is never sent, and never waited for", served(well), "ok", status=200, specs=LARGE),
+    case("request", "one request in thirty carries a picture of 20 MB", served(well), "ok", status=200, specs=PICTURES),
+    case("request", "20 MB that take two seconds to upload, while an answer may take one", by(lambda: faults.Sipping(well)),
+         "ok", status=200, specs=PICTURES, timeouts={"first_byte": 1.0}, requests=1),
 ]  # fmt: skip
 
 
@@ -316,7 +348,16 @@ REUSE = [
     case("reuse", "closed after every answer without a word", served(closing(response())), "ok", status=200, requests=3),
 ]  # fmt: skip
 
-CASES = [*CONNECT, *REQUEST, *STATUS, *BODY, *REUSE]
+WANTED = response(b"", "407 Proxy Authentication Required", Proxy_Authenticate="Basic", Connection="close")
+PROXY = [
+    case("proxy", "HTTPS_PROXY: a tunnel to a host that only the proxy knows", behind_proxy("https"), "ok", status=200),
+    case("proxy", "HTTP_PROXY: it reads the request and passes it on", behind_proxy("http"), "ok", status=200),
+    case("proxy", "407 to CONNECT", behind_proxy("https", WANTED), "network", "proxy_407"),
+    case("proxy", "407 to the request", behind_proxy("http", WANTED), "network", "proxy_407", status=407),
+    case("proxy", "NO_PROXY: the proxy hears nothing", past_proxy, "ok", status=200),
+]  # fmt: skip
+
+CASES = [*CONNECT, *REQUEST, *STATUS, *BODY, *REUSE, *PROXY]
 
 
 HALF = 0.5
@@ -330,6 +371,7 @@ TOXICS: dict[str, tuple[Toxic, ...]] = {
     "reset_peer before the answer": (Toxic(kind="reset_peer", probability=HALF),),
     "reset_peer within the answer": (Toxic(kind="reset_peer", probability=HALF, after_bytes=210),),
     "slicer": (Toxic(kind="slicer", probability=HALF, piece_bytes=13),),
+    "limit_data within the head": (Toxic(kind="limit_data", probability=HALF, after_bytes=20),),
     "limit_data": (Toxic(kind="limit_data", probability=HALF, after_bytes=210),),
     "all of them": (
         Toxic(kind="latency", probability=0.3, delay_s=0.1, jitter_s=0.05),

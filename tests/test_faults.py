@@ -19,9 +19,12 @@ from gevent import monkey
 from loadgen.config import TargetConfig, TimeoutConfig
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
+from loadgen.errors import TargetError
+from loadgen.proxy import proxy_of
 from loadgen.samples import Sample, check_ledger
 from loadgen.target import Credential, address_of
-from tests.fault_cases import CASES, KEY, PLAIN, REUSE, STREAM, TOXICS, through
+from tests.fault_cases import CASES, KEY, PASSWORD, PLAIN, REUSE, STREAM, TOXICS, Place, through
+from tests.faults import names
 from tests.runs import make_run
 
 assert not monkey.is_module_patched("socket"), "the servers here run on real threads"
@@ -32,15 +35,11 @@ CREDENTIAL = Credential(lambda: (KEY, float("inf")))
 
 
 @contextmanager
-def endpoint_at(url, ca_file=None, **timeouts):
-    target = TargetConfig(url=url, ca_file=ca_file)
-    endpoint = Endpoint(
-        address_of(url),
-        target,
-        TimeoutConfig(**{**ROOMY, **timeouts}),
-        CREDENTIAL,
-        time.monotonic_ns(),
-    )
+def endpoint_at(place, **timeouts):
+    target, address = TargetConfig(url=place.url, ca_file=place.ca_file), address_of(place.url)
+    proxy = proxy_of(address, place.variables)
+    limits = TimeoutConfig(**{**ROOMY, **timeouts})
+    endpoint = Endpoint(address, target, limits, CREDENTIAL, time.monotonic_ns(), proxy)
     yield endpoint
     endpoint._sweeper.stop()
     endpoint._sweeper.close()
@@ -48,7 +47,7 @@ def endpoint_at(url, ca_file=None, **timeouts):
 
 @dataclass
 class Flight:
-    """What came of a load: its rows, how long each attempt took, and the most that were in flight at once."""
+    """What came of a load: its rows, how long each arrival took, and the most that were in flight at once."""
 
     samples: list
     took_s: dict
@@ -57,7 +56,7 @@ class Flight:
     peak: int = 0
 
     @contextmanager
-    def attempt(self, seq):
+    def arrival(self, seq):
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         began_s = time.monotonic()
@@ -69,7 +68,7 @@ class Flight:
 def fly(endpoint, load, *, specs, requests=2, pause_s=0.0, held=None):
     """`load` users, each with its own connection, half of which they open ahead of time as the player does.
 
-    A server that is `held` answers nobody until an attempt of every user is in flight.
+    A server that is `held` answers nobody until an arrival of every user is in flight.
     """
     flight = Flight([], {}, [Connection(endpoint) for _ in range(load)])
     if held is not None:
@@ -79,12 +78,12 @@ def fly(endpoint, load, *, specs, requests=2, pause_s=0.0, held=None):
         connection = flight.connections[number]
         for seq in range(number * requests, (number + 1) * requests):
             due_ns = time.monotonic_ns()
-            if number % 2:
-                connection.ready(due_ns)
             sample = Sample(seq=seq, scenario="s", target="t", due_ns=due_ns - endpoint.start_ns)
-            with flight.attempt(seq):
+            with flight.arrival(seq):
                 if held is not None and flight.in_flight == load:
                     held.release()
+                if number % 2:
+                    connection.ready(due_ns)
                 connection.attempt(specs[seq % len(specs)], sample, f"fault-{seq}-0")
             flight.samples.append(sample)
             gevent.sleep(pause_s)
@@ -104,8 +103,8 @@ def alive():
     """Greenlets that have not ended, and watchers of sockets."""
     kinds = Counter()
     for each in gc.get_objects():
-        if isinstance(each, greenlet.greenlet) and not each.dead:
-            kinds["greenlet"] += 1
+        if isinstance(each, greenlet.greenlet) and type(each).__name__ != "_WorkerGreenlet":
+            kinds["greenlet"] += not each.dead and each.parent is not None  # a thread's own has no parent
         elif type(each).__name__ == "io" and type(each).__module__.startswith("gevent"):
             kinds["active watcher"] += each.active
     return kinds
@@ -114,7 +113,7 @@ def alive():
 @pytest.fixture(scope="module", autouse=True)
 def frozen_heap(tmp_path_factory):
     """What is opened once, and is alive before the first case, is left out of every later search for leaks."""
-    with REUSE[1].scene() as place, endpoint_at(place.url) as endpoint:
+    with REUSE[1].scene() as place, endpoint_at(place) as endpoint:
         in_record(tmp_path_factory.mktemp("warm"), fly(endpoint, 1, specs=REUSE[1].specs))
     gc.collect()
     gc.freeze()
@@ -138,14 +137,19 @@ def in_record(tmp_path, flight):
     check_ledger(run.manifest.totals, planned=len(flight.samples))
     rows = run.samples.collect().to_dicts()
     assert [row["seq"] for row in rows] == list(range(len(flight.took_s)))
-    assert KEY not in str(rows)
+    assert not any(secret in str(rows) for secret in (KEY, PASSWORD))
     return rows
+
+
+def wrong(row, expected):
+    kept = {name: value for name, value in row.items() if value is not None}
+    return f"expected {expected}, recorded {kept}"
 
 
 def check_row(case, row):
     expected = case.errors[row["seq"] % len(case.errors)]
     right = row["error"] in expected if isinstance(expected, frozenset) else row["error"] == expected
-    assert right and (row["outcome"], row["status"]) == (case.outcome, case.status), (row, expected)
+    assert right and (row["outcome"], row["status"]) == (case.outcome, case.status), wrong(row, expected)
     wait = case.retry_after_ms[row["seq"] % len(case.retry_after_ms)]
     waits_ms = row["retry_after_ms"]
     assert waits_ms is None if wait is None else wait[0] <= waits_ms <= wait[1], row
@@ -166,7 +170,7 @@ def check_time(case, rows, took_s, timeouts):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.group}: {case.says}")
 def test_each_fault_at_each_load_is_a_row_with_its_outcome_and_code(case, load, tmp_path):
     with nothing_left_behind():
-        with case.scene() as place, endpoint_at(place.url, place.ca_file, **case.timeouts) as endpoint:
+        with case.scene() as place, endpoint_at(place, **case.timeouts) as endpoint:
             held = place.front if case.held else None
             flight = fly(endpoint, load, specs=case.specs, requests=case.requests, pause_s=case.pause_s, held=held)
             for connection in flight.connections:
@@ -189,7 +193,9 @@ def end_of(fate):
         "down": ("network", "closed_before_answer", None),
         "reset_peer": ("broken_stream" if begun else "network", "receive_econnreset", 200 if begun else None),
         "hang": ("timeout", "idle_timeout" if begun else "first_byte_timeout", 200 if begun else None),
-        "limit_data": ("broken_stream", "cut", 200),
+        "limit_data": ("broken_stream", "cut", 200)
+        if fate.passed_bytes > 100
+        else ("network", "closed_before_answer", None),
     }[fate.end]
 
 
@@ -212,11 +218,33 @@ def check_joined(rows, fates, prefix="fault"):
 def test_what_befalls_some_answers_is_recorded_for_those_and_no_others(toxics, load, tmp_path):
     requests = 8 if load == 1 else 2
     with nothing_left_behind():
-        with through(*toxics)() as place, endpoint_at(place.url, first_byte=0.8, idle=0.5) as endpoint:
-            flight = fly(endpoint, load, specs=(STREAM, PLAIN, STREAM), requests=requests, held=place.proxy)
+        with through(*toxics)() as place, endpoint_at(place, first_byte=0.8, idle=0.5) as endpoint:
+            flight = fly(endpoint, load, specs=(STREAM, PLAIN, STREAM), requests=requests, held=place.front)
             for connection in flight.connections:
                 connection.close()
         assert flight.peak == load
-        check_joined(in_record(tmp_path, flight), place.proxy.fates)
-    struck = sum(bool(fates[-1].toxics) for fates in place.proxy.fates.values())
+        check_joined(in_record(tmp_path, flight), place.fates)
+    struck = sum(bool(fates[-1].toxics) for fates in place.fates.values())
     assert struck > 0 and (len(toxics) > 1 or struck < len(flight.samples))
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("answers", [{}, None], ids=["connect: NXDOMAIN", "connect: no name server answers"])
+def test_a_name_that_cannot_be_resolved_stops_a_run_in_time_before_it_begins(answers, load):
+    errors = []
+
+    def prepare():
+        began_s = time.monotonic()
+        with pytest.raises(TargetError) as error, endpoint_at(Place("https://nonexistent.invalid"), connect=0.5):
+            pass
+        errors.append((str(error.value), time.monotonic() - began_s))
+
+    with nothing_left_behind(), names(answers):
+        gevent.joinall([gevent.spawn(prepare) for _ in range(load)], timeout=5, raise_error=True)
+    assert len(errors) == load
+    for message, took_s in errors:
+        expected = "nonexistent.invalid cannot be resolved: Name or service not known"
+        if answers is None:
+            expected = "nonexistent.invalid was not resolved within 0.5 s; check the name server"
+        assert message == expected
+        assert took_s < 0.5 + GRACE_S
