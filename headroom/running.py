@@ -28,7 +28,7 @@ from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
-from loadgen.samples import Manifest, create, finish
+from loadgen.samples import Manifest, WorkerHealth, create, finish
 from loadgen.schedule import read_trace
 from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
 from planner.prices import read_prices
@@ -187,6 +187,7 @@ class Played:
         self.started = False
         self.interrupted = False
         self.planned: int | None = None
+        self.workers: list[WorkerHealth] = []
         self.reason: str | None = None
         self.exit_code = 0
         self.last_words = ""
@@ -240,6 +241,7 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, li
                 live.show(event)
             case "finished":
                 played.planned, played.reason = event["planned"], event["reason"]
+                played.workers = [WorkerHealth(**event["health"])]
 
 
 @contextmanager
@@ -269,7 +271,8 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     reason = f"the load process ended with {played.exit_code}" if crashed else played.reason
     try:
         with _holding_signals():
-            finish(folder, state="interrupted" if reason else "complete", reason=reason, planned=played.planned)
+            state = "interrupted" if reason else "complete"
+            finish(folder, state=state, reason=reason, planned=played.planned, workers=played.workers)
         plan = planning.conclude(folder, config, quiet=quiet)
     except OSError as failure:
         raise RunFolderError(

@@ -12,7 +12,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import monotonic_ns, time
+from time import monotonic_ns
 
 from gevent import GreenletExit
 from locust import User, task  # first: it patches the process for gevent
@@ -25,6 +25,7 @@ from loadgen.config import Dialect, Kind, LoadConfig, RunConfig, TargetConfig, T
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
+from loadgen.feed import Feed
 from loadgen.proxy import proxy_of
 from loadgen.quota import Grant, admitting, pacing
 from loadgen.requests import RequestSpec
@@ -70,7 +71,7 @@ class Player:
         mode = config.load.throttle if config.target.kind is Kind.SERVERLESS else ThrottleMode.OFF
         quota = config.quota
         self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), self.alarm, quota.concurrency)
-        self.feeds_locust = False
+        self.feed: Feed | None = None  # under plain Locust
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._retries = quota.admission, config.load.retries
         self._request_id, self._target = run_id[:8], address.origin
@@ -240,14 +241,16 @@ class DeploymentUser(User):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         player = player_of(environment)
-        if player is None or (player.feeds_locust and player.config.target.url != plain_host(environment, self.host)):
+        if player is None or (
+            player.feed is not None and player.config.target.url != plain_host(environment, self.host)
+        ):
             player = plain_player(environment, self.host)  # the first user, or the web page has named another host
             seat(player)
         self.player = player
         self.connection = Connection(self.player.endpoint)
         self._unsent: Arrival | None = None
         # Under plain Locust its own loop decides when a user stops.
-        self._pauses = player.feeds_locust or type(self).wait_time is not User.wait_time or len(self.tasks) > 1
+        self._pauses = player.feed is not None or type(self).wait_time is not User.wait_time or len(self.tasks) > 1
 
     @property
     def scenario(self) -> str:
@@ -286,22 +289,9 @@ class DeploymentUser(User):
         """Send the arrival's request when it is due and admitted; returns its row of the record."""
         self._unsent = None
         sample = self.player.play(arrival, spec, self.connection)
-        if self.player.feeds_locust:
-            self.report(sample, spec)
+        if self.player.feed is not None:
+            self.player.feed.add(sample, spec)
         return sample
-
-    def report(self, sample: Sample, spec: RequestSpec) -> None:
-        """Feed Locust's own statistics, for its web page. They round to two digits: no report is made from them."""
-        failed = sample.outcome not in (Outcome.OK, Outcome.DROPPED)
-        self.environment.events.request.fire(
-            request_type="STREAM" if spec.stream else "POST",
-            name=spec.scenario,
-            response_time=((sample.done_ns or 0) - (sample.sent_ns or 0)) / 1e6,
-            response_length=sample.bytes_in,
-            exception=RuntimeError(f"{sample.outcome} {sample.status or ''} {sample.error or ''}") if failed else None,
-            context={},
-            start_time=time(),
-        )
 
     def max_tokens(self, arrival: Arrival) -> int:
         """The completion limit to ask for: the trace's, else the config's."""
@@ -333,7 +323,7 @@ def plain_player(environment: Environment, host: str | None) -> Player:
     target = TargetConfig(url=plain_host(environment, host), allow_hosts=allowed)
     config = RunConfig(target=target, load=LoadConfig(users=1, throttle=ThrottleMode.OFF))
     player = Player(config, environment=environment, variables=os.environ)
-    player.feeds_locust = True
+    player.feed = Feed(environment)
     return player
 
 

@@ -6,15 +6,13 @@ import json
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic_ns, process_time
+from time import monotonic_ns
 from typing import Any, Protocol
 
 from loadgen.recorder import packed
 from loadgen.samples import OK, Gaps, Outcome, Sample
 
 LATE_NS = 5_000_000  # a request that leaves later than this after it was admitted is late
-BUSY_SHARE = 0.9  # of a core; above it the generator may be what is measured
-BLOCKED_S = 0.05
 NOTES_OF_A_KIND = 100
 MINUTE_NS = 60_000_000_000
 SLICE_NS = 100_000_000  # what the last minute is counted in: each request by itself would be hundreds of megabytes
@@ -40,7 +38,6 @@ class Tally:
         self._late = 0
         self._notes = notes
         self._noted: Counter[str] = Counter()
-        self._cpu_s, self._wall_ns = process_time(), monotonic_ns()
 
     def add(self, sample: Sample, gaps_us: Sequence[int] = ()) -> None:
         """One attempt or one dropped arrival has come to its end."""
@@ -75,11 +72,11 @@ class Tally:
             sink.send(rows, gaps)
 
     def progress(self, *, in_flight: int, waiting: int, duration_s: float) -> dict[str, Any]:
-        """The live display's line, once a second; starts a new second for TTFT, lateness and CPU."""
+        """The live display's line, once a second; starts a new second for TTFT and lateness."""
         now_ns = monotonic_ns()
         while self._admitted and self._admitted[0][0] <= (now_ns - self.start_ns - MINUTE_NS) // SLICE_NS:
             self._admitted.popleft()
-        self._note_own_health(now_ns)
+        self._note_late()
         ttft_ms, self._ttft_ms = sorted(self._ttft_ms), []
         failed = sum(self.outcomes.values()) - sum(
             self.outcomes[each] for each in (Outcome.OK, Outcome.THROTTLED, Outcome.DROPPED, Outcome.FILTERED)
@@ -109,12 +106,7 @@ class Tally:
         with self._notes.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _note_own_health(self, now_ns: int) -> None:
-        cpu_s = process_time()
-        share = (cpu_s - self._cpu_s) / max(1e-9, (now_ns - self._wall_ns) / 1e9)
-        self._cpu_s, self._wall_ns = cpu_s, now_ns
-        if share > BUSY_SHARE:
-            self.note("cpu", f"the load generator used {share:.0%} of a core: its own limit may be what is measured")
+    def _note_late(self) -> None:
         if self._late:
             what = "a request" if self._late == 1 else f"{self._late} requests"
             self.note("behind_schedule", f"{what} left more than {LATE_NS / 1e6:g} ms late")
