@@ -5,6 +5,8 @@ Loads of 1 and 50 are quick; those of 300 in flight are long. The whole matrix: 
 
 import gc
 import math
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -21,11 +23,14 @@ from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import TargetError
 from loadgen.proxy import proxy_of
-from loadgen.samples import Sample, check_ledger
+from loadgen.samples import Run, Sample, check_ledger
 from loadgen.target import Credential, address_of
-from tests.fault_cases import CASES, KEY, PASSWORD, PLAIN, REUSE, STREAM, TOXICS, Place, through
-from tests.faults import names
+from loadgen.wire import ResponseReader
+from tests.fault_cases import CASES, KEY, PASSWORD, PLAIN, REUSE, STREAM, TOXICS, Place, served, through
+from tests.fault_proxies import Toxic
+from tests.faults import LoopbackServer, names, reset
 from tests.runs import make_run
+from tests.servers import always, response
 
 assert not monkey.is_module_patched("socket"), "the servers here run on real threads"
 LOADS = [1, 50, pytest.param(300, marks=pytest.mark.long)]
@@ -248,3 +253,78 @@ def test_a_name_that_cannot_be_resolved_stops_a_run_in_time_before_it_begins(ans
             expected = "nonexistent.invalid was not resolved within 0.5 s; check the name server"
         assert message == expected
         assert took_s < 0.5 + GRACE_S
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_attempts_stopped_in_mid_answer_are_cancelled_rows_and_leave_nothing_open(load, tmp_path):
+    with nothing_left_behind():
+        with through(Toxic(kind="hang", after_bytes=300))() as place, endpoint_at(place) as endpoint:
+            connections = [Connection(endpoint) for _ in range(load)]
+            samples = [Sample(seq=seq, scenario="s", target="t", due_ns=0) for seq in range(load)]
+            users = [
+                gevent.spawn(connection.attempt, STREAM, sample, f"fault-{sample.seq}-0")
+                for connection, sample in zip(connections, samples, strict=True)
+            ]
+            with gevent.Timeout(10):
+                while not all(connection._reader and connection._reader.chunks for connection in connections):
+                    gevent.sleep(0.01)
+            gevent.killall(users, timeout=GRACE_S)
+            assert not endpoint.active
+        rows = in_record(tmp_path, Flight(samples, dict.fromkeys(range(load)), connections))
+    assert {(row["outcome"], row["error"], row["status"], row["chunks"] > 0) for row in rows} == {
+        ("cancelled", "stopped", 200, True)
+    }
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_connection_lost_between_its_opening_and_its_first_request_is_opened_again(how):
+    """No turn of the hub in between tells of the loss: it is found out when the request is sent."""
+
+    class Fickle(LoopbackServer):
+        async def _serve(self, reader, writer):
+            self.connections += 1
+            if self.connections > 1:
+                self.connections -= 1
+                await super()._serve(reader, writer)
+            elif how == "reset":
+                reset(writer)
+
+    with Fickle(always(response())) as server, endpoint_at(Place(server.url)) as endpoint:
+        connection, sample = Connection(endpoint), Sample(seq=0, scenario="s", target="t", due_ns=0)
+        connection.ready(time.monotonic_ns() + 10**9)
+        time.sleep(0.1)
+        connection.attempt(PLAIN, sample, "fault-0-0")
+        connection.close()
+    assert (sample.outcome, sample.error, len(server.calls)) == ("ok", None, 1)
+
+
+def test_a_connection_keeps_nothing_of_a_request_that_timed_out():
+    """A user may be idle for long, and its request may have held a picture."""
+    with served(always(b""))() as place, endpoint_at(place, first_byte=0.1) as endpoint:
+        flight = fly(endpoint, 5, specs=(PLAIN,), requests=1)
+        assert [sample.error for sample in flight.samples] == ["first_byte_timeout"] * 5
+        gc.collect()
+        held = [each for each in gc.get_objects() if isinstance(each, ResponseReader)]
+        assert not held, "its frames are still referred to, and with them what it sent and received"
+
+
+def test_a_run_through_faults_holds_each_attempt_once_as_the_proxy_knows_it(tmp_path):
+    (tmp_path / "faults.toml").write_text(
+        '[load]\nthrottle = "off"\nretries = 1\n[timeouts]\nfirst_byte = 0.8\nidle = 0.5\n[output]\nreport = false\n'
+    )
+    with through(*TOXICS["all of them"])() as place:
+        command = [sys.executable, "-m", "headroom", "run", "faults.toml", "--target", place.url, "--rate", "60/s"]
+        command += ["--duration", "3s", "--warmup", "0s", "--scenario", "streaming", "--out", "run", "--quiet"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4, done.stderr  # so many failed that nothing may be planned from it
+    run = Run.open(tmp_path / "run")
+    check_ledger(run.manifest.totals)
+    rows = run.samples.collect().to_dicts()
+    check_joined(rows, place.fates, prefix=run.manifest.run_id[:8])
+    ends = {(row["seq"], row["attempt"]): row["outcome"] for row in rows}
+    firsts = {seq: outcome for (seq, attempt), outcome in ends.items() if attempt == 0}
+    assert sorted(firsts) == list(range(run.manifest.totals["planned"]))
+    assert {seq for seq, attempt in ends if attempt} == {
+        seq for seq, outcome in firsts.items() if outcome in ("timeout", "network")
+    }
+    assert set(firsts.values()) == {"ok", "network", "timeout", "broken_stream"}
