@@ -136,6 +136,21 @@ def test_a_fresh_connection_that_is_closed_without_an_answer_is_not_tried_again(
     assert (sample.outcome, sample.error, len(server.calls)) == ("network", "closed_before_answer", 1)
 
 
+def test_a_used_connection_on_which_half_an_answer_came_is_not_tried_again():
+    async def half(call, writer):
+        if call.number:
+            writer.write(b"HTTP/1.1 20")
+            writer.close()
+        else:
+            writer.write(response())
+
+    with Server(half) as server:
+        connection = Connection(endpoint_of(server.url))
+        assert attempt(connection).outcome == "ok"
+        assert attempt(connection).outcome == "network"
+    assert len(server.calls) == 2
+
+
 def test_a_large_body_goes_out_whole_and_an_early_answer_to_it_is_read():
     big = chat("vision", [{"role": "user", "content": "x" * (8 << 20)}], max_tokens=5)
     with Server(always(response())) as server:
