@@ -13,6 +13,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Iterator, Mapping
+from typing import Any, Self, cast
 
 from tests.servers import Call, Server, always
 
@@ -48,6 +49,10 @@ class LoopbackServer(Server):
     @property
     def url(self) -> str:
         return f"https://localhost:{self.port}" if self.tls is not None else f"http://{HOST}:{self.port}"
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def hold(self) -> None:
         """Before the first connection."""
@@ -169,7 +174,8 @@ class Sipping(LoopbackServer):
 @contextlib.contextmanager
 def names(addresses: Mapping[str, str] | None, patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Resolve these names so, and no others. Where there are none at all, the name server never answers."""
-    over, real = threading.Event(), _socket.getaddrinfo
+    over, resolver = threading.Event(), cast(Any, _socket)
+    real = resolver.getaddrinfo
 
     def getaddrinfo(host: str, *rest: object, **options: object) -> object:
         if addresses is None:
@@ -178,11 +184,11 @@ def names(addresses: Mapping[str, str] | None, patience_s: float = PATIENCE_S) -
             return real(addresses[host], *rest, **options)
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    _socket.getaddrinfo = getaddrinfo
+    resolver.getaddrinfo = getaddrinfo
     try:
         yield
     finally:
-        _socket.getaddrinfo = real
+        resolver.getaddrinfo = real
         over.set()
 
 
