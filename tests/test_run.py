@@ -614,6 +614,20 @@ def test_a_scenario_of_the_users_own_runs_and_its_mistakes_are_counted(tmp_path)
     }
 
 
+def test_progress_that_nobody_reads_does_not_stop_the_load():
+    script = (
+        "from loadgen.__main__ import Voice; voice = Voice()\n"
+        "for _ in range(500): voice.say('progress', text='x' * 1_000)\n"
+        "import sys; sys.stderr.write('done')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr.read() == b"done"  # while standard output is full
+    lines = process.stdout.read().splitlines()
+    assert process.wait() == 0
+    assert 10 < len(lines) < 500
+    assert {json.loads(line)["event"] for line in lines} == {"progress"}
+
+
 CANARY_FORMS = [
     CANARY,
     base64.b64encode(CANARY.encode()).decode(),
