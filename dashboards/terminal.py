@@ -17,6 +17,7 @@ from dashboards.text import (
     UNKNOWN,
     count,
     digits,
+    generator,
     interval,
     percent,
     quantiles,
@@ -136,6 +137,8 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
         if n and name != "dropped"
     ]
     yield Text(f"{count(traffic.attempts)} attempts: {', '.join(ended)}")
+    for worker in plan.workers:
+        yield Text(f"load generator: {generator(worker)}")
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
                f"{digits(traffic.output_tokens_per_s)} output tokens/s; "
                f"{digits(traffic.mean_in_flight)} in flight, at most {count(traffic.peak_in_flight)}")  # fmt: skip

@@ -98,6 +98,7 @@ def _draft(scope: Scope) -> Plan:
         open_loop=config.load.open_loop,
         headline="",
         validity=validity(evidence),
+        workers=tuple(run.manifest.workers),
         slos=slos,
         goodput=goodput(run, scope.slos),
         latency=latency,
