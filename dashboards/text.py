@@ -23,6 +23,8 @@ METRICS = {
     "ttfb": ("Time to first byte", "first byte after sending"),
     "throttle_wait": ("Throttle wait", "due to admission by the client's own throttle"),
     "lag": ("Generator lag", "admission to sending: our own lateness"),
+    "connect": ("Connect", "opening a connection, in no other latency but the response time"),
+    "tls": ("TLS handshake", "likewise"),
 }
 MAIN_METRICS = ("ttft", "itl", "tpot", "service_time", "response_time")
 

@@ -27,8 +27,9 @@ from headroom.cli import INTERRUPTED
 from headroom.processes import cpu_model, serving
 from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
-from loadgen.samples import Manifest, create, finish
+from loadgen.samples import Manifest, WorkerHealth, create, finish
 from loadgen.schedule import read_trace
 from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
 from planner.prices import read_prices
@@ -46,6 +47,7 @@ def check(config: RunConfig) -> None:
         address = address_of(config.target.url or "")
         check_allowed(address, config.target.allow_hosts)
         check_encrypted(address, credential_of(config.target, os.environ))
+        proxy_of(address, os.environ)
     if config.output.dir is not None and config.output.dir.exists():
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
     rows = read_trace(config.load.trace) if config.load.trace is not None else []
@@ -69,7 +71,11 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
             config = config.model_copy(update={"target": config.target.model_copy(update=changes)})
         address = address_of(config.target.url or "")
         credential = credential_of(config.target, environment)
-        deployment = _redacted(probe(config.target, address, credential), credential)
+        proxy = proxy_of(address, environment)
+        deployment = _redacted(probe(config.target, address, credential, proxy), credential)
+        if proxy is not None:
+            deployment["proxy"] = proxy.origin
+            sys.stderr.write(f"through the proxy {proxy.origin}\n")
         folder = _run_folder(config)
         manifest = manifest_of(config, {**deployment, "simulated": target_url is not None})
         create(folder, manifest)
@@ -167,6 +173,7 @@ class Played:
         self.started = False
         self.interrupted = False
         self.planned: int | None = None
+        self.workers: list[WorkerHealth] = []
         self.reason: str | None = None
         self.exit_code = 0
         self.last_words = ""
@@ -234,6 +241,7 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, sh
                 show(event)
             case "finished":
                 played.planned, played.reason = event["planned"], event["reason"]
+                played.workers = [WorkerHealth(**event["health"])]
 
 
 @contextmanager
@@ -263,7 +271,8 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     reason = f"the load process ended with {played.exit_code}" if crashed else played.reason
     try:
         with _holding_signals():
-            finish(folder, state="interrupted" if reason else "complete", reason=reason, planned=played.planned)
+            state = "interrupted" if reason else "complete"
+            finish(folder, state=state, reason=reason, planned=played.planned, workers=played.workers)
         plan = planning.conclude(folder, config, quiet=quiet)
     except OSError as failure:
         raise RunFolderError(

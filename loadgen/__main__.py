@@ -27,15 +27,16 @@ from locust.env import Environment
 from loadgen.arrivals import ClosedLoop, OpenLoop
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
+from loadgen.health import LOOK_S, Health
 from loadgen.player import Player, load_scenario, seat  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
-from loadgen.tally import BLOCKED_S
 
 FLUSH_S = 0.25
 START_IN_NS = 300_000_000  # so that the first arrival can be prepared
 STOP_GRACE_S = 5.0
 RENEW_S = 60.0
+YOUNG_OBJECTS = 10_000
 
 
 class Load:
@@ -64,6 +65,8 @@ class Load:
         self._ended = False
         self._stop_reason: str | None = None
         self._failure: HeadroomError | None = None
+        self.health = Health(self.player.tally.note)
+        self._looks = gevent.get_hub().loop.timer(LOOK_S, LOOK_S)
 
     def stop(self, reason: str) -> None:
         """Once: no more arrivals, a short wait for the answers. Twice: no wait."""
@@ -75,6 +78,7 @@ class Load:
     def run(self) -> int:
         gc.collect()
         gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
+        gc.set_threshold(YOUNG_OBJECTS)
         self._schedule = self.player.schedule() if self.config.load.open_loop else iter(())
         self.player.restart_clock(monotonic_ns() + START_IN_NS)
         say("started", monotonic_start_ns=self.player.start_ns)
@@ -83,6 +87,8 @@ class Load:
         try:
             (self._play_open if self.config.load.open_loop else self._play_closed)()
         finally:
+            self._looks.stop()
+            health = self.health.end()
             self._send_home()
             gevent.killall(keepers)
         self._ended = True
@@ -92,7 +98,7 @@ class Load:
         self.player.tally.flush(self.pipe)
         self.pipe.close()
         say("progress", **self._progress())
-        say("finished", planned=self.player.tally.planned, reason=self._stop_reason)
+        say("finished", planned=self.player.tally.planned, reason=self._stop_reason, health=health)
         return 0
 
     def _play_open(self) -> None:
@@ -119,7 +125,10 @@ class Load:
         self._until(lambda: len(self.runner.user_greenlets) == 0, self.config.load.drain)
 
     def _spawn(self, users: dict[str, int]) -> None:
-        self.runner.spawn_users({self.classes[name].__name__: count for name, count in users.items() if count})
+        """As Locust's own spawn_users does, which also counts all users anew at each call."""
+        for name, count in users.items():
+            for _ in range(count):
+                self.classes[name](self.environment).start(self.runner.user_greenlets)
 
     def _until(self, condition: Callable[[], bool], patience_s: float | None) -> None:
         """Return when the condition holds, when patience ends, or when the load is stopped."""
@@ -169,20 +178,19 @@ class Load:
             say("progress", **self._progress())
 
     def _progress(self) -> dict[str, Any]:
-        throttle = self.player.throttle
+        throttle, in_flight = self.player.throttle, len(self.player.endpoint.active)
+        self.health.tick(in_flight)
         return self.player.tally.progress(
-            in_flight=len(self.player.endpoint.active),
+            in_flight=in_flight,
             waiting=0 if throttle is None else throttle.waiting,
             duration_s=self.config.load.duration,
         )
 
     def _watch_hub(self) -> None:
-        while True:
-            before_ns = monotonic_ns()
-            gevent.sleep(BLOCKED_S)
-            blocked_s = (monotonic_ns() - before_ns) / 1e9 - BLOCKED_S
-            if blocked_s > BLOCKED_S:
-                self.player.tally.note("hub_blocked", f"the load generator stood still for {blocked_s * 1e3:.0f} ms")
+        """From the end of the warm-up on: before then users are made, and no figure counts."""
+        self.player.alarm.wait_until(self.player.start_ns + round(self.config.load.warmup * 1e9))
+        self.health.begin()
+        self._looks.start(self.health.look)
 
     def _watch_parent(self) -> None:
         gevent.os.make_nonblocking(0)

@@ -148,6 +148,12 @@ class LoadConfig(Section):
         ThrottleMode.PACE,
         description="`pace` waits so as not to be refused, `off` sends when due, `feedback` also learns from 429s",
     )
+    retries: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="further attempts after 408, 429, 5xx, a timeout or a network failure; each is a row",
+    )
     seed: int = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
 
     @model_validator(mode="after")
@@ -330,6 +336,7 @@ FLAG_OF = {
     "load.warmup": "--warmup",
     "load.max_tokens": "--max-tokens",
     "load.throttle": "--throttle",
+    "load.retries": "--retries",
     "load.seed": "--seed",
     "quota.tokens_per_minute": "--tpm",
     "quota.requests_per_minute": "--rpm",

@@ -1,7 +1,8 @@
 """Sockets and TLS in the gevent hub. One attempt fills in one Sample; nothing here raises for a server's fault.
 
 There is no greenlet switch per chunk: a read watcher's callback receives, reads the clock once, feeds the
-ResponseReader, and switches back to the waiting greenlet only when the response is complete.
+ResponseReader, and switches back to the waiting greenlet only when the response is complete. The watcher runs for as
+long as the connection stands, so that between two attempts it tells at once when the server closes it.
 """
 
 from __future__ import annotations
@@ -9,25 +10,27 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
 import time
-from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
 import gevent
-from gevent import get_hub
+from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 
 from loadgen.endpoint import Endpoint
 from loadgen.requests import RequestSpec
-from loadgen.samples import Outcome, Sample
+from loadgen.samples import OK, Outcome, Sample
+from loadgen.tls import HandshakeFailed, Session
 from loadgen.wire import ResponseReader, printable, retry_after_ms
 
 FINISH_REASON_LENGTH = 64
 READ, WRITE = 1, 2  # libev's event masks
 RECEIVE_BYTES = 65_536
+PROXY_HEAD_LIMIT = 16 << 10
 STALE_NS = 100_000_000
+STALE_ROUND_TRIPS = 3
+NOTHING = memoryview(b"")
 NativeSocket = get_original("socket", "socket")  # never blocks here, so gevent's own socket would only be in the way
 
 
@@ -39,22 +42,22 @@ class Connection:
     """One keep-alive connection, used by one greenlet at a time; opened when first needed and again when lost."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self._endpoint, self._hub = endpoint, get_hub()
         self._socket: Any = None
-        self._tls: ssl.SSLObject | None = None
+        self._tls: Session | None = None
         self._reading: Any = None
         self._writing: Any = None
         self._greenlet: gevent.Greenlet | None = None
-        self._resume: Callable[[], None] | None = None
         self._reader: ResponseReader | None = None
-        self._unsent = memoryview(b"")
+        self._unsent = NOTHING
         self._interruption: Interrupted | None = None
+        self._unopened: tuple[int, Interrupted] | None = None  # when and why a request's connection failed to open
         self._used = False
+        self._connect_ns = self._connected_ns = self._secured_ns = 0
         self._timeouts_ns: dict[str, int] = {
             name: round(getattr(endpoint.timeouts, name) * 1e9) for name in ("connect", "first_byte", "idle", "total")
         }
         self._began_ns = self._stage_ns = 0
-        self._prepare_until_ns: int | None = None
         self.timeout_code = ""
 
     def attempt(self, spec: RequestSpec, sample: Sample, request_id: str) -> ResponseReader:
@@ -62,52 +65,45 @@ class Connection:
         payload = self._endpoint.encode(spec, request_id)
         sample.bytes_out = len(payload)
         self._began_ns = monotonic_ns()
-        reader = ResponseReader(stream=spec.stream)
-        outcome, error = Outcome.NETWORK, None
         try:
-            reader = self._exchange(payload, sample, spec)
+            reader = self._exchange(payload, sample, stream=spec.stream)
             outcome, error = reader.verdict(self._redact)
+            if reader.status == 407 and self._endpoint.proxy is not None:
+                outcome, error = Outcome.NETWORK, "proxy_407"
         except Interrupted as interrupted:
-            reader = self._reader or reader
+            reader = self._reader or ResponseReader(stream=spec.stream)
             outcome, error = interrupted.args
         except BaseException:
-            self._note(sample, self._reader or reader, Outcome.CANCELLED, "stopped")
+            reader = self._reader or ResponseReader(stream=spec.stream)
+            self._note(sample, reader, Outcome.CANCELLED, "stopped")
             self.close()
             raise
         finally:
             self._endpoint.active.discard(self)
-            self._reader = None
+            if self._reader is not None:
+                self._reader.release()
+                self._reader = None
         if self._unsent or not (reader.complete and reader.keep_alive and reader.broken is None):
             self.close()  # also where the answer came before the request was out: what follows would be misread
         self._note(sample, reader, outcome, error)
         return reader
 
-    def ready(self, until_ns: int) -> None:
-        """Open the connection ahead of time, so that a request that is due need not wait for it, but not beyond then.
+    def ready(self, due_ns: int) -> None:
+        """Open the connection ahead of a request that is due then, so that it need not wait for it.
 
-        A connection that the server has closed meanwhile is opened again. Failures show at the attempt.
+        What takes longer than that is waited for. A failure before then is no one's: the attempt will try again.
         """
-        if self._socket is not None and self._is_stale():
-            self.close()
-        if self._socket is None:
-            self._began_ns = monotonic_ns()
-            self._prepare_until_ns = until_ns
-            try:
-                self._open()
-            except Interrupted:
-                self.close()
-            finally:
-                self._endpoint.active.discard(self)
-                self._prepare_until_ns = None
-
-    def _is_stale(self) -> bool:
+        if self._socket is not None:
+            return
+        self._began_ns = monotonic_ns()
         try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return self._tls is None  # over TLS it may be a new session ticket
+            self._open()
+        except Interrupted as failure:
+            self.close()
+            if monotonic_ns() >= due_ns:
+                self._unopened = monotonic_ns(), failure
+        finally:
+            self._endpoint.active.discard(self)
 
     def close(self) -> None:
         for watcher in (self._reading, self._writing):
@@ -117,7 +113,7 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
         self._socket = self._tls = self._reading = self._writing = None
-        self._used, self._unsent = False, memoryview(b"")
+        self._used, self._unsent = False, NOTHING
 
     def interrupt(self, outcome: Outcome, code: str) -> None:
         """End the attempt in progress from outside: a timeout, or the end of the run."""
@@ -127,8 +123,6 @@ class Connection:
 
     def deadline_ns(self) -> int:
         """When the attempt in progress will have taken too long; says so in `timeout_code`."""
-        if self._prepare_until_ns is not None:
-            return self._prepare_until_ns
         stage = self._stage()
         stage_ends_ns = self._stage_ns + self._timeouts_ns[stage]
         ends_ns = self._began_ns + self._timeouts_ns["total"]
@@ -143,37 +137,46 @@ class Connection:
         self._stage_ns = self._reader.last_byte_ns + self._endpoint.start_ns
         return "idle"
 
-    def _exchange(self, payload: bytes, sample: Sample, spec: RequestSpec) -> ResponseReader:
+    def _exchange(self, payload: bytes, sample: Sample, *, stream: bool) -> ResponseReader:
+        if self._unopened is not None:
+            (failed_ns, failure), self._unopened = self._unopened, None
+            if monotonic_ns() - failed_ns < STALE_NS:  # else it has waited for the quota, and may try again
+                raise failure
         while True:
             if self._socket is None:
                 self._open()
             fresh = not self._used
+            if fresh:
+                self._note_opening(sample)
             self._used = True
-            reader = self._reader = ResponseReader(stream=spec.stream)
-            self._stage_ns = monotonic_ns()
-            if sample.sent_ns is None:
-                sample.sent_ns = self._stage_ns - self._endpoint.start_ns
+            reader = self._reader = ResponseReader(stream=stream)
+            self._stage_ns = sent_ns = monotonic_ns()
+            sample.sent_ns = sent_ns - self._endpoint.start_ns
             try:
-                self._transmit(payload)
-                self._wait(self._reading, self._readable)
+                self._transmit(payload if self._tls is None else self._tls.encrypt(payload))
+                self._park()
             except Interrupted as interrupted:
-                if fresh or not self._went_stale(interrupted, reader):
+                if fresh or not self._went_stale(interrupted, reader, sent_ns):
                     raise
             else:
-                if fresh or reader.broken != "closed_before_answer" or not self._just_sent():
+                if fresh or reader.broken != "closed_before_answer" or not self._just(sent_ns):
                     return reader
             self.close()  # the server had closed an idle connection: nothing was lost, so open another, once
 
-    def _just_sent(self) -> bool:
-        """An idle connection that the server has closed says so at once; later, it is an answer that failed."""
-        return monotonic_ns() - self._stage_ns < STALE_NS
+    def _just(self, sent_ns: int) -> bool:
+        """An idle connection that the server has closed says so within a round trip; later, an answer has failed."""
+        round_trip_ns = self._connected_ns - self._connect_ns
+        return monotonic_ns() - sent_ns < max(STALE_NS, STALE_ROUND_TRIPS * round_trip_ns)
 
-    def _went_stale(self, interrupted: Interrupted, reader: ResponseReader) -> bool:
+    def _went_stale(self, interrupted: Interrupted, reader: ResponseReader, sent_ns: int) -> bool:
         outcome, _ = interrupted.args
-        return outcome is Outcome.NETWORK and reader.first_byte_ns is None and self._just_sent()
+        return outcome is Outcome.NETWORK and reader.first_byte_ns is None and self._just(sent_ns)
+
+    # Opening.
 
     def _open(self) -> None:
         self._stage_ns, self._reader = monotonic_ns(), None
+        self._connect_ns, self._secured_ns = self._stage_ns, 0
         failure: OSError | None = None
         for family, kind, protocol, _, where in self._endpoint.resolved:
             try:
@@ -184,78 +187,107 @@ class Connection:
                 failure = error
         else:
             raise Interrupted(Outcome.NETWORK, _network_code("connect", failure))
+        if self._endpoint.tunnel is not None:
+            self._dig(self._endpoint.tunnel)
+        self._connected_ns = monotonic_ns()
         if self._endpoint.tls is not None:
-            self._handshake(self._endpoint.tls)
+            self._tls = Session(self._endpoint.tls, self._endpoint.address.host)
+            self._shake_hands(self._tls)
+            self._secured_ns = monotonic_ns()
+        self._reading.start(self._readable)
 
     def _connect(self, family: int, kind: int, protocol: int, where: Any) -> None:
         self._socket = connecting = NativeSocket(family, kind, protocol)
         connecting.setblocking(False)
         connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        loop = get_hub().loop
+        loop = self._hub.loop
         self._reading = loop.io(connecting.fileno(), READ)
         self._writing = loop.io(connecting.fileno(), WRITE)
         failed = connecting.connect_ex(where)
         if failed in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-            self._wait(self._writing, self._wake)
+            self._wait(self._writing)
             failed = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if failed:
             raise OSError(failed, os.strerror(failed))
 
-    def _handshake(self, context: ssl.SSLContext) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._endpoint.address.host)
-        while True:
+    def _dig(self, request: bytes) -> None:
+        """Ask the proxy for a tunnel to the target."""
+        self._transmit(request)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            received = self._receive()
+            head += received
+            if not received or len(head) > PROXY_HEAD_LIMIT:
+                raise Interrupted(Outcome.NETWORK, "proxy_no_answer")
+        version, _, rest = head.partition(b" ")
+        status = rest[:3]
+        if not version.startswith(b"HTTP/1.") or not status.isdigit():
+            raise Interrupted(Outcome.NETWORK, "proxy_no_answer")
+        if not status.startswith(b"2"):
+            raise Interrupted(Outcome.NETWORK, f"proxy_{status.decode()}")
+
+    def _shake_hands(self, session: Session) -> None:
+        received, done = b"", False
+        while not done:
             try:
-                self._tls.do_handshake()
-                self._transmit_raw(self._outgoing.read())
-                return
-            except ssl.SSLWantReadError:
-                self._transmit_raw(self._outgoing.read())
-                self._wait(self._reading, self._wake)
-                data = self._receive()
-                if not data:
-                    raise Interrupted(Outcome.NETWORK, "tls_closed") from None
-                self._incoming.write(data)
-            except ssl.SSLCertVerificationError:
-                raise Interrupted(Outcome.NETWORK, "tls_certificate_not_trusted") from None
-            except ssl.SSLError as error:
-                raise Interrupted(Outcome.NETWORK, f"tls_{(error.reason or 'failed').lower()}") from None
+                done = session.shake_hands(received)
+            except HandshakeFailed as failure:
+                self._transmit(session.pending())  # tells the server why
+                raise Interrupted(Outcome.NETWORK, failure.args[0]) from None
+            self._transmit(session.pending())
+            if not done:
+                received = self._receive()
+                if not received:
+                    raise Interrupted(Outcome.NETWORK, "tls_closed")
 
-    def _transmit(self, payload: bytes) -> None:
-        if self._tls is not None:
-            self._tls.write(payload)
-            payload = self._outgoing.read()
-        self._transmit_raw(payload)
+    def _receive(self) -> bytes:
+        """Wait for bytes, while the connection is being opened; b"" at the end. Raises Interrupted."""
+        while True:
+            self._wait(self._reading)
+            try:
+                return bytes(self._socket.recv(RECEIVE_BYTES))
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise Interrupted(Outcome.NETWORK, _network_code("receive", error)) from None
 
-    def _transmit_raw(self, payload: bytes) -> None:
+    # Sending.
+
+    def _transmit(self, payload: bytes | memoryview) -> None:
         """Send what the socket takes at once; the rest goes as it drains, while the answer is already watched for."""
-        self._unsent = memoryview(payload)
-        self._writable()
-        if self._unsent:
+        try:
+            sent = self._socket.send(payload)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the server has closed its side; why, it may have said, and the reader will see
+            return
+        if sent < len(payload):
+            self._unsent = memoryview(payload)[sent:]
             self._writing.start(self._writable)
 
     def _writable(self) -> None:
-        try:
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
-        except BlockingIOError:
-            return
-        except OSError:  # the server has closed its side; why, it may have said, and the reader will see
-            self._unsent = memoryview(b"")
-        if not self._unsent:
-            self._stage_ns = monotonic_ns()
-            self._writing.stop()
+        self._writing.stop()
+        unsent, self._unsent = self._unsent, NOTHING
+        self._transmit(unsent)
+        self._stage_ns = monotonic_ns()  # the answer's first byte is waited for from the request's last
 
-    def _wait(self, watcher: Any, callback: Callable[[], None]) -> None:
-        """Park this greenlet until `_wake`, with `watcher` calling back meanwhile. Raises Interrupted."""
-        self._greenlet, self._interruption = gevent.getcurrent(), None
-        self._endpoint.active.add(self)
-        watcher.start(callback)
+    # Waiting.
+
+    def _wait(self, watcher: Any) -> None:
+        """Park this greenlet until the watcher sees something. Raises Interrupted."""
+        watcher.start(self._wake)
         try:
-            get_hub().switch()
+            self._park()
         finally:
             watcher.stop()
-            if self._writing is not None:
-                self._writing.stop()
+
+    def _park(self) -> None:
+        """Park this greenlet until `_wake`. Raises Interrupted."""
+        self._greenlet, self._interruption = getcurrent(), None
+        self._endpoint.active.add(self)
+        try:
+            self._hub.switch()
+        finally:
             self._greenlet = None
         if self._interruption is not None:
             raise self._interruption
@@ -265,9 +297,14 @@ class Connection:
         if greenlet is not None:
             greenlet.switch()
 
+    # Receiving.
+
     def _readable(self) -> None:
         """The hot path: receive, one clock reading, parse."""
         reader = self._reader
+        if reader is None:
+            self._read_unasked()
+            return
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
@@ -276,48 +313,50 @@ class Connection:
             self.interrupt(Outcome.NETWORK, _network_code("receive", error))
             return
         now_ns = monotonic_ns() - self._endpoint.start_ns
-        assert reader is not None
+        ended = not data
         if self._tls is not None and data:
-            data = self._decrypt(data)
-            if data is None:
-                return
-        if not data:
-            reader.feed_eof()
+            data = self._tls.decrypt(data)
+            ended = self._tls.ended
+        if data and reader.feed(data, now_ns):
             self._wake()
-        elif reader.feed(data, now_ns):
-            self._wake()
+        elif ended:
+            self._end(reader)
 
-    def _decrypt(self, data: bytes) -> bytes | None:
-        """Plain bytes; b"" at the end of the session; None where a record is still incomplete."""
-        assert self._tls is not None
-        self._incoming.write(data)
-        plain = bytearray()
-        try:
-            while piece := self._tls.read(RECEIVE_BYTES):
-                plain += piece
-        except ssl.SSLWantReadError:
-            return bytes(plain) or None
-        except ssl.SSLError:
-            pass
-        return bytes(plain)
+    def _end(self, reader: ResponseReader) -> None:
+        """The server has closed the connection. Over TLS it must have said so, or anyone may have cut it."""
+        if self._tls is not None and not self._tls.ended and reader.status is not None and not reader.complete:
+            reader.broken = reader.broken or "cut"
+        reader.feed_eof()
+        self._wake()
 
-    def _receive(self) -> bytes:
+    def _read_unasked(self) -> None:
+        """Between two attempts: the server closes the connection, sends what nobody asked for, or TLS tickets."""
         try:
-            return bytes(self._socket.recv(RECEIVE_BYTES))
+            data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise Interrupted(Outcome.NETWORK, _network_code("receive", error)) from None
+            return
+        except OSError:
+            data = b""
+        if not data or self._tls is None or self._tls.decrypt(data) or self._tls.ended:
+            self.close()
+
+    # The row.
 
     def _redact(self, text: str) -> str:
         credential = self._endpoint.credential
         return text if credential is None else credential.redact(text)
 
+    def _note_opening(self, sample: Sample) -> None:
+        start_ns = self._endpoint.start_ns
+        sample.connect_ns, sample.connected_ns = self._connect_ns - start_ns, self._connected_ns - start_ns
+        sample.secured_ns = self._secured_ns - start_ns if self._secured_ns else None
+
     def _note(self, sample: Sample, reader: ResponseReader, outcome: Outcome, error: str | None) -> None:
         """Copy what the attempt came to into its row."""
-        cut_stream = outcome is Outcome.NETWORK and reader.status == 200
-        sample.outcome = (Outcome.BROKEN_STREAM if cut_stream else outcome).value
-        sample.error = error
+        if outcome is not OK:  # else the row says so already
+            cut_stream = outcome is Outcome.NETWORK and reader.status == 200
+            sample.outcome = (Outcome.BROKEN_STREAM if cut_stream else outcome).value
+            sample.error = error
         sample.status = reader.status
         sample.first_byte_ns = reader.first_byte_ns
         sample.first_token_ns, sample.last_token_ns = reader.first_token_ns, reader.last_token_ns
@@ -327,8 +366,8 @@ class Connection:
         sample.prompt_tokens, sample.completion_tokens = reader.prompt_tokens, reader.completion_tokens
         sample.usage_source = "server" if reader.completion_tokens is not None else "estimated"
         sample.chunks, sample.bytes_in = reader.chunks, reader.bytes_in
-        reason = reader.finish_reason
-        sample.finish_reason = None if reason is None else printable(self._redact(reason))[:FINISH_REASON_LENGTH]
+        if reader.finish_reason is not None:
+            sample.finish_reason = printable(self._redact(reader.finish_reason))[:FINISH_REASON_LENGTH]
         if reader.status in (429, 503):
             sample.retry_after_ms = retry_after_ms(reader.headers, time.time())
 

@@ -6,12 +6,13 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gevent import get_hub
+from gevent import Timeout, get_hub
 
 from loadgen.config import TargetConfig, TimeoutConfig
 from loadgen.errors import TargetError
+from loadgen.proxy import Proxy
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome
 from loadgen.target import Address, Credential, tls_context
@@ -31,18 +32,35 @@ class Endpoint:
     timeouts: TimeoutConfig
     credential: Credential | None
     start_ns: int
-    name: str = ""
+    proxy: Proxy | None = None
     active: set[Connection] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        try:
-            self.resolved = socket.getaddrinfo(self.address.host, self.address.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise TargetError(f"{self.address.host} cannot be resolved: {error.strerror}") from None
-        self.tls: ssl.SSLContext | None = tls_context(self.target) if self.address.scheme == "https" else None
+        self.resolved = self._resolve()
+        https = self.address.scheme == "https"
+        self.tls: ssl.SSLContext | None = tls_context(self.target) if https else None
+        self.tunnel = self.proxy.connect_request(self.address) if https and self.proxy is not None else None
         self._head = self._make_head()
+        timeouts = self.timeouts
+        self._shortest_ns = round(min(timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.total) * 1e9)
+        self._look_at_ns = 0  # before then no deadline can pass
         self._sweeper = get_hub().loop.timer(SWEEP_S, SWEEP_S)
         self._sweeper.start(self._sweep)
+
+    def _resolve(self) -> list[Any]:
+        """Once a run, and in the order of the answer: every connection goes to the same place."""
+        host, port = (
+            (self.address.host, self.address.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
+        )
+        patience_s = self.timeouts.connect
+        try:
+            with Timeout(patience_s):
+                return list(get_hub().resolver.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Timeout:
+            raise TargetError(f"{host} was not resolved within {patience_s:g} s; check the name server") from None
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise TargetError(f"{host} cannot be resolved: {reason}") from None
 
     def encode(self, spec: RequestSpec, request_id: str) -> bytes:
         """The bytes of one request."""
@@ -68,12 +86,24 @@ class Endpoint:
             "Accept-Encoding": "identity",
             **(self.credential.headers(self.target.dialect) if self.credential is not None else {}),
         }
-        lines = [f"POST {self.address.chat_path(self.target)} HTTP/1.1"]
+        path = self.address.chat_path(self.target)
+        if self.proxy is not None and self.tunnel is None:  # it reads the request, and passes it on
+            path = f"{self.address.scheme}://{host}{path}"
+            headers |= self.proxy.headers()
+        lines = [f"POST {path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join(lines).encode("ascii") + b"\r\n"
 
     def _sweep(self) -> None:
-        """One timer for all timeouts: each attempt would otherwise start and stop several."""
+        """One timer for all timeouts: each attempt would otherwise start and stop several.
+
+        No stage that begins after a look can end within the shortest timeout, so most turns need no look.
+        """
         now_ns = monotonic_ns()
-        for connection in [each for each in self.active if now_ns > each.deadline_ns()]:
-            connection.interrupt(Outcome.TIMEOUT, connection.timeout_code)
+        if now_ns < self._look_at_ns:
+            return
+        deadlines = [(each.deadline_ns(), each) for each in self.active]
+        self._look_at_ns = min([now_ns + self._shortest_ns, *(deadline_ns for deadline_ns, _ in deadlines)])
+        for deadline_ns, connection in deadlines:
+            if now_ns > deadline_ns:
+                connection.interrupt(Outcome.TIMEOUT, connection.timeout_code)

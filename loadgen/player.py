@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import monotonic_ns, time
+from time import monotonic_ns
 
 from gevent import GreenletExit
 from locust import User, task  # first: it patches the process for gevent
@@ -24,6 +25,8 @@ from loadgen.config import Dialect, Kind, LoadConfig, RunConfig, TargetConfig, T
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
+from loadgen.feed import Feed
+from loadgen.proxy import proxy_of
 from loadgen.quota import Grant, admitting, pacing
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
@@ -35,6 +38,10 @@ from loadgen.wire import ResponseReader, remaining_of
 
 FIRST_SEEN = 64  # requests of each scenario that are built and checked before anything is sent
 UNASKED_PAUSE_MS = 1_000  # after a 429 that does not say how long to wait
+STEADY = Phase.STEADY.value
+RETRIED = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR, Outcome.TIMEOUT, Outcome.NETWORK))
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S, JITTER_SHARE = 0.5, 8.0, 0.25  # as the openai client's
+LONGEST_RETRY_AFTER_MS = 60_000  # who asks for more is left alone
 
 
 class Player:
@@ -59,13 +66,15 @@ class Player:
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
         self.credential = credential_of(config.target, variables)
         check_encrypted(address, self.credential)
-        self.endpoint = Endpoint(address, config.target, config.timeouts, self.credential, self.start_ns)
+        proxy = proxy_of(address, variables)
+        self.endpoint = Endpoint(address, config.target, config.timeouts, self.credential, self.start_ns, proxy)
         mode = config.load.throttle if config.target.kind is Kind.SERVERLESS else ThrottleMode.OFF
         quota = config.quota
         self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), self.alarm, quota.concurrency)
-        self.feeds_locust = False
+        self.feed: Feed | None = None  # under plain Locust
         self._feedback = mode is ThrottleMode.FEEDBACK
-        self._request_id = run_id[:8]
+        self._admission, self._retries = quota.admission, config.load.retries
+        self._request_id, self._target = run_id[:8], address.origin
         self._steady_ns = round(config.load.warmup * 1e9)
         self._cooldown_ns = round((config.load.duration - config.load.cooldown) * 1e9)
         self.source: Source = ClosedLoop(start_ns=self.start_ns, end_ns=1 << 62, seed=config.load.seed)
@@ -80,7 +89,10 @@ class Player:
         return (self.model or "default") if self.config.target.dialect is Dialect.OPENAI else None
 
     def play(self, arrival: Arrival, spec: RequestSpec, connection: Connection) -> Sample:
-        """Wait until the arrival is due and the quota admits it, send it, and record what came of it."""
+        """Wait until the arrival is due and the quota admits it, send it, and record what came of it.
+
+        Returns the row of its last attempt: there are more than one only where the config allows retries.
+        """
         due_ns = self.start_ns + arrival.due_ns
         try:
             connection.ready(due_ns)
@@ -89,22 +101,44 @@ class Player:
             if monotonic_ns() >= due_ns:
                 self.drop(arrival, "stopped_before_sent")
             raise
-        sample = self._sample(arrival, spec.scenario)
         self.tally.planned += 1
+        sample = self._sample(arrival, spec.scenario)
+        reader = self._attempt(sample, spec, connection, due_ns)
+        while sample.attempt < self._retries and (wait_s := self._backoff_s(sample, reader)) is not None:
+            again_ns = monotonic_ns() + round(wait_s * 1e9)
+            self.alarm.wait_until(again_ns)
+            sample = self._sample(arrival, spec.scenario, sample.attempt + 1)
+            reader = self._attempt(sample, spec, connection, again_ns)
+        return sample
+
+    def _backoff_s(self, sample: Sample, reader: ResponseReader | None) -> float | None:
+        """How long to wait before the next attempt; None where there is to be none."""
+        if reader is None or (sample.outcome not in RETRIED and sample.status != 408):
+            return None
+        if sample.retry_after_ms is not None:
+            return sample.retry_after_ms / 1e3 if sample.retry_after_ms <= LONGEST_RETRY_AFTER_MS else None
+        jitter = random.Random(f"{self.config.load.seed} {sample.seq} {sample.attempt}").random()
+        backoff_s: float = min(FIRST_BACKOFF_S * 2**sample.attempt, LONGEST_BACKOFF_S)
+        return backoff_s * (1 - JITTER_SHARE * jitter)
+
+    def _attempt(
+        self, sample: Sample, spec: RequestSpec, connection: Connection, wanted_ns: int
+    ) -> ResponseReader | None:
+        """One attempt, and its row. None where it was not made, since the quota can never admit it."""
         cost = self._cost(spec)
         try:
-            grant = self._admit(sample, cost)
+            grant = self._admit(sample, cost, wanted_ns - self.start_ns)
         except (GreenletExit, ConfigError) as stop:
-            self._record_dropped(
-                sample, "never_fits_quota" if isinstance(stop, ConfigError) else "stopped_while_throttled"
-            )
+            if sample.attempt == 0:  # else the arrival has been sent, and its row says what became of it
+                why = "never_fits_quota" if isinstance(stop, ConfigError) else "stopped_while_throttled"
+                self._record_dropped(sample, why)
             if isinstance(stop, ConfigError):
-                return sample
+                return None
             raise
         now_ns = monotonic_ns() - self.start_ns
         self.tally.note_sent(now_ns - (sample.admitted_ns or now_ns), now_ns, cost)
         try:
-            reader = connection.attempt(spec, sample, f"{self._request_id}-{arrival.seq}-{sample.attempt}")
+            reader = connection.attempt(spec, sample, f"{self._request_id}-{sample.seq}-{sample.attempt}")
         except GreenletExit:
             self.tally.add(sample)
             raise
@@ -113,7 +147,7 @@ class Player:
                 self.throttle.release()
         self.tally.add(sample, reader.gaps_us)
         self._settle(grant, spec, sample, reader)
-        return sample
+        return reader
 
     def drop(self, arrival: Arrival, why: str) -> None:
         """Record an arrival that came due and is not sent."""
@@ -124,32 +158,29 @@ class Player:
         sample.outcome, sample.error, sample.admitted_ns = Outcome.DROPPED.value, why, None
         self.tally.add(sample)
 
-    def _sample(self, arrival: Arrival, scenario: str) -> Sample:
-        phase = Phase.STEADY
-        if arrival.due_ns < self._steady_ns:
-            phase = Phase.WARMUP
-        elif arrival.due_ns >= self._cooldown_ns:
-            phase = Phase.COOLDOWN
+    def _sample(self, arrival: Arrival, scenario: str, attempt: int = 0) -> Sample:
+        due_ns, phase = arrival.due_ns, STEADY
+        if due_ns < self._steady_ns:
+            phase = Phase.WARMUP.value
+        elif due_ns >= self._cooldown_ns:
+            phase = Phase.COOLDOWN.value
         return Sample(
-            seq=arrival.seq,
-            phase=phase.value,
-            scenario=scenario,
-            target=self.endpoint.address.origin,
-            due_ns=arrival.due_ns,
+            seq=arrival.seq, attempt=attempt, phase=phase, scenario=scenario, target=self._target, due_ns=due_ns
         )
 
     def _cost(self, spec: RequestSpec) -> int:
-        return self.config.quota.admission.cost(prompt_tokens=spec.prompt_tokens, max_tokens=spec.max_tokens)
+        return self._admission.cost(prompt_tokens=spec.prompt_tokens, max_tokens=spec.max_tokens)
 
-    def _admit(self, sample: Sample, cost: int) -> Grant | None:
+    def _admit(self, sample: Sample, cost: int, wanted_ns: int) -> Grant | None:
         sample.reserved_tokens = cost
+        sample.admitted_ns = wanted_ns
         if self.throttle is None:
-            sample.admitted_ns = sample.due_ns
             return None
         asked_ns = monotonic_ns()
         grant = self.throttle.admit(cost)
-        # A request that had not to wait was admitted when it was due: what delays it from there is our own lateness.
-        sample.admitted_ns = sample.due_ns if grant.at_ns <= asked_ns + 1_000_000 else grant.at_ns - self.start_ns
+        # A request that had not to wait was admitted when it was wanted: what delays it from there is our own lateness.
+        if grant.at_ns > asked_ns + 1_000_000:
+            sample.admitted_ns = grant.at_ns - self.start_ns
         return grant
 
     def _settle(self, grant: Grant | None, spec: RequestSpec, sample: Sample, reader: ResponseReader) -> None:
@@ -160,8 +191,7 @@ class Player:
         elif sample.sent_ns is None:
             self.throttle.cancel(grant)
         elif sample.prompt_tokens is not None:
-            admission = self.config.quota.admission
-            real = admission.cost(
+            real = self._admission.cost(
                 prompt_tokens=sample.prompt_tokens,
                 max_tokens=spec.max_tokens,
                 completion_tokens=sample.completion_tokens,
@@ -211,12 +241,16 @@ class DeploymentUser(User):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         player = player_of(environment)
-        if player is None or (player.feeds_locust and player.config.target.url != plain_host(environment, self.host)):
+        if player is None or (
+            player.feed is not None and player.config.target.url != plain_host(environment, self.host)
+        ):
             player = plain_player(environment, self.host)  # the first user, or the web page has named another host
             seat(player)
         self.player = player
         self.connection = Connection(self.player.endpoint)
         self._unsent: Arrival | None = None
+        # Under plain Locust its own loop decides when a user stops.
+        self._pauses = player.feed is not None or type(self).wait_time is not User.wait_time or len(self.tasks) > 1
 
     @property
     def scenario(self) -> str:
@@ -229,8 +263,16 @@ class DeploymentUser(User):
 
     @task
     def take_turn(self) -> None:
-        arrival = self.next_arrival()
-        self.send(arrival, self.request(arrival))
+        """One turn after the other, where there is nothing to wait for between them.
+
+        Going back to Locust costs a tenth of a core's requests: it would choose a task anew, and sleep for no time.
+        """
+        while True:
+            arrival = self.next_arrival()
+            sample = self.send(arrival, self.request(arrival))
+            # What was not sent has not waited either: without a pause here the others would never run.
+            if self._pauses or sample.sent_ns is None:
+                return
 
     def next_arrival(self) -> Arrival:
         """Wait for this user's next arrival. Ends the user where there is none."""
@@ -247,22 +289,9 @@ class DeploymentUser(User):
         """Send the arrival's request when it is due and admitted; returns its row of the record."""
         self._unsent = None
         sample = self.player.play(arrival, spec, self.connection)
-        if self.player.feeds_locust:
-            self.report(sample, spec)
+        if self.player.feed is not None:
+            self.player.feed.add(sample, spec)
         return sample
-
-    def report(self, sample: Sample, spec: RequestSpec) -> None:
-        """Feed Locust's own statistics, for its web page. They round to two digits: no report is made from them."""
-        failed = sample.outcome not in (Outcome.OK, Outcome.DROPPED)
-        self.environment.events.request.fire(
-            request_type="STREAM" if spec.stream else "POST",
-            name=spec.scenario,
-            response_time=((sample.done_ns or 0) - (sample.sent_ns or 0)) / 1e6,
-            response_length=sample.bytes_in,
-            exception=RuntimeError(f"{sample.outcome} {sample.status or ''} {sample.error or ''}") if failed else None,
-            context={},
-            start_time=time(),
-        )
 
     def max_tokens(self, arrival: Arrival) -> int:
         """The completion limit to ask for: the trace's, else the config's."""
@@ -294,7 +323,7 @@ def plain_player(environment: Environment, host: str | None) -> Player:
     target = TargetConfig(url=plain_host(environment, host), allow_hosts=allowed)
     config = RunConfig(target=target, load=LoadConfig(users=1, throttle=ThrottleMode.OFF))
     player = Player(config, environment=environment, variables=os.environ)
-    player.feeds_locust = True
+    player.feed = Feed(environment)
     return player
 
 

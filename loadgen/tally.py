@@ -6,20 +6,20 @@ import json
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic_ns, process_time
+from time import monotonic_ns
 from typing import Any, Protocol
 
-from loadgen.samples import Gaps, Outcome, Row, Sample, row_of
+from loadgen.recorder import packed
+from loadgen.samples import OK, Gaps, Outcome, Sample
 
 LATE_NS = 5_000_000  # a request that leaves later than this after it was admitted is late
-BUSY_SHARE = 0.9  # of a core; above it the generator may be what is measured
-BLOCKED_S = 0.05
 NOTES_OF_A_KIND = 100
 MINUTE_NS = 60_000_000_000
+SLICE_NS = 100_000_000  # what the last minute is counted in: each request by itself would be hundreds of megabytes
 
 
 class Sink(Protocol):
-    def send(self, rows: Sequence[Row], gaps: Sequence[Gaps]) -> None: ...
+    def send(self, rows: Sequence[bytes], gaps: Sequence[Gaps]) -> None: ...
 
 
 class Tally:
@@ -31,25 +31,23 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
         self.tokens = 0
         self.start_ns = start_ns
-        self._rows: list[Row] = []
+        self._rows: list[bytes] = []
         self._gaps: list[Gaps] = []
         self._ttft_ms: list[float] = []
-        self._admitted: deque[tuple[int, int]] = deque()  # (instant, tokens) of the last minute
-        self._admitted_tokens = 0
+        self._admitted: deque[list[int]] = deque()  # [slice of time, requests, tokens] of the last minute
         self._late = 0
         self._notes = notes
         self._noted: Counter[str] = Counter()
-        self._cpu_s, self._wall_ns = process_time(), monotonic_ns()
 
     def add(self, sample: Sample, gaps_us: Sequence[int] = ()) -> None:
         """One attempt or one dropped arrival has come to its end."""
         self.outcomes[sample.outcome] += 1
         if self._notes is None:
             return
-        self._rows.append(row_of(sample))
+        self._rows.append(packed(sample))
         if gaps_us:
             self._gaps.append((sample.seq, sample.attempt, gaps_us))
-        if sample.outcome == Outcome.OK:
+        if sample.outcome == OK:
             self.tokens += (sample.prompt_tokens or 0) + (sample.completion_tokens or 0)
         if sample.first_token_ns is not None and sample.sent_ns is not None:
             self._ttft_ms.append((sample.first_token_ns - sample.sent_ns) / 1e6)
@@ -60,8 +58,11 @@ class Tally:
         if self._notes is None:
             return
         self._late += lag_ns > LATE_NS
-        self._admitted.append((now_ns, tokens))
-        self._admitted_tokens += tokens
+        admitted, number = self._admitted, now_ns // SLICE_NS
+        if not admitted or admitted[-1][0] != number:
+            admitted.append([number, 0, 0])
+        admitted[-1][1] += 1
+        admitted[-1][2] += tokens
 
     def flush(self, sink: Sink) -> None:
         """Hand over the rows. They are kept until the sink has taken them."""
@@ -71,11 +72,11 @@ class Tally:
             sink.send(rows, gaps)
 
     def progress(self, *, in_flight: int, waiting: int, duration_s: float) -> dict[str, Any]:
-        """The live display's line, once a second; starts a new second for TTFT, lateness and CPU."""
+        """The live display's line, once a second; starts a new second for TTFT and lateness."""
         now_ns = monotonic_ns()
-        while self._admitted and self._admitted[0][0] <= now_ns - self.start_ns - MINUTE_NS:
-            self._admitted_tokens -= self._admitted.popleft()[1]
-        self._note_own_health(now_ns)
+        while self._admitted and self._admitted[0][0] <= (now_ns - self.start_ns - MINUTE_NS) // SLICE_NS:
+            self._admitted.popleft()
+        self._note_late()
         ttft_ms, self._ttft_ms = sorted(self._ttft_ms), []
         failed = sum(self.outcomes.values()) - sum(
             self.outcomes[each] for each in (Outcome.OK, Outcome.THROTTLED, Outcome.DROPPED, Outcome.FILTERED)
@@ -91,8 +92,8 @@ class Tally:
             "throttled": self.outcomes[Outcome.THROTTLED],
             "dropped": self.outcomes[Outcome.DROPPED],
             "tokens": self.tokens,
-            "tokens_per_minute": self._admitted_tokens,
-            "requests_per_minute": len(self._admitted),
+            "tokens_per_minute": sum(tokens for _, _, tokens in self._admitted),
+            "requests_per_minute": sum(requests for _, requests, _ in self._admitted),
             "ttft_p50_ms": ttft_ms[(len(ttft_ms) - 1) // 2] if ttft_ms else None,
         }
 
@@ -105,12 +106,7 @@ class Tally:
         with self._notes.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _note_own_health(self, now_ns: int) -> None:
-        cpu_s = process_time()
-        share = (cpu_s - self._cpu_s) / max(1e-9, (now_ns - self._wall_ns) / 1e9)
-        self._cpu_s, self._wall_ns = cpu_s, now_ns
-        if share > BUSY_SHARE:
-            self.note("cpu", f"the load generator used {share:.0%} of a core: its own limit may be what is measured")
+    def _note_late(self) -> None:
         if self._late:
             what = "a request" if self._late == 1 else f"{self._late} requests"
             self.note("behind_schedule", f"{what} left more than {LATE_NS / 1e6:g} ms late")

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from loadgen.config import Dialect, TargetConfig
 from loadgen.errors import ConfigError, TargetError, TargetRefused
+
+if TYPE_CHECKING:
+    from loadgen.proxy import Proxy
 
 KEY_VARIABLES = ("AZURE_INFERENCE_CREDENTIAL", "AZUREAI_ENDPOINT_KEY")
 ENTRA_SCOPE = "https://ml.azure.com/.default"
@@ -170,7 +173,9 @@ def _entra_reader() -> Callable[[], tuple[str, float]]:
     return read
 
 
-def probe(target: TargetConfig, address: Address, credential: Credential | None) -> dict[str, Any]:
+def probe(
+    target: TargetConfig, address: Address, credential: Credential | None, proxy: Proxy | None = None
+) -> dict[str, Any]:
     """Ask the deployment what it is: GET /info, or GET /v1/models in the openai dialect.
 
     Returns model_name, model_type and model_provider_name as far as they are known. Raises TargetError.
@@ -178,7 +183,7 @@ def probe(target: TargetConfig, address: Address, credential: Credential | None)
     openai = target.dialect is Dialect.OPENAI
     version = "" if address.path.endswith("/v1") else "/v1"
     path = f"{address.path}{version}/models" if openai else f"{address.path}/info?api-version={target.api_version}"
-    response = _get(target, address.origin + path, credential)
+    response = _get(target, address.origin + path, credential, proxy)
     if response.status_code in (401, 403):
         where = "the key was refused" if credential is not None else "it wants a key, and none was given"
         raise TargetError(f"{address.origin} answered {response.status_code}: {where}; set --key env:NAME or file:PATH")
@@ -195,16 +200,22 @@ def probe(target: TargetConfig, address: Address, credential: Credential | None)
     return _openai_info(address, response) if openai else _azure_info(address, response)
 
 
-def _get(target: TargetConfig, url: str, credential: Credential | None) -> httpx.Response:
+def _get(target: TargetConfig, url: str, credential: Credential | None, proxy: Proxy | None) -> httpx.Response:
     headers = credential.headers(target.dialect) if credential is not None else {}
     try:
-        # The environment is not trusted: its proxy or .netrc would see the key, and the load goes past them.
+        # The environment is not trusted with the key: it may hold a .netrc, or a proxy that the load does not take.
         with httpx.Client(
-            verify=tls_context(target), timeout=PROBE_TIMEOUT_S, follow_redirects=False, trust_env=False
+            verify=tls_context(target),
+            timeout=PROBE_TIMEOUT_S,
+            follow_redirects=False,
+            trust_env=False,
+            proxy=None if proxy is None else httpx.Proxy(f"http://{proxy.origin}", headers=proxy.headers()),
         ) as client:
             return client.get(url, headers=headers)
     except httpx.TimeoutException:
         raise TargetError(f"{_host(url)} did not answer within {PROBE_TIMEOUT_S:g} s") from None
+    except httpx.ProxyError as error:
+        raise TargetError(f"the proxy does not let us through to {_host(url)}: {error}") from None
     except httpx.ConnectError as error:
         raise TargetError(f"cannot reach {_host(url)}: {_cause(error)}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -16,7 +16,7 @@ from typing import Any
 import httptools
 import orjson
 
-from loadgen.samples import ERROR_LENGTH, Outcome
+from loadgen.samples import ERROR_LENGTH, OK, Outcome
 from loadgen.sse import EventParser, StreamTooLarge
 
 HEAD_LIMIT = 64 << 10
@@ -88,7 +88,7 @@ class ResponseReader:
         self.finish_reason: str | None = None
         self.done_marker = False
         self.error_frame: Any = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._events: EventParser | None = None
         self._body: list[bytes] = []
         self._body_size = self._now_ns = 0
@@ -112,6 +112,10 @@ class ResponseReader:
         if self.status is None and self.bytes_in > HEAD_LIMIT:
             self.broken = "head_too_large"
         return self.complete or self.broken is not None
+
+    def release(self) -> None:
+        """Nothing more will be fed. Parser and reader hold each other: together they would wait for the collector."""
+        self._parser = None
 
     def feed_eof(self) -> None:
         """The server closed the connection: the end of a body without a length, or a cut."""
@@ -247,7 +251,7 @@ class ResponseReader:
             return Outcome.FILTERED, "content_filter"
         if self.finish_reason is None and not self.done_marker:
             return Outcome.BROKEN_STREAM, "truncated"
-        return Outcome.OK, None
+        return OK, None
 
     def _verdict_of_body(self) -> tuple[Outcome, str | None]:
         if self.broken is not None:
@@ -262,7 +266,7 @@ class ResponseReader:
             return Outcome.BROKEN_STREAM, "not_a_chat_completion"
         self._read_usage(answer.get("usage"))
         self.finish_reason = reason if isinstance(reason, str) else None
-        return (Outcome.FILTERED, "content_filter") if reason == "content_filter" else (Outcome.OK, None)
+        return (Outcome.FILTERED, "content_filter") if reason == "content_filter" else (OK, None)
 
 
 def has_content(choice: dict[str, Any]) -> bool:
@@ -342,4 +346,4 @@ def _brief(code: str, message: str) -> str:
 
 def printable(text: str) -> str:
     """One line of plain characters, whatever a server sent."""
-    return _UNPRINTABLE.sub(" ", text)
+    return text if text.isascii() and text.isprintable() else _UNPRINTABLE.sub(" ", text)

@@ -22,6 +22,9 @@ LINE_POINTS = 400
 
 _due, _admitted, _sent = pl.col("due_ns"), pl.col("admitted_ns"), pl.col("sent_ns")
 _first_token, _last_token, _done = pl.col("first_token_ns"), pl.col("last_token_ns"), pl.col("done_ns")
+_opened = pl.coalesce("secured_ns", "connected_ns")
+# A request that is due while its connection is being opened waits for the server, not for us.
+_opening = (_opened - pl.max_horizontal("connect_ns", _admitted)).clip(lower_bound=0).fill_null(0)
 _tokens_after_first = pl.col("completion_tokens").cast(pl.Int64) - 1
 
 METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
@@ -33,9 +36,11 @@ METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
     "service_time": _done - _sent,
     "response_time": _done - _due,  # what the user waited: free of coordinated omission where the loop is open
     "throttle_wait": pl.when(pl.col("attempt") == 0).then(_admitted - _due),  # a retry waits for other reasons
-    "lag": _sent - _admitted,  # our own lateness
+    "lag": _sent - _admitted - _opening,  # our own lateness
+    "connect": pl.col("connected_ns") - pl.col("connect_ns"),  # of attempts that were the first on their connection
+    "tls": pl.col("secured_ns") - pl.col("connected_ns"),
 }
-OF_ALL_SENT = ("throttle_wait", "lag")
+OF_ALL_SENT = ("throttle_wait", "lag", "connect", "tls")
 
 
 def values(run: Run, metric: str, of: pl.Expr = STEADY) -> pl.LazyFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -12,14 +11,14 @@ import polars as pl
 from loadgen.config import Kind, RunConfig
 from loadgen.errors import RunFolderError
 from loadgen.samples import Outcome, Run, check_ledger, count_totals
+from planner.generator import generator_doubts, generator_reasons
 from planner.metrics import DRAWN
 from planner.plan import LatencyRow, Traffic, Validity
 from planner.rows import OK, STEADY
 
 MOST_DROPPED_SHARE = 0.01
-DOUBTFUL_LAG_MS = 5.0
-INVALID_LAG_MS = 50.0
-INVALID_LAG_SHARE = 0.10  # of the median ttft
+FAITHFUL_SHARE = 0.99  # of what was due in the steady phase must have been sent in it
+FEWEST_JUDGED = 100  # arrivals; of fewer, one more or less at the edge is above a hundredth
 TOO_MANY_FAILED_SHARE = 0.1
 MOST_FAILED_SHARE = 0.01
 QUOTA_WINDOW_S = 60.0
@@ -63,19 +62,20 @@ def validity(evidence: Evidence) -> Validity:
         *_dropped(evidence),
         *_nothing_measured(evidence),
         *_unanswered(evidence),
-        *_late(evidence),
+        *generator_reasons(evidence.run, evidence.latency),
     )
     doubts = (
         *_interrupted(evidence),
+        *_few_dropped(evidence),
         *_simulated(evidence),
-        *_lag_doubt(evidence),
+        *generator_doubts(evidence.run, evidence.latency),
         *_loop(evidence),
+        *_held_back(evidence),
         *_refusals(evidence),
         *_failures(evidence),
         *_too_few(evidence),
         *_usage(evidence),
         *_growth(evidence),
-        *_noted(evidence),
         *_old_prices(evidence),
     )
     return Validity(valid=not reasons, reasons=reasons, doubts=doubts)
@@ -99,15 +99,26 @@ def _dropped(evidence: Evidence) -> list[str]:
     if not evidence.config.load.open_loop or traffic.dropped <= MOST_DROPPED_SHARE * traffic.planned:
         return []
     share = traffic.dropped / traffic.planned
+    return [
+        f"{share:.1%} of the arrivals ({traffic.dropped:,}) were due and never sent, so the load was not the one asked "
+        f"for{_remedy_of_dropped(evidence)}"
+    ]
+
+
+def _few_dropped(evidence: Evidence) -> list[str]:
+    traffic = evidence.traffic
+    if not 0 < traffic.dropped <= MOST_DROPPED_SHARE * traffic.planned:
+        return []
+    arrivals = "one arrival was" if traffic.dropped == 1 else f"{traffic.dropped:,} arrivals were"
+    return [f"{arrivals} due and never sent{_remedy_of_dropped(evidence)}"]
+
+
+def _remedy_of_dropped(evidence: Evidence) -> str:
     causes = evidence.run.samples.filter(pl.col("outcome") == Outcome.DROPPED).select(
         pl.col("error").value_counts(sort=True)
     )
     cause = causes.collect().to_series().to_list()[0]["error"]
-    remedy = f": {REMEDIES[cause]}" if cause in REMEDIES else ""
-    return [
-        f"{share:.1%} of the arrivals ({traffic.dropped:,}) were due and never sent, so the load was not the one asked "
-        f"for{remedy}"
-    ]
+    return f": {REMEDIES[cause]}" if cause in REMEDIES else ""
 
 
 def _nothing_measured(evidence: Evidence) -> list[str]:
@@ -138,44 +149,11 @@ def _unanswered(evidence: Evidence) -> list[str]:
     return reasons
 
 
-def _lag(evidence: Evidence) -> tuple[str, float] | None:
-    """The highest percentile of the lag that the samples support, and its name."""
-    row = evidence.latency["lag"]
-    for name, quantile in (("p99", row.p99), ("p95", row.p95), ("p90", row.p90), ("p50", row.p50)):
-        if quantile.value_ms is not None:
-            return name, quantile.value_ms
-    return None
-
-
-def _late(evidence: Evidence) -> list[str]:
-    """Lag above 50 ms, or above a tenth of what was measured; 5 ms are never too much."""
-    lag = _lag(evidence)
-    if lag is None or lag[1] <= DOUBTFUL_LAG_MS:
-        return []
-    name, lag_ms = lag
-    ttft_ms = evidence.latency["ttft"].p50.value_ms
-    if lag_ms > INVALID_LAG_MS:
-        return [f"the load generator was late: {name} of its lag is {lag_ms:.3g} ms, above {INVALID_LAG_MS:g} ms"]
-    if ttft_ms is not None and lag_ms > INVALID_LAG_SHARE * ttft_ms:
-        return [
-            f"the load generator was late: {name} of its lag is {lag_ms:.3g} ms, above a tenth of the median time to "
-            f"the first token, {ttft_ms:.3g} ms"
-        ]
-    return []
-
-
 def _simulated(evidence: Evidence) -> list[str]:
     if evidence.run.manifest.deployment.get("simulated") is not True:
         return []
     lenient = ", and it answered prompts of any length" if evidence.config.load.trace is not None else ""
     return [f"the deployment was simulated: its latencies are those of the simulator, not of Azure{lenient}"]
-
-
-def _lag_doubt(evidence: Evidence) -> list[str]:
-    lag = _lag(evidence)
-    if lag is None or lag[1] <= DOUBTFUL_LAG_MS:
-        return []
-    return [f"{lag[0]} of the load generator's lag is {lag[1]:.3g} ms, above {DOUBTFUL_LAG_MS:g} ms"]
 
 
 def _interrupted(evidence: Evidence) -> list[str]:
@@ -207,6 +185,19 @@ def _loop(evidence: Evidence) -> list[str]:
             f"{response_ms:,.0f} ms; it is the quota that was measured"
         )
     return doubts
+
+
+def _held_back(evidence: Evidence) -> list[str]:
+    """The load was to be so much a second; what was sent in the steady phase must be that."""
+    load = evidence.config.load
+    if not load.open_loop:
+        return []
+    end_ns = round((load.duration - load.cooldown) * 1e9)
+    due = evidence.run.samples.filter(STEADY & (pl.col("attempt") == 0))
+    planned, sent = due.select(pl.len(), (pl.col("sent_ns") < end_ns).sum()).collect().row(0)
+    if planned < FEWEST_JUDGED or sent >= FAITHFUL_SHARE * planned:
+        return []
+    return [f"only {sent / planned:.1%} of what was due in the steady phase was sent in it: the load was not as steep"]
 
 
 def _refusals(evidence: Evidence) -> list[str]:
@@ -262,19 +253,6 @@ def _growth(evidence: Evidence) -> list[str]:
     if evidence.growth <= 1:
         return []
     return [f"the plan is for {evidence.growth:g} times the measured load; latency at that load was not measured"]
-
-
-def _noted(evidence: Evidence) -> list[str]:
-    """Each kind of note once, as first written, with how often it came."""
-    notes = [note for note in evidence.run.notes if isinstance(note, dict)]
-    kinds = Counter(str(note.get("kind")) for note in notes)
-    doubts = []
-    for note in notes:
-        times = kinds.pop(str(note.get("kind")), 0)
-        if times:
-            text = str(note.get("text", note.get("kind")))
-            doubts.append(text if times == 1 else f"{text} (noted {times:,} times)")
-    return doubts
 
 
 def _old_prices(evidence: Evidence) -> list[str]:

@@ -22,7 +22,7 @@ from loadgen.requests import chat
 from loadgen.samples import Sample
 from loadgen.target import Credential, address_of
 from loadgen.throttle import Throttle
-from tests.servers import Server, always, response, stream
+from tests.servers import ANSWER, Server, always, response, stream
 
 assert not monkey.is_module_patched("socket"), "the servers here run on real threads"
 PLAIN = chat("chat", [{"role": "user", "content": "hello"}], max_tokens=20)
@@ -108,9 +108,23 @@ def test_a_connection_that_the_server_closed_while_idle_is_opened_again_once_and
         gevent.sleep(0.1)
         assert attempt(connection).outcome == "ok"
         gevent.sleep(0.1)
-        connection.ready(time.monotonic_ns() + 10**9)  # notices, and opens ahead of time
+        connection.ready(time.monotonic_ns() + 10**9)  # has noticed, and opens ahead of time
         assert attempt(connection).outcome == "ok"
     assert (server.connections, len(server.calls)) == (3, 3)
+
+
+def test_opening_is_timed_apart_and_belongs_to_the_attempt_that_was_first_on_the_connection():
+    with Server(always(response())) as server:
+        connection = Connection(endpoint_of(server.url))
+        first, second = attempt(connection), attempt(connection)
+        ahead = Connection(endpoint_of(server.url))
+        ahead.ready(time.monotonic_ns() + 10**9)
+        gevent.sleep(0.05)
+        third = attempt(ahead)
+    assert 0 <= first.connect_ns < first.connected_ns < first.sent_ns
+    assert (second.connect_ns, second.connected_ns, second.secured_ns) == (None, None, None)
+    assert third.sent_ns - third.connected_ns > 0.04e9
+    assert first.secured_ns is third.secured_ns is None
 
 
 def test_a_fresh_connection_that_is_closed_without_an_answer_is_not_tried_again():
@@ -194,7 +208,7 @@ def test_nothing_listening_is_a_network_failure_and_the_next_attempt_tries_again
     }
 
 
-def test_preparing_a_connection_never_makes_a_request_late():
+def test_a_connection_that_cannot_be_opened_is_waited_for_once():
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -204,10 +218,16 @@ def test_preparing_a_connection_never_makes_a_request_late():
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
             fillers.append(filler)
-        connection = Connection(endpoint_of(f"http://127.0.0.1:{full.getsockname()[1]}", connect=5))
+        connection = Connection(endpoint_of(f"http://127.0.0.1:{full.getsockname()[1]}", connect=0.5))
         began = time.monotonic()
-        connection.ready(time.monotonic_ns() + 200_000_000)
-        assert time.monotonic() - began < 1
+        connection.ready(time.monotonic_ns() + 200_000_000)  # the request comes due meanwhile
+        sample = attempt(connection)
+        assert (sample.outcome, sample.error) == ("timeout", "connect_timeout")
+        assert time.monotonic() - began < 0.9
+        connection.ready(time.monotonic_ns() + 10_000_000_000)  # nothing is due yet, so the attempt tries again
+        began = time.monotonic()
+        assert attempt(connection).error == "connect_timeout"
+        assert time.monotonic() - began > 0.4
         for filler in fillers:
             filler.close()
 
@@ -302,6 +322,27 @@ def test_tls_is_verified_and_carries_streams_and_large_bodies(authority, tmp_pat
     for refused in (untrusted, misnamed):
         assert (refused.outcome, refused.error) == ("network", "tls_certificate_not_trusted")
     assert len(server.calls) == 4  # nothing was sent to a server that is not who it says
+
+
+@pytest.mark.parametrize(("tells", "outcome"), [(True, ("ok", None)), (False, ("broken_stream", "cut"))])
+def test_over_tls_the_end_of_an_answer_without_a_length_must_be_told(authority, tmp_path, tells, outcome):
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+
+    async def until_closed(call, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + ANSWER)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        if tells:
+            writer.close()
+        else:
+            writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    with Server(until_closed, tls=context) as server:
+        sample = attempt(Connection(endpoint_of(server.url, ca_file=ca_file)))
+    assert (sample.outcome, sample.error) == outcome
 
 
 def test_two_thousand_requests_share_their_connections():

@@ -4,7 +4,7 @@ Plain Python over rows and the price book; nothing of the planner or of the limi
 as the code defines it:
 - A percentile needs so many samples that they all lie on one side of it with a chance of 1 % at most; each end of its
   interval misses with 2.5 % at most.
-- Latencies are of the steady phase's answers; lag and throttle_wait of what it sent, the latter of first attempts only.
+- Latencies are of the steady phase's answers; lag, connect, tls and throttle_wait of what it sent, the last of first attempts only.
 - An objective's limit holds for each request that has the metric, and one good attempt is enough.
 - Unstated tokens: a prompt is the reservation less max_tokens, a completion its chunks, else both are their scenario's
   mean (of all rows, rounded), else 0 and max_tokens. Of an arrival's attempts the last with usage stands for it.
@@ -50,7 +50,7 @@ BOOK = tomllib.loads((Path(__file__).parent.parent / "planner" / "prices.toml").
 BETWEEN = {
     "ttft": ("sent", "first_token"), "ttft_from_due": ("due", "first_token"), "ttfb": ("sent", "first_byte"), "itl": (),
     "tpot": (), "service_time": ("sent", "done"), "response_time": ("due", "done"), "throttle_wait": ("due", "admitted"),
-    "lag": ("admitted", "sent"),
+    "lag": ("admitted", "sent"), "connect": ("connect", "connected"), "tls": ("connected", "secured"),
 }  # fmt: skip
 SHOWN_BY_SCENARIO = ("ttft", "itl", "tpot", "service_time", "response_time")
 OUTCOMES = (
@@ -183,6 +183,7 @@ class Figures:
     def __init__(self, folder):
         manifest = json.loads((folder / "manifest.json").read_text())
         self.config, self.state = manifest["config"], manifest["state"]
+        self.workers = manifest["workers"]
         self.load, self.limits = self.config["load"], self.config["quota"]
         self.is_managed = self.config["target"]["kind"] == "managed"
         self.model = manifest["deployment"]["model_name"].lower()
@@ -240,11 +241,15 @@ class Figures:
             return [] if tokens < 2 or first is None else [(last - first) / (tokens - 1)]
         begin, end = (row[f"{instant}_ns"] for instant in BETWEEN[metric])
         left_out = begin is None or end is None or (metric == "throttle_wait" and row["attempt"] > 0)
-        return [] if left_out else [end - begin]
+        if left_out:
+            return []
+        opened = row["secured_ns"] or row["connected_ns"]  # while its connection is being opened, a request is not late
+        opening = max(0, opened - max(row["connect_ns"], row["admitted_ns"])) if metric == "lag" and opened else 0
+        return [end - begin - opening]
 
     def values(self, metric, scenario="all"):
         rows = [row for row in self.steady if scenario in ("all", row["scenario"])]
-        of_all_sent = metric in ("throttle_wait", "lag")
+        of_all_sent = metric in ("throttle_wait", "lag", "connect", "tls")
         counted = [row for row in rows if (row["sent_ns"] is not None if of_all_sent else row["outcome"] == "ok")]
         return sorted(value for row in counted for value in self.of_row(metric, row))
 
@@ -414,7 +419,14 @@ class Figures:
         lag_ms = max(value for value in lag if value is not None)
         late = lag_ms > 50 or (lag_ms > 5 and ttft_ms is not None and lag_ms > ttft_ms / 10)
         thinned = self.found["open_loop"] and traffic["dropped"] > traffic["planned"] / 100
-        return {"valid": self.state != "running" and not thinned and not late and bool(self.values("service_time"))}
+        stood_still = any(
+            (worker["hub_late_max_ms"] or 0) >= 100
+            or (worker["hub_late_p99_ms"] or 0) > 10
+            or (worker["cpu_share"] or 0) > 0.9
+            for worker in self.workers
+        )
+        invalid = self.state == "running" or thinned or late or stood_still or not self.values("service_time")
+        return {"valid": not invalid}
 
 
 SECTIONS = (

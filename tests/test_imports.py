@@ -25,12 +25,13 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
     "headroom/": ("headroom", "dashboards", "planner", "scenarios.PLACES", "loadgen"),
 }
 ONLY_IN = {  # library -> the files allowed to know it
-    "locust": ("loadgen/player.py", "loadgen/__main__.py", "scenarios/"),
+    "locust": ("loadgen/player.py", "loadgen/feed.py", "loadgen/__main__.py", "scenarios/"),
     "gevent": (
         "loadgen/alarm.py",
         "loadgen/arrivals.py",
         "loadgen/connection.py",
         "loadgen/endpoint.py",
+        "loadgen/feed.py",
         "loadgen/throttle.py",
         "loadgen/player.py",
         "loadgen/__main__.py",

@@ -138,7 +138,7 @@ def test_each_latency_is_the_difference_it_is_defined_as(tmp_path, metric, expec
 
 def test_every_metric_of_the_plan_has_a_definition():
     latencies = {"ttft", "ttft_from_due", "ttfb", "itl", "tpot", "service_time", "response_time"}
-    assert set(METRICS) == latencies | {"throttle_wait", "lag"}
+    assert set(METRICS) == latencies | {"throttle_wait", "lag", "connect", "tls"}
 
 
 @pytest.mark.parametrize(

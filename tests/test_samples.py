@@ -1,6 +1,7 @@
 """The record: what is written is what is read, and what a crash leaves opens."""
 
 import json
+import marshal
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from loadgen.samples import (
     create,
     finish,
     row_of,
+    samples_frame,
 )
 
 
@@ -131,6 +133,14 @@ def test_a_folder_that_cannot_be_trusted_is_refused(tmp_path, content, complaint
         Run.open(tmp_path)
 
 
+def test_a_record_of_an_earlier_version_lacks_columns_and_reads_all_the_same(folder):
+    old = samples_frame([sample(0)]).drop("connect_ns", "connected_ns", "secured_ns")
+    old.write_parquet(folder / "samples.parquet")
+    read = Run.open(folder).samples.collect()
+    assert read.columns == list(SAMPLES_SCHEMA)
+    assert read["connect_ns"].to_list() == [None]
+
+
 def test_notes_are_read_up_to_a_torn_line(folder):
     (folder / "notes.jsonl").write_text('{"at_s": 1, "kind": "cpu", "text": "busy"}\n{"at_s": 2, "ki')
     assert Run.open(folder).notes == [{"at_s": 1, "kind": "cpu", "text": "busy"}]
@@ -138,10 +148,10 @@ def test_notes_are_read_up_to_a_torn_line(folder):
 
 def test_the_recorder_process_makes_rows_durable_and_survives_its_workers_death(folder):
     script = (
-        "import os, sys, time; from pathlib import Path; from loadgen.recorder import RecorderPipe;"
-        "from loadgen.samples import Sample, row_of;"
+        "import os, sys, time; from pathlib import Path; from loadgen.recorder import RecorderPipe, packed;"
+        "from loadgen.samples import Sample;"
         f"pipe = RecorderPipe(Path({str(folder)!r}), 0, os.write);"
-        "pipe.send([row_of(Sample(seq=n, scenario='c', target='t', due_ns=n)) for n in range(500)], [(1, 0, [7])]);"
+        "pipe.send([packed(Sample(seq=n, scenario='c', target='t', due_ns=n)) for n in range(500)], [(1, 0, [7])]);"
         "print('sent', flush=True); time.sleep(60)"
     )
     worker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
@@ -158,7 +168,7 @@ def test_the_recorder_process_makes_rows_durable_and_survives_its_workers_death(
 def test_a_recorder_that_cannot_write_is_an_error_and_not_a_loss_in_silence(folder):
     pipe = RecorderPipe(folder, 0, os.write)
     (folder / "parts").rmdir()
-    pipe.send([sample(0)], [])
+    pipe.send([marshal.dumps(sample(0))], [])
     with pytest.raises(RunFolderError, match="the record could not be written"):
         pipe.close()
 
