@@ -63,10 +63,8 @@ def _errors(calibration: Calibration, *, wide: bool) -> RenderableType:
 
 def _load(calibration: Calibration) -> str:
     """What the load process took of its core."""
-    known = {PARTS[name]: use for name, use in calibration.core_use.items() if use is not None}
-    used = " and ".join(f"{percent(use.ran)} of a core for the {name}" for name, use in known.items())
-    waited = " and ".join(percent(use.waited) for use in known.values())
-    others = " and ".join(digits(use.others) for use in known.values())
-    if not known:
-        return ""
+    use = calibration.core_use
+    used = " and ".join(f"{percent(each.ran)} of a core for the {PARTS[name]}" for name, each in use.items())
+    waited = " and ".join(percent(each.waited) for each in use.values())
+    others = " and ".join(digits(each.others) for each in use.values())
     return f"The load process used {used}, and waited for one {waited} of the time. Other programs used {others} cores."

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from dashboards.calibration import print_calibration
-from headroom.processes import CoreReading, read_cores, serving
+from headroom.processes import OthersMeter, serving
 from headroom.running import INVALID, manifest_of, play
 from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
@@ -25,7 +25,7 @@ from loadgen.samples import Run, check_ledger, create, finish, publish_bytes
 from loadgen.slo import parse_duration_ns
 from loadgen.target import KEY_VARIABLES
 from planner.assemble import to_json
-from planner.calibration import Calibration, CoreUse, Part, calibrated
+from planner.calibration import Calibration, Part, calibrated
 from planner.rows import steady_stretch
 from planner.truth import Log
 
@@ -34,31 +34,6 @@ STREAMS_SHARE = 2 / 3  # of the time; the rest is the open loop's
 STREAMS_WARMUP_S = 2.5  # longer than a stream, so that as many begin and end at any moment as in the long run
 OPEN_LOOP_WARMUP_S = 0.5
 OPEN_LOOP_PER_S = 1_000
-
-
-class CoreMeter:
-    """Readings of what the load process has used of its core, one a second."""
-
-    def __init__(self) -> None:
-        self._readings: list[CoreReading] = []
-
-    def read(self, pid: int) -> None:
-        reading = read_cores(pid)
-        if reading is not None:
-            self._readings.append(reading)
-
-    def use_between(self, start_ns: int, end_ns: int) -> CoreUse | None:
-        """Between the first and the last reading of that time; None where there are no two."""
-        within = [reading for reading in self._readings if start_ns <= reading.at_ns <= end_ns]
-        if len(within) < 2:
-            return None
-        first, last = within[0], within[-1]
-        seconds = (last.at_ns - first.at_ns) / 1e9
-        return CoreUse(
-            ran=(last.ran_s - first.ran_s) / seconds,
-            waited=(last.waited_s - first.waited_s) / seconds,
-            others=max(0.0, last.others_s - first.others_s) / seconds,
-        )
 
 
 def calibrate(*, duration: str, streams: int, out: Path | None, as_json: bool, quiet: bool) -> int:
@@ -131,7 +106,7 @@ def _played(folder: Path, url: str, scenario: str, load: dict[str, Any], *, quie
     config = RunConfig.model_validate(sections)
     manifest = manifest_of(config, {"model_name": "ground truth", "simulated": True})
     create(folder, manifest)
-    meter = CoreMeter()
+    meter = OthersMeter()
     keyless = {name: value for name, value in os.environ.items() if name not in KEY_VARIABLES}
     places = {name: f"scenarios.fixed:{scenario}"}
     played = play(folder, manifest, places, keyless, quiet=quiet, each_second=meter.read)
@@ -139,7 +114,8 @@ def _played(folder: Path, url: str, scenario: str, load: dict[str, Any], *, quie
         raise KeyboardInterrupt
     if played.exit_code or played.reason:
         raise HeadroomError(f"the load process ended with {played.exit_code}: {played.last_words or played.reason}")
-    check_ledger(finish(folder, state="complete", planned=played.planned).totals, played.planned)
+    closed = finish(folder, state="complete", planned=played.planned, workers=played.workers)
+    check_ledger(closed.totals, played.planned)
     run = Run.open(folder)
     start_ns, steady = run.manifest.monotonic_start_ns or 0, steady_stretch(run)
-    return Part(run=run, core_use=meter.use_between(start_ns + steady.start_ns, start_ns + steady.end_ns))
+    return Part(run, meter.cores_between(start_ns + steady.start_ns, start_ns + steady.end_ns))

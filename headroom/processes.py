@@ -8,7 +8,6 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
 
@@ -55,29 +54,39 @@ def core_seconds(pid: int) -> tuple[float, float] | None:
     return (ran_ns / 1e9, waited_ns / 1e9) if ran_ns else None
 
 
-@dataclass(frozen=True, slots=True)
-class CoreReading:
-    """What had been used of this machine's cores at an instant; only the difference of two says anything."""
+class OthersMeter:
+    """How much of this machine's cores goes to all that is neither this process nor a descendant of it."""
 
-    at_ns: int
-    ran_s: float  # by one process
-    waited_s: float  # by it, for a core
-    others_s: float  # by all that is neither this process nor a descendant of it, interrupts included
+    def __init__(self) -> None:
+        self._readings: list[
+            tuple[int, float]
+        ] = []  # when, and core seconds of which only the difference says anything
+
+    def read(self) -> None:
+        others_s = _others_s()
+        if others_s is not None:
+            self._readings.append((monotonic_ns(), others_s))
+
+    def cores_between(self, start_ns: int, end_ns: int) -> float | None:
+        """From the first to the last reading of that time, interrupts included; None where there are no two."""
+        within = [reading for reading in self._readings if start_ns <= reading[0] <= end_ns]
+        if len(within) < 2:
+            return None
+        (first_ns, first_s), (last_ns, last_s) = within[0], within[-1]
+        return max(0.0, last_s - first_s) / ((last_ns - first_ns) / 1e9)
 
 
-def read_cores(pid: int) -> CoreReading | None:
-    """None where the kernel does not tell, or the process has ended."""
-    used = core_seconds(pid)
+def _others_s() -> float | None:
+    """By how idle the cores were, which is exact: their counts of work go by ticks, and miss what wakes shortly."""
     try:
-        at_ns, lines = monotonic_ns(), Path("/proc/stat").read_text().splitlines()
-        ours_s = sum((core_seconds(each) or (0.0, 0.0))[0] for each in _with_descendants(os.getpid()))
-    except OSError:
+        lines = Path("/proc/stat").read_text().splitlines()
+        idle_s = sum(map(int, lines[0].split()[4:6])) / os.sysconf("SC_CLK_TCK")  # the second while disks work
+        cores = sum(line.startswith("cpu") for line in lines) - 1
+        elapsed_s = cores * monotonic_ns() / 1e9
+        ours = [core_seconds(pid) for pid in _with_descendants(os.getpid())]
+    except OSError:  # none such, or a process has ended between the listing and the reading
         return None
-    if used is None:
-        return None
-    idle_s = sum(map(int, lines[0].split()[4:6])) / os.sysconf("SC_CLK_TCK")  # idle, and idle while disks work
-    cores = sum(line.startswith("cpu") for line in lines) - 1
-    return CoreReading(at_ns, *used, cores * at_ns / 1e9 - idle_s - ours_s)
+    return elapsed_s - idle_s - sum(used[0] for used in ours if used is not None)
 
 
 def _with_descendants(pid: int) -> Iterator[int]:

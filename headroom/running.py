@@ -186,12 +186,9 @@ def play(
     environment: Mapping[str, str],
     *,
     quiet: bool,
-    each_second: Callable[[int], None] = lambda _: None,
+    each_second: Callable[[], None] = lambda: None,
 ) -> Played:
-    """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end.
-
-    `each_second` is called with its process id while it runs.
-    """
+    """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end."""
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
     with tempfile.TemporaryFile("w+") as words:
@@ -204,7 +201,7 @@ def play(
 
             def show(progress: Progress) -> None:
                 live.show(progress)
-                each_second(process.pid)
+                each_second()
 
             _follow(process.stdout, folder, manifest, played, show)
             played.exit_code = process.wait()

@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from loadgen.samples import Outcome, Run
+from loadgen.samples import Outcome, Run, WorkerHealth
+from planner.generator import BUSY_SHARE, DOUBTFUL_LAG_MS
 from planner.metrics import ALL, latency_row, sorted_values
 from planner.plan import LatencyRow, Quantile, Validity
 from planner.rows import config_of, steady_stretch
@@ -17,8 +18,6 @@ from planner.words import three_digits
 
 MOST_WAITED = 0.02  # of the time, for a core; on a machine of few cores its own server alone makes it wait 5 % of it,
 MOST_OF_OTHERS = 0.25  # of a core; so it is taken for the others' doing only where they use as much
-BUSY = 0.9  # of a core; as in the notes of a run
-DOUBTFUL_MS = 5.0  # p99
 NAMES = {"ttft_error": "TTFT error", "gap_error": "gap error", "lag": "lag"}
 PARTS = {"streams": "streams", "open_loop": "open loop"}
 SHARES = {"p99": "99 of 100", "p95": "95 of 100", "p90": "9 of 10", "p50": "half of the"}
@@ -26,19 +25,24 @@ SHARES = {"p99": "99 of 100", "p95": "95 of 100", "p90": "9 of 10", "p50": "half
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreUse:
-    """What ran while it was measured, per second of that time."""
+    """Who had this machine's cores while it was measured, per second of that time. None where the system is silent."""
 
-    ran: float  # the load process, core seconds
-    waited: float  # the load process, ready and without a core, seconds
-    others: float  # all that was not the calibration, core seconds
+    ran: float | None  # the load process, core seconds
+    waited: float | None  # the load process, ready and without a core, seconds
+    others: float | None  # all that was not the calibration, core seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Part:
-    """One of the two loads that a calibration plays, and what the load process used meanwhile."""
+    """One of the two loads that a calibration plays, and how many cores other programs used meanwhile."""
 
     run: Run
-    core_use: CoreUse | None  # None where the system does not tell
+    others_cores: float | None
+
+    @property
+    def core_use(self) -> CoreUse:
+        health = next(iter(self.run.manifest.workers), WorkerHealth())
+        return CoreUse(ran=health.cpu_share, waited=health.without_core_share, others=self.others_cores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ class Calibration:
     streams: int  # at once
     tokens_per_s: float  # of each stream
     requests_per_s: float  # of the open loop
-    core_use: Mapping[str, CoreUse | None]  # of the load process, by part
+    core_use: Mapping[str, CoreUse]  # by part
     calibrated_utc: str
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -108,7 +112,7 @@ def _unanswered(parts: Mapping[str, Part]) -> Iterator[str]:
 
 def _kept_waiting(found: Calibration) -> Iterator[str]:
     for name, use in found.core_use.items():
-        if use is not None and use.waited > MOST_WAITED and use.others > MOST_OF_OTHERS:
+        if use.waited is not None and use.waited > MOST_WAITED and (use.others or 0.0) > MOST_OF_OTHERS:
             yield (
                 f"during the {PARTS[name]} other programs used {use.others:.2g} cores, and the load process was kept "
                 f"waiting for one {use.waited:.0%} of the time: stop what else runs here, and calibrate again"
@@ -129,19 +133,19 @@ def _nothing_measured(found: Calibration) -> Iterator[str]:
 
 def _doubts(found: Calibration) -> Iterator[str]:
     for name, use in found.core_use.items():
-        if use is None:
-            yield f"this system does not say how long the load process waited for a core during the {PARTS[name]}"
-        elif use.ran > BUSY:
+        if use.waited is None or use.others is None:
+            yield f"this system does not say whether other programs had the cores during the {PARTS[name]}"
+        if (use.ran or 0.0) > BUSY_SHARE:
             yield f"the load process used {use.ran:.0%} of a core for the {PARTS[name]}: its limit is what was measured"
     few = [f"{NAMES[row.metric]} has {row.n:,}" for row in found.rows if row.p99.value_ms is None]
     if few:
         yield f"too few samples for a p99, which needs {found.lag.p99.needs_n}: {', '.join(few)}; calibrate for longer"
     for row in found.rows:
         name, best = _best_supported(row)
-        if best is not None and (best.value_ms or 0.0) > DOUBTFUL_MS:
+        if best is not None and (best.value_ms or 0.0) > DOUBTFUL_LAG_MS:
             yield (
-                f"the {name} of the {NAMES[row.metric]} is {_ms(best.value_ms)}, above {DOUBTFUL_MS:g} ms: stop what "
-                "else runs here, load from a machine with more free cores, or with fewer streams at once"
+                f"the {name} of the {NAMES[row.metric]} is {_ms(best.value_ms)}, above {DOUBTFUL_LAG_MS:g} ms: stop "
+                "what else runs here, load from a machine with more free cores, or with fewer streams at once"
             )
 
 

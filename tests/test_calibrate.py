@@ -17,12 +17,12 @@ import pytest
 from rich.console import Console
 
 from dashboards.calibration import print_calibration
-from headroom.calibrating import CoreMeter
-from headroom.processes import CoreReading, _with_descendants, cpu_model, read_cores
+from headroom import processes
+from headroom.processes import OthersMeter, cpu_model
 from loadgen import ground_truth
 from loadgen.config import RunConfig
 from loadgen.errors import ConfigError, RunFolderError
-from loadgen.samples import Outcome, Phase, Run
+from loadgen.samples import Outcome, Phase, Run, WorkerHealth
 from planner.calibration import CoreUse, Part, calibrated
 from planner.quantiles import interval_ranks
 from planner.rows import Stretch
@@ -33,6 +33,7 @@ START_NS = 7_000_000_000_000  # of the runs here, on CLOCK_MONOTONIC
 GAP_MS = 20
 MS = 1_000_000
 QUIET = CoreUse(ran=0.15, waited=0.04, others=0.1)
+SILENT = CoreUse(ran=None, waited=None, others=None)  # a system that does not tell
 ALL_TIME = Stretch(0, 1_000)
 
 
@@ -125,10 +126,10 @@ def test_only_what_was_sent_and_came_in_the_stretch_counts(tmp_path):
 )
 def test_a_record_and_a_log_that_do_not_match_give_no_figures(tmp_path, wrong, complaint):
     run = record(tmp_path, [[0, 0, 0]] * 4)
-    open_loop = Part(run=plain(tmp_path, [0]), core_use=QUIET)
+    open_loop = Part(plain(tmp_path, [0]), 0.0)
     log = truth(tmp_path, run, **wrong)
     with pytest.raises(RunFolderError, match=re.escape(complaint)):
-        calibrated(Part(run=run, core_use=QUIET), open_loop, log, tokens_per_s=50)
+        calibrated(Part(run, 0.0), open_loop, log, tokens_per_s=50)
 
 
 def test_a_log_that_was_not_written_and_a_run_that_never_started_say_so(tmp_path):
@@ -151,9 +152,15 @@ def plain(tmp_path, lags_ms, *, name="plain001", more=()):
 def calibration(tmp_path, late_ms=(0.1,) * 500, lags_ms=(0.05,) * 500, *, uses=(QUIET, QUIET), more=(), **fields):
     """Of streams of three tokens, each wholly so late."""
     run = record(tmp_path, [[late] * 3 for late in late_ms], **fields)
-    streams = Part(run=run, core_use=uses[0])
-    open_loop = Part(run=plain(tmp_path, lags_ms, more=more), core_use=uses[1])
-    return calibrated(streams, open_loop, truth(tmp_path, run), tokens_per_s=50)
+    open_loop = plain(tmp_path, lags_ms, more=more)
+    parts = [part(each, use) for each, use in zip((run, open_loop), uses, strict=True)]
+    return calibrated(*parts, truth(tmp_path, run), tokens_per_s=50)
+
+
+def part(run, use):
+    health = WorkerHealth(cpu_share=use.ran, without_core_share=use.waited)
+    run.manifest.model_copy(update={"workers": [health]}).write(run.folder)
+    return Part(Run.open(run.folder), use.others)
 
 
 def test_percentiles_are_those_of_the_steady_rows_with_n_and_interval(tmp_path):
@@ -214,7 +221,10 @@ def test_no_more_is_claimed_than_the_samples_support(tmp_path, n, claim):
         ({"late_ms": [5.1] * 100}, "the p95 of the TTFT error is 5.1 ms, above 5 ms: stop what else runs here"),
         ({"lags_ms": [0.1] * 490 + [7] * 10}, "the p99 of the lag is 7 ms, above 5 ms"),
         ({"uses": (replace(QUIET, ran=0.95), QUIET)}, "used 95% of a core for the streams: its limit is what was"),
-        ({"uses": (QUIET, None)}, "does not say how long the load process waited for a core during the open loop"),
+        (
+            {"uses": (QUIET, SILENT)},
+            "this system does not say whether other programs had the cores during the open loop",
+        ),
     ],
 )
 def test_what_makes_the_figures_doubtful_is_said_and_fails_nothing(tmp_path, changes, doubt):
@@ -277,36 +287,36 @@ def test_the_terminal_shows_every_figure_whole_at_any_width(tmp_path, width):
 
 
 def test_the_terminal_shows_why_it_is_invalid_and_what_n_lacks(tmp_path):
-    text = printed(calibration(tmp_path, [-1.0] * 100, uses=(None, None)), 100)
+    text = printed(calibration(tmp_path, [-1.0] * 100, uses=(SILENT, SILENT)), 100)
     assert text.startswith(" INVALID ") and "why 100 first tokens were seen before they were" in " ".join(text.split())
-    assert "n<459" in text and "For a report" not in text and "The load process used" not in text
+    assert "n<459" in text and "For a report" not in text
 
 
-def test_the_load_process_is_metered_within_the_steady_phase_alone():
-    meter = CoreMeter()
-    assert meter.use_between(0, 1 << 62) is None
-    for at_s, ran_s, waited_s, others_s in ((1, 9, 9, 5), (2, 10, 9, 6), (4, 11, 9.5, 5.9), (5, 19, 19, 19)):
-        meter._readings.append(CoreReading(ns(at_s), ran_s, waited_s, others_s))
-    assert meter.use_between(ns(2), ns(4)) == CoreUse(ran=0.5, waited=0.25, others=0)
-    assert meter.use_between(ns(2), ns(3.9)) is None
+def test_others_are_metered_within_the_steady_phase_alone():
+    meter = OthersMeter()
+    assert meter.cores_between(0, 1 << 62) is None
+    meter._readings = [(ns(1), -50.0), (ns(2), -40.0), (ns(3), -39.75), (ns(4), -39.0), (ns(5), 7.0)]
+    assert meter.cores_between(ns(2), ns(4)) == 0.5
+    assert meter.cores_between(ns(2), ns(2.9)) is None
+    meter._readings[3] = (ns(4), -40.01)  # the counts are of hundredths of a second
+    assert meter.cores_between(ns(2), ns(4)) == 0
 
 
-def test_a_process_is_seen_to_run_and_the_children_of_children_are_ours():
-    before = read_cores(os.getpid())
-    spun_s = time.process_time() + 0.2
-    while time.process_time() < spun_s:
-        pass
-    after = read_cores(os.getpid())
-    assert 0.19 < after.ran_s - before.ran_s <= (after.at_ns - before.at_ns) / 1e9 + 0.1
+def test_others_are_neither_ourselves_nor_the_children_of_our_children(monkeypatch):
     shell = subprocess.Popen(["sh", "-c", "sleep 30 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
     sleeper = int(shell.stdout.readline())
     try:
-        assert {os.getpid(), shell.pid, sleeper} <= set(_with_descendants(os.getpid()))
+        ours = set(processes._with_descendants(os.getpid()))
+        assert {os.getpid(), shell.pid, sleeper} <= ours and os.getppid() not in ours
     finally:
         os.kill(sleeper, signal.SIGTERM)
         shell.communicate()
-    assert read_cores(shell.pid) is None
-    assert cpu_model()
+    assert processes.core_seconds(shell.pid) is None
+    ran_s, _ = processes.core_seconds(os.getpid())
+    assert ran_s > 0.5  # what was imported
+    others_s = processes._others_s()
+    monkeypatch.setattr(processes, "_with_descendants", lambda _: [])
+    assert processes._others_s() - others_s == pytest.approx(ran_s, abs=0.2)
 
 
 @pytest.mark.parametrize("library", [object(), None])
@@ -404,7 +414,7 @@ def test_the_exit_code_is_the_verdict_and_the_machine_is_named(measured):
     assert found["machine"]["cores"] == os.cpu_count() and found["machine"]["cpu"] == cpu_model()
     assert {"python", "headroom", "gevent"} <= set(found["versions"])
     for use in found["core_use"].values():
-        assert 0 < use["ran"] < 1.1 and use["waited"] >= 0 and use["others"] >= 0
+        assert 0 < use["ran"] < 1.1 and 0 <= use["waited"] < 1 and 0 <= use["others"] <= os.cpu_count()
     assert "of 5 s:" in done.stderr and "of 3 s:" in done.stderr  # progress, on standard error
 
 
@@ -431,7 +441,7 @@ def test_ctrl_c_ends_it_cleanly_and_leaves_nothing_behind(tmp_path):
     while not list(tmp_path.glob("kept/streams/parts/samples-*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    children = set(_with_descendants(process.pid)) - {process.pid}
+    children = set(processes._with_descendants(process.pid)) - {process.pid}
     assert len(children) == 3  # the server, the load process and its recorder
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
