@@ -11,9 +11,12 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic_ns
@@ -60,6 +63,7 @@ class Load:
         self.player.check_requests_fit(self.classes)
         self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
         gevent.os.make_nonblocking(self.pipe.fd)
+        self.voice = Voice()
         self.stopping = Event()
         self.environment.events.user_error.add_listener(self._note_failure)  # type: ignore[no-untyped-call]
         self._ended = False
@@ -81,7 +85,7 @@ class Load:
         gc.set_threshold(YOUNG_OBJECTS)
         self._schedule = self.player.schedule() if self.config.load.open_loop else iter(())
         self.player.restart_clock(monotonic_ns() + START_IN_NS)
-        say("started", monotonic_start_ns=self.player.start_ns)
+        self.voice.say("started", monotonic_start_ns=self.player.start_ns)
         flusher = gevent.spawn(self._flush)
         keepers = [gevent.spawn(keeper) for keeper in (self._tell, self._watch_hub, self._watch_parent, self._renew)]
         try:
@@ -97,8 +101,8 @@ class Load:
             raise self._failure
         self.player.tally.flush(self.pipe)
         self.pipe.close()
-        say("progress", **self._progress())
-        say("finished", planned=self.player.tally.planned, reason=self._stop_reason, health=health)
+        self.voice.say("progress", **self._progress())
+        self.voice.say("finished", planned=self.player.tally.planned, reason=self._stop_reason, health=health)
         return 0
 
     def _play_open(self) -> None:
@@ -175,7 +179,7 @@ class Load:
     def _tell(self) -> None:
         while True:
             gevent.sleep(1)
-            say("progress", **self._progress())
+            self.voice.say("progress", **self._progress())
 
     def _progress(self) -> dict[str, Any]:
         throttle, in_flight = self.player.throttle, len(self.player.endpoint.active)
@@ -218,9 +222,25 @@ def shares(weights: dict[str, float], users: int) -> dict[str, int]:
     return counts
 
 
-def say(event: str, **values: Any) -> None:
-    sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
-    sys.stdout.flush()
+class Voice:
+    """Lines of JSON on standard output. Progress that nobody reads is dropped: to wait would stop the load."""
+
+    def __init__(self) -> None:
+        self._fd = 1
+        if stat.S_ISFIFO(os.fstat(1).st_mode) and sys.platform == "linux":
+            # An end of its own: non-blocking for this alone, and not for what scenarios print.
+            with suppress(OSError):
+                self._fd = os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK)
+
+    def say(self, event: str, **values: Any) -> None:
+        sys.stdout.flush()  # what a scenario printed before
+        unsent = memoryview((json.dumps({"event": event, **values}) + "\n").encode())
+        if event == "progress" and len(unsent) <= select.PIPE_BUF:  # all of it or nothing
+            with suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._fd, unsent)
+            return
+        while unsent:
+            unsent = unsent[gevent.os.nb_write(self._fd, unsent) :]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -156,21 +156,17 @@ class Connection:
                 self._transmit(payload if self._tls is None else self._tls.encrypt(payload))
                 self._park()
             except Interrupted as interrupted:
-                if fresh or not self._went_stale(interrupted, reader, sent_ns):
+                if fresh or interrupted.args[0] is not Outcome.NETWORK or not self._was_stale(reader, sent_ns):
                     raise
             else:
-                if fresh or reader.broken != "closed_before_answer" or not self._just(sent_ns):
+                if fresh or reader.complete or not self._was_stale(reader, sent_ns):
                     return reader
             self.close()  # the server had closed an idle connection: nothing was lost, so open another, once
 
-    def _just(self, sent_ns: int) -> bool:
+    def _was_stale(self, reader: ResponseReader, sent_ns: int) -> bool:
         """An idle connection that the server has closed says so within a round trip; later, an answer has failed."""
-        round_trip_ns = self._connected_ns - self._connect_ns
-        return monotonic_ns() - sent_ns < max(STALE_NS, STALE_ROUND_TRIPS * round_trip_ns)
-
-    def _went_stale(self, interrupted: Interrupted, reader: ResponseReader, sent_ns: int) -> bool:
-        outcome, _ = interrupted.args
-        return outcome is Outcome.NETWORK and reader.first_byte_ns is None and self._just(sent_ns)
+        patience_ns = max(STALE_NS, STALE_ROUND_TRIPS * (self._connected_ns - self._connect_ns))
+        return reader.first_byte_ns is None and monotonic_ns() - sent_ns < patience_ns
 
     # Opening.
 

@@ -211,7 +211,7 @@ def _get(target: TargetConfig, url: str, credential: Credential | None, proxy: P
             trust_env=False,
             proxy=None if proxy is None else httpx.Proxy(f"http://{proxy.origin}", headers=proxy.headers()),
         ) as client:
-            return client.get(url, headers=headers)
+            return _whole(client, url, headers)
     except httpx.TimeoutException:
         raise TargetError(f"{_host(url)} did not answer within {PROBE_TIMEOUT_S:g} s") from None
     except httpx.ProxyError as error:
@@ -220,6 +220,20 @@ def _get(target: TargetConfig, url: str, credential: Credential | None, proxy: P
         raise TargetError(f"cannot reach {_host(url)}: {_cause(error)}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise TargetError(f"{_host(url)} does not speak HTTP as expected: {type(error).__name__}") from None
+
+
+def _whole(client: httpx.Client, url: str, headers: Mapping[str, str]) -> httpx.Response:
+    """The answer with its body, read until it is too large or takes too long altogether."""
+    ends_at = time.monotonic() + PROBE_TIMEOUT_S
+    with client.stream("GET", url, headers=headers) as response:
+        body = b""
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > INFO_LIMIT:
+                break
+            if time.monotonic() > ends_at:
+                raise httpx.ReadTimeout("the answer never ends")
+        return httpx.Response(response.status_code, content=body)
 
 
 def tls_context(target: TargetConfig) -> Any:
@@ -253,7 +267,7 @@ def _json(address: Address, response: httpx.Response) -> Any:
         if len(response.content) > INFO_LIMIT:
             raise ValueError
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         raise TargetError(f"{address.origin} is no model deployment: its answer to the probe is not JSON") from None
 
 
@@ -265,13 +279,18 @@ def _azure_info(address: Address, response: httpx.Response) -> dict[str, Any]:
     if kind.lower() not in CHAT_TYPES:
         raise TargetError(f"{address.origin} serves {info['model_name']}, a model of type {kind}, not a chat model")
     keys = ("model_name", "model_type", "model_provider_name")
-    return {key: str(info[key])[:200] for key in keys if info.get(key) is not None}
+    return {key: _shown(info[key]) for key in keys if info.get(key) is not None}
+
+
+def _shown(value: Any) -> str:
+    """What a server says of itself, short and without control characters."""
+    return "".join(character for character in str(value)[:200] if character.isprintable())
 
 
 def _openai_info(address: Address, response: httpx.Response) -> dict[str, Any]:
     models = _json(address, response)
     try:
-        names = [str(model["id"])[:200] for model in models["data"]]
+        names = [_shown(model["id"]) for model in models["data"]]
     except (TypeError, KeyError):
         raise TargetError(f"{address.origin} is no model deployment: /v1/models lists no models") from None
     if not names:

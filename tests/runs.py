@@ -10,7 +10,7 @@ from typing import Any
 
 from loadgen.config import RunConfig
 from loadgen.quota import Quota, enforcing
-from loadgen.samples import Gaps, Manifest, Outcome, Phase, Recorder, Run, Sample, create, finish, row_of
+from loadgen.samples import Gaps, Manifest, Outcome, Phase, Recorder, Run, Sample, WorkerHealth, create, finish, row_of
 
 NS = 1_000_000_000
 STARTED_UTC = "2026-11-20T10:00:00Z"
@@ -84,6 +84,7 @@ def make_run(
     reason: str | None = None,
     deployment: Mapping[str, Any] = PHI_3_MINI,
     notes: Sequence[Mapping[str, Any]] = (),
+    workers: Sequence[WorkerHealth] = (),
     name: str = "run",
 ) -> Run:
     """A run folder `tmp_path / name` that holds these samples. `state="running"`: left in parts, as by a kill."""
@@ -104,7 +105,7 @@ def make_run(
     if notes:
         (folder / "notes.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
     if state != "running":
-        finish(folder, state=state, reason=reason)
+        finish(folder, state=state, reason=reason, workers=workers)
     return Run.open(folder)
 
 

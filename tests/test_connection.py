@@ -113,6 +113,25 @@ def test_a_connection_that_the_server_closed_while_idle_is_opened_again_once_and
     assert (server.connections, len(server.calls)) == (3, 3)
 
 
+def test_ipv6_is_spoken():
+    try:
+        probe = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    with probe:
+        address = probe.getsockname()[1]
+        connection = Connection(endpoint_of(f"http://[::1]:{address}", first_byte=5))
+        sample = Sample(seq=0, scenario="s", target="t", due_ns=0)
+        user = gevent.spawn(connection.attempt, PLAIN, sample, "run-0-0")
+        gevent.sleep(0.05)
+        peer, _ = probe.accept()
+        with peer:
+            assert f"Host: [::1]:{address}".encode() in peer.recv(65_536)
+            peer.sendall(response())
+            user.join(5)
+    assert sample.outcome == "ok"
+
+
 def test_opening_is_timed_apart_and_belongs_to_the_attempt_that_was_first_on_the_connection():
     with Server(always(response())) as server:
         connection = Connection(endpoint_of(server.url))
@@ -134,6 +153,21 @@ def test_a_fresh_connection_that_is_closed_without_an_answer_is_not_tried_again(
     with Server(close) as server:
         sample = attempt(Connection(endpoint_of(server.url)))
     assert (sample.outcome, sample.error, len(server.calls)) == ("network", "closed_before_answer", 1)
+
+
+def test_a_used_connection_on_which_half_an_answer_came_is_not_tried_again():
+    async def half(call, writer):
+        if call.number:
+            writer.write(b"HTTP/1.1 20")
+            writer.close()
+        else:
+            writer.write(response())
+
+    with Server(half) as server:
+        connection = Connection(endpoint_of(server.url))
+        assert attempt(connection).outcome == "ok"
+        assert attempt(connection).outcome == "network"
+    assert len(server.calls) == 2
 
 
 def test_a_large_body_goes_out_whole_and_an_early_answer_to_it_is_read():

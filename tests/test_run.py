@@ -17,46 +17,11 @@ import polars as pl
 import pytest
 
 from loadgen.samples import Run
+from tests.commands import SHORT, deployment, environment, headroom, start, wait_for_rows
 from tests.servers import Server, always, response, stream
 
 CANARY = "canary-7f3a9c1e5b2d4860canary"
-LAST = {
-    "choices": [{"delta": {"content": ""}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
-}
-TOKEN = {"choices": [{"delta": {"content": "x"}}]}
-SHORT = ["--duration", "3s", "--warmup", "0s"]
 ROOT = Path(__file__).parent.parent
-
-
-def environment(**extra):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "HEADROOM"))}
-    return {**kept, "COLUMNS": "100", **extra}
-
-
-def headroom(cwd, *arguments, **extra):
-    command = [sys.executable, "-m", "headroom", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=120)
-
-
-def start(cwd, *arguments):
-    command = [sys.executable, "-m", "headroom", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for_rows(folder, rows, seconds=30):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if (folder / "manifest.json").exists() and Run.open(folder).samples.collect().height >= rows:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{folder} never held {rows} rows")
-
-
-async def deployment(call, writer):
-    await (stream(TOKEN, LAST, b"[DONE]") if b'"stream":true' in call.body else always(response()))(call, writer)
 
 
 @pytest.fixture(scope="module")
@@ -647,6 +612,20 @@ def test_a_scenario_of_the_users_own_runs_and_its_mistakes_are_counted(tmp_path)
     assert "scenario mine.py:Mine raised KeyError: 'mine'" in {
         note["text"] for note in Run.open(tmp_path / "run").notes
     }
+
+
+def test_progress_that_nobody_reads_does_not_stop_the_load():
+    script = (
+        "from loadgen.__main__ import Voice; voice = Voice()\n"
+        "for _ in range(500): voice.say('progress', text='x' * 1_000)\n"
+        "import sys; sys.stderr.write('done')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr.read() == b"done"  # while standard output is full
+    lines = process.stdout.read().splitlines()
+    assert process.wait() == 0
+    assert 10 < len(lines) < 500
+    assert {json.loads(line)["event"] for line in lines} == {"progress"}
 
 
 CANARY_FORMS = [

@@ -1,7 +1,9 @@
 """The rails, the credential and the probe: what is said, and what is never sent."""
 
+import asyncio
 import socket
 import ssl
+import time
 
 import pytest
 import trustme
@@ -175,6 +177,8 @@ def test_a_proxy_of_the_environment_sees_nothing(monkeypatch):
         (response(b"{}", "500 Oops"), "answered 500 to /info"),
         (response(b"", "302 Found", Location="http://127.0.0.1:1/"), "answered 302 to /info"),
         (response(b"<html>"), "its answer to the probe is not JSON"),
+        (response(b"[" * 60_000), "its answer to the probe is not JSON"),
+        (response(b" " * (1 << 20)), "its answer to the probe is not JSON"),
         (response(b"[1]"), "/info does not name a model"),
         (
             response(b'{"model_name": "embed", "model_type": "embeddings"}'),
@@ -190,6 +194,30 @@ def test_a_wrong_target_is_one_clear_sentence(answer, complaint):
             ask(server)
     assert len(str(caught.value).splitlines()) == 1
     assert CANARY not in str(caught.value)
+
+
+def test_what_a_server_calls_itself_cannot_command_a_terminal():
+    with Server(always(b"")) as server:
+        server.info = response(b'{"model_name": "phi\\u001b[31m\\r\\n\\u0007", "model_type": "completion"}')
+        assert ask(server)["model_name"] == "phi[31m"
+
+
+def test_a_probe_that_is_answered_byte_by_byte_ends_in_time(monkeypatch):
+    monkeypatch.setattr("loadgen.target.PROBE_TIMEOUT_S", 0.5)
+
+    class Dripping(Server):
+        async def _serve(self, reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(40):
+                writer.write(b" ")
+                await asyncio.sleep(0.1)
+
+    with Dripping(always(b"")) as server:
+        began = time.monotonic()
+        with pytest.raises(TargetError, match="did not answer within"):
+            ask(server)
+    assert time.monotonic() - began < 3
 
 
 def test_an_unreachable_target_says_why():

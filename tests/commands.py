@@ -1,0 +1,46 @@
+"""The command line as tests use it: real processes in a folder of their own, and a deployment that answers."""
+
+import os
+import subprocess
+import sys
+import time
+
+from loadgen.samples import Run
+from tests.servers import always, response, stream
+
+LAST = {
+    "choices": [{"delta": {"content": ""}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+}
+TOKEN = {"choices": [{"delta": {"content": "x"}}]}
+SHORT = ["--duration", "3s", "--warmup", "0s"]
+
+
+def environment(**extra):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "HEADROOM"))}
+    return {**kept, "COLUMNS": "100", **extra}
+
+
+def headroom(cwd, *arguments, **extra):
+    command = [sys.executable, "-m", "headroom", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=120)
+
+
+def start(cwd, *arguments):
+    command = [sys.executable, "-m", "headroom", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_rows(folder, rows, seconds=30):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (folder / "manifest.json").exists() and Run.open(folder).samples.collect().height >= rows:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{folder} never held {rows} rows")
+
+
+async def deployment(call, writer):
+    await (stream(TOKEN, LAST, b"[DONE]") if b'"stream":true' in call.body else always(response()))(call, writer)

@@ -1,0 +1,170 @@
+"""The generator measures itself: what makes a run invalid, what is a doubt, and that a clean run is neither."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from loadgen.health import LOOK_S, Health
+from loadgen.samples import Manifest, Run, WorkerHealth
+from planner.assemble import plan_run
+from tests.commands import deployment, headroom
+from tests.runs import answered, make_run
+from tests.servers import Server
+
+BLOCKING = """
+from gevent.monkey import get_original
+from loadgen.player import DeploymentUser
+from loadgen.requests import chat
+
+class Mine(DeploymentUser):
+    blocked = False
+
+    def request(self, arrival):
+        if arrival.due_ns > 2e9 and not Mine.blocked:
+            Mine.blocked = True
+            get_original("time", "sleep")(0.2)
+        return chat(self.scenario, [{"role": "user", "content": "hello"}], max_tokens=5)
+"""
+
+
+def play(tmp_path, name, *flags):
+    with Server(deployment) as server:
+        times = ["--duration", "4s", "--warmup", "1s", "--out", name, "--no-report"]
+        done = headroom(tmp_path, "run", "--target", server.url, "--rate", "15/s", *times, *flags)
+    return done, Run.open(tmp_path / name).manifest
+
+
+def play_blocked(tmp_path, name):
+    (tmp_path / "mine.py").write_text(BLOCKING)
+    return play(tmp_path, name, "--scenario", "mine.py:Mine")
+
+
+def test_a_hub_that_was_blocked_for_200_ms_makes_the_run_invalid(tmp_path):
+    done, manifest = play_blocked(tmp_path, "run")
+    assert done.returncode == 4
+    assert "INVALID" in done.stdout
+    assert "the load generator stood still for" in done.stdout
+    (worker,) = manifest.workers
+    assert 180 - LOOK_S * 1e3 < worker.hub_late_max_ms < 1_000
+
+
+@pytest.mark.long
+def test_it_does_ten_times_out_of_ten(tmp_path):
+    codes = [play_blocked(tmp_path, f"run-{number}")[0].returncode for number in range(10)]
+    assert codes == [4] * 10
+
+
+def test_a_clean_run_is_valid_and_says_what_its_generator_used(tmp_path):
+    done, manifest = play(tmp_path, "run")
+    assert done.returncode == 0, done.stdout
+    (worker,) = manifest.workers
+    assert 2.9 < worker.seconds < 4
+    assert 0 < worker.cpu_share < 0.9
+    assert 0 <= worker.hub_late_p99_ms <= worker.hub_late_max_ms < 100
+    assert abs(worker.clock_step_ms) < 50
+
+
+@pytest.mark.long
+def test_twenty_clean_runs_are_twenty_times_valid(tmp_path):
+    runs = [play(tmp_path, f"run-{number}")[0] for number in range(20)]
+    assert [run.returncode for run in runs] == [0] * 20, [run.stdout for run in runs if run.returncode]
+
+
+def test_a_generator_that_is_stopped_for_a_while_is_invalid_too(tmp_path):
+    """Other programs, a suspended machine: what stops the process is seen, not only what runs in it."""
+    with Server(deployment) as server:
+        times = ["--duration", "5s", "--warmup", "1s", "--out", "run", "--no-report"]
+        command = [sys.executable, "-m", "headroom", "run", "--target", server.url, "--rate", "30/s", *times]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        while not (tmp_path / "run").exists() or Manifest.read(tmp_path / "run").monotonic_start_ns is None:
+            time.sleep(0.05)
+        time.sleep(2.5)
+        children = f"/proc/{process.pid}/task/{process.pid}/children"
+        load = int(open(children).read().split()[-1])  # noqa: SIM115, PTH123
+        os.kill(load, signal.SIGSTOP)
+        time.sleep(0.3)
+        os.kill(load, signal.SIGCONT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "stood still for" in said
+
+
+def validity_of(tmp_path, workers):
+    samples = [answered(number, 5 + number / 10, ttft_s=0.2) for number in range(500)]
+    return plan_run(make_run(tmp_path, samples, workers=workers)).validity
+
+
+WORKER = {"seconds": 60.0, "cpu_share": 0.2, "busiest_cpu_share": 0.3, "hub_late_p99_ms": 1.0, "hub_late_max_ms": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason", "doubt"),
+    [
+        ({}, None, None),
+        ({"hub_late_max_ms": 51.0}, None, "stood still for 51 ms at most"),
+        (
+            {"hub_late_max_ms": 100.0},
+            "stood still for 100 ms, and what came meanwhile is stamped late: offer less",
+            None,
+        ),
+        ({"hub_late_p99_ms": 10.5}, "was 10 ms late or more to one event in a hundred", None),
+        ({"hub_late_p99_ms": 10.0}, None, None),
+        ({"cpu_share": 0.91, "busiest_cpu_share": 0.95}, "used 91% of its core", None),
+        ({"busiest_cpu_share": 0.95}, None, "used 95% of its core in its busiest second"),
+        ({"longest_collection_ms": 30.0}, None, "collected garbage for 30 ms at once"),
+        ({"clock_step_ms": -3_600_000.0}, None, "the time of day was set by -3600000 ms during the run"),
+        ({"without_core_share": 0.2}, None, "other programs had the load generator's core 20% of the time"),
+        (
+            {"without_core_share": 0.2, "hub_late_max_ms": 300.0},
+            "other programs had its core 20% of the time: give it one of its own",
+            "other programs had",
+        ),
+    ],
+)
+def test_each_figure_of_the_generator_has_its_bound(tmp_path, figures, reason, doubt):
+    verdict = validity_of(tmp_path, workers=[WorkerHealth(**{**WORKER, **figures})])
+    assert verdict.valid == (reason is None)
+    assert len(verdict.reasons) == (reason is not None)
+    for sentences, expected in ((verdict.reasons, reason), (verdict.doubts, doubt)):
+        if expected is not None:
+            assert any(expected in sentence for sentence in sentences), sentences
+        else:
+            assert not any("load generator" in sentence or "time of day" in sentence for sentence in sentences)
+
+
+def test_of_several_workers_the_one_at_fault_is_named(tmp_path):
+    workers = [WorkerHealth(**WORKER), WorkerHealth(**{**WORKER, "cpu_share": 0.97})]
+    assert validity_of(tmp_path, workers=workers).reasons == (
+        "load worker 1 used 97% of its core, so its own limit is what was measured: offer less",
+    )
+
+
+def test_health_sees_standstills_collections_and_the_clock(monkeypatch):
+    notes = []
+    health = Health(lambda kind, text: notes.append((kind, text)))
+    health.begin()
+    for _ in range(5):
+        time.sleep(LOOK_S)
+        health.look()
+    time.sleep(0.15)
+    health.look()
+    gc.collect()
+    ahead_ns = time.time_ns() + 5 * 10**9
+    monkeypatch.setattr("loadgen.health.time_ns", lambda: ahead_ns)
+    health.tick(in_flight=7)
+    figures = WorkerHealth(**health.end())
+    assert 0.1e3 < figures.hub_late_max_ms < 1e3
+    assert figures.collections >= 1 and figures.longest_collection_ms > 0
+    assert 4_900 < figures.clock_step_ms < 5_500
+    assert figures.most_in_flight == 7
+    assert {kind for kind, _ in notes} >= {"hub_blocked", "clock"}
+
+
+def test_a_generator_that_never_came_to_measure_says_nothing():
+    figures = Health(lambda kind, text: None).end()
+    assert (figures["cpu_share"], figures["hub_late_p99_ms"]) == (None, None)

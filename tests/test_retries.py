@@ -1,0 +1,102 @@
+"""--retries: off by default; when on, every attempt is a row, and the ledger adds up."""
+
+import asyncio
+
+import polars as pl
+
+from loadgen.samples import Run
+from tests.commands import deployment, headroom
+from tests.servers import Server, always, response
+
+REFUSAL = always(response(b'{"error":{"code":"429"}}', "429 Too Many Requests", retry_after_ms=200))
+
+
+def failing(first, times):
+    """Answers the first attempts of every arrival as `first` does, and later ones well."""
+    seen = {}
+
+    async def script(call, writer):
+        arrival = call.header("x-ms-client-request-id").rpartition("-")[0]
+        seen[arrival] = seen.get(arrival, 0) + 1
+        await (first if seen[arrival] <= times else deployment)(call, writer)
+
+    return script
+
+
+async def hang_up(call, writer):
+    writer.write(b"HTTP/1.1 20")  # so it is no idle connection that was closed
+    writer.close()
+
+
+def rows_of(tmp_path, script, *flags):
+    with Server(script) as server:
+        arguments = ["--target", server.url, "--scenario", "chat", "--rate", "10/s", "--arrivals", "constant"]
+        times = ["--duration", "3s", "--warmup", "0s", "--out", "run", "--no-report", "--quiet"]
+        done = headroom(tmp_path, "run", *arguments, *times, *flags)
+    assert done.returncode in (0, 4), done.stderr
+    run = Run.open(tmp_path / "run")
+    return run.samples.collect(), run.manifest.totals
+
+
+def test_by_default_nothing_is_tried_again(tmp_path):
+    rows, totals = rows_of(tmp_path, failing(REFUSAL, 1))
+    assert set(rows["attempt"]) == {0}
+    assert set(rows["outcome"]) == {"throttled"}
+    assert totals["planned"] == totals["attempts"] == rows.height > 25
+
+
+def test_every_attempt_is_a_row_and_waits_as_long_as_the_server_asks(tmp_path):
+    rows, totals = rows_of(tmp_path, failing(REFUSAL, 2), "--retries", "3")
+    n = totals["planned"]
+    assert (totals["sent"], totals["attempts"], totals["throttled"], totals["ok"]) == (n, 3 * n, 2 * n, n)
+    by_arrival = rows.sort("seq", "attempt").group_by("seq", maintain_order=True)
+    for _, attempts in by_arrival:
+        assert attempts["attempt"].to_list() == [0, 1, 2]
+        assert attempts["outcome"].to_list() == ["throttled", "throttled", "ok"]
+        assert attempts["due_ns"].n_unique() == 1
+        waited_ns = attempts["admitted_ns"].shift(-1) - attempts["done_ns"]
+        assert (waited_ns.drop_nulls() >= 200_000_000).all()
+        assert attempts["done_ns"][2] - attempts["due_ns"][2] > 400_000_000
+
+
+FIRSTS = [  # how a first attempt ends, and whether a second may end otherwise
+    (always(response(b"{}", "503 Busy")), "server_error", True),
+    (always(response(b"{}", "408 Slow")), "rejected", True),
+    (hang_up, "network", True),
+    (always(response(b"{}", "400 Bad")), "rejected", False),
+    (always(response(b"{}", "401 Who")), "rejected", False),
+    (always(response(b"{}", "429 Later", retry_after="3600")), "throttled", False),
+    (always(response(b"no answer")), "broken_stream", False),
+]
+
+
+def test_what_may_pass_is_tried_again_and_what_will_not_is_not(tmp_path):
+    async def in_turn(call, writer):
+        _, seq, attempt = call.header("x-ms-client-request-id").split("-")
+        await (deployment if attempt == "1" else FIRSTS[int(seq) % len(FIRSTS)][0])(call, writer)
+
+    rows, totals = rows_of(
+        tmp_path, in_turn, "--retries", "1", "--rate", "50/s", "--rpm", "100000", "--tpm", "100000000"
+    )
+    assert totals["planned"] == totals["sent"] > 140
+    for number, (_, outcome, tried) in enumerate(FIRSTS):
+        of_kind = rows.filter(pl.col("seq") % len(FIRSTS) == number)
+        firsts, seconds = of_kind.filter(pl.col("attempt") == 0), of_kind.filter(pl.col("attempt") == 1)
+        assert set(firsts["outcome"]) == {outcome}
+        assert set(seconds["outcome"]) == ({"ok"} if tried else set())
+        assert seconds.height == (firsts.height if tried else 0)
+    busy = rows.filter(pl.col("seq") % len(FIRSTS) == 0)  # nothing says how long to wait
+    pauses_ns = busy.filter(pl.col("attempt") == 1)["admitted_ns"] - busy.filter(pl.col("attempt") == 0)["done_ns"]
+    assert pauses_ns.is_between(370_000_000, 560_000_000).all()
+    assert pauses_ns.n_unique() > 15
+
+
+def test_a_run_that_ends_while_retries_wait_keeps_its_ledger(tmp_path):
+    async def never(call, writer):
+        await asyncio.sleep(0)
+        writer.write(response(b"{}", "429 Later", retry_after="30"))
+
+    config = tmp_path / "load.toml"
+    config.write_text("[load]\ndrain = 1\n")
+    rows, totals = rows_of(tmp_path, never, str(config), "--retries", "5")
+    assert totals["planned"] == totals["sent"] == totals["throttled"] == rows.height > 25
