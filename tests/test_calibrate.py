@@ -63,14 +63,14 @@ def started(run):
     return Run.open(run.folder)
 
 
-def truth(tmp_path, run, tokens=3, *, without_requests=(), without_tokens=(), extra_tokens=()):
+def truth(tmp_path, run, tokens=3, *, without_requests=(), unsent=(), without_tokens=(), extra_tokens=()):
     """The log of a server that sent the tokens of each stream exactly each 20 ms."""
     folder = tmp_path / "log"
     folder.mkdir(exist_ok=True)
     prefix = run.manifest.run_id[:8]
     sent_ns = {row["seq"]: START_NS + row["sent_ns"] for row in run.samples.collect().iter_rows(named=True)}
     requests = [
-        {"id": f"{prefix}-{seq}-0", "received_ns": at, "sent_ns": at + GAP_MS * MS}
+        {"id": f"{prefix}-{seq}-0", "received_ns": at, "sent_ns": 0 if seq in unsent else at + GAP_MS * MS}
         for seq, at in sent_ns.items()
         if seq not in without_requests
     ]
@@ -119,6 +119,7 @@ def test_only_what_was_sent_and_came_in_the_stretch_counts(tmp_path):
     ("wrong", "complaint"),
     [
         ({"without_requests": [2]}, "1 of 4 streams of the record are not in the server's log"),
+        ({"unsent": [2, 3]}, "2 of 4 streams of the record are not in the server's log"),
         ({"without_tokens": [(1, 2)]}, "1 tokens of the record are not in the server's log, and 0 of its"),
         ({"without_tokens": [(1, 0), (1, 1), (1, 2)]}, "3 tokens of the record are not in the server's log, and 0"),
         ({"extra_tokens": [0, 3]}, "0 tokens of the record are not in the server's log, and 2 of its"),
