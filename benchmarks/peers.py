@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 from collections.abc import Awaitable, Callable
@@ -44,7 +45,7 @@ class Work:
 
     def headers(self) -> dict[str, str]:
         """Of the next request, its id last."""
-        return {"Content-Type": "application/json", "x-ms-client-request-id": f"peer-{next(self.numbers)}"}
+        return {"Content-Type": "application/json", "x-ms-client-request-id": f"{os.getpid()}-{next(self.numbers)}"}
 
     def take_answer(self, body: bytes) -> None:
         assert orjson.loads(body)["usage"]["completion_tokens"]

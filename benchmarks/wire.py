@@ -3,7 +3,7 @@
     python benchmarks/wire.py [--only NAME] [--quick] [--no-peers]
 
 Real Locust users play a fixed request by way of `python -m loadgen`, recording to a run folder; its rows are joined to
-the log of ground_truth.py, a process of its own. The load process has a core to itself and the server another; the
+the log of loadgen.ground_truth, a process of its own. The load process has a core to itself and the server another; the
 recorder shares the server's where there is no third. Rates are per second of CPU time of the load process over the
 steady part; what the recorder used is printed beside them. Errors are our stamp minus the server's, which it takes
 right before it sends. The peers do the same work, each in a process of its own on the load's core.
@@ -22,11 +22,9 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -36,8 +34,15 @@ from peers import PATH, PEERS, body_of
 from rich.console import Console
 from rich.table import Table
 
+from headroom.processes import core_seconds, serving
+from headroom.running import manifest_of
 from loadgen.config import RunConfig
-from loadgen.samples import Manifest, Run, check_ledger, create, finish
+from loadgen.errors import HeadroomError
+from loadgen.samples import Run, check_ledger, create, finish
+from planner.metrics import latency_row, sorted_values
+from planner.plan import LatencyRow, Quantile
+from planner.rows import OK, Stretch
+from planner.truth import Log, gap_errors, token_errors, ttft_errors
 
 HERE = Path(__file__).parent
 STREAM_WARMUP_S = 3.0  # longer than a stream, so that as many end at any moment as in the long run
@@ -47,7 +52,7 @@ DISTURBED = 0.02  # share of the time; above it the load process's own times are
 CONSOLE = Console(width=170, soft_wrap=True)
 
 
-class Unmeasurable(Exception):  # noqa: N818 - it says what stands in the way
+class Unmeasurable(HeadroomError):  # noqa: N818 - it says what stands in the way
     """What stands in the way."""
 
 
@@ -101,20 +106,20 @@ class Row:
 # Processes and what they use.
 
 
-def start(core: int, command: list[object], **options: Any) -> subprocess.Popen[str]:
-    """A process on one core; its threads and children inherit that."""
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """What is started meanwhile runs on that core; its threads and children inherit that."""
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
-        return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True, **options)
+        yield
     finally:
         os.sched_setaffinity(0, mine)
 
 
-def used_s(pid: int) -> tuple[float, float]:
-    """For how many seconds a process and its threads ran, and for how many they were ready and had no core."""
-    threads = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-    return sum(int(ran) for ran, _, _ in threads) / 1e9, sum(int(waited) for _, waited, _ in threads) / 1e9
+def start(core: int, command: list[object], **options: Any) -> subprocess.Popen[str]:
+    with on_core(core):
+        return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True, **options)
 
 
 def peak_mb(pid: int) -> float:
@@ -150,16 +155,11 @@ def peaks_of(pids: dict[str, int], peaks_mb: dict[str, float]) -> Iterator[None]
 def ground_truth(folder: Path, cores: Cores) -> Iterator[str]:
     """The server's URL; its log is in `folder` afterwards."""
     folder.mkdir(parents=True)
-    process = start(cores.server, [sys.executable, HERE / "ground_truth.py", folder], stdin=subprocess.PIPE)
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        if not line:
-            raise Unmeasurable("the server did not start")
-        yield json.loads(line)["url"]
-    finally:
-        process.stdin.close()
-        process.wait(60)
+    with ExitStack() as running:
+        with on_core(cores.server):
+            command = [sys.executable, "-m", "loadgen.ground_truth", str(folder)]
+            url = running.enter_context(serving("the server", command))
+        yield url
 
 
 @dataclass(frozen=True)
@@ -183,16 +183,9 @@ class Load:
             "scenarios": {name: 1},
             "quota": {"tokens_per_minute": 1_000_000_000, "requests_per_minute": 100_000_000},
         }
-        self.folder, self.config = folder, RunConfig.model_validate(sections)
-        manifest = Manifest(
-            run_id=uuid.uuid4().hex,
-            config=self.config.model_dump(mode="json"),
-            seed=self.config.load.seed,
-            deployment={"model_name": "Phi-3-mini-4k-instruct"},
-            started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        manifest = manifest_of(RunConfig.model_validate(sections), {"model_name": "Phi-3-mini-4k-instruct"})
         create(folder, manifest)
-        command = [sys.executable, "-m", "loadgen", folder, f"{name}={HERE / 'fixed.py'}:{scenario}"]
+        command = [sys.executable, "-m", "loadgen", folder, f"{name}=scenarios.fixed:{scenario}"]
         self.process = start(cores.load, command, stdin=subprocess.PIPE)
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
@@ -209,8 +202,10 @@ class Load:
         """What has been used so long after the run's start."""
         time.sleep(max(0.0, at_s - (monotonic_ns() - self.start_ns) / 1e9))
         now_ns = monotonic_ns() - self.start_ns
-        (load_s, waited_s), (recorder_s, _) = used_s(self.pids["load"]), used_s(self.pids["recorder"])
-        return Mark(now_ns, load_s, recorder_s, waited_s)
+        load, recorder = core_seconds(self.pids["load"]), core_seconds(self.pids["recorder"])
+        if load is None or recorder is None:
+            raise Unmeasurable("the load process or its recorder has ended, or the kernel does not count what they use")
+        return Mark(now_ns, load[0], recorder[0], load[1])
 
     def stop_at(self, requests: int) -> None:
         """Stop the load by hand once it has sent so many."""
@@ -233,14 +228,16 @@ class Load:
 class Played:
     """A load that has been played, and its measured part."""
 
-    samples: pl.DataFrame  # with the id that the server logged; of the measured part
-    content: pl.DataFrame  # content chunks: id, number, at_ns; of the whole run
+    run: Run
     begin: Mark
     end: Mark
-    start_ns: int  # on CLOCK_MONOTONIC
 
-    def measured(self, at_ns: pl.Expr) -> pl.Expr:
-        return at_ns.is_between(self.begin.at_ns, self.end.at_ns)
+    @property
+    def measured(self) -> Stretch:
+        return Stretch(self.begin.at_ns / 1e9, self.end.at_ns / 1e9)
+
+    def within(self, at_ns: str) -> pl.Expr:
+        return pl.col(at_ns).is_between(self.begin.at_ns, self.end.at_ns)
 
     def per_cpu_s(self, count: int) -> float:
         """So many of the measured part, per CPU second of the load process."""
@@ -248,7 +245,7 @@ class Played:
 
     @property
     def aside(self) -> str:
-        seconds = (self.end.at_ns - self.begin.at_ns) / 1e9
+        seconds = self.measured.seconds
         load = (self.end.load_s - self.begin.load_s) / seconds
         recorder = (self.end.recorder_s - self.begin.recorder_s) / seconds
         waited = (self.end.waited_s - self.begin.waited_s) / seconds
@@ -257,7 +254,7 @@ class Played:
 
 
 def play(setting: Setting, name: str, url: str, scenario: str, **load: Any) -> Played:
-    """Play a load on the server at `url` for as long as the setting says, and read its record."""
+    """Play a load on the server at `url` for as long as the setting says."""
     folder, warmup_s = setting.folder / name, STREAM_WARMUP_S if scenario == "Stream" else 1.0
     duration_s = warmup_s + setting.seconds + END_S
     process = Load(folder, url, scenario, setting.cores, duration=duration_s, warmup=warmup_s, **load)
@@ -268,24 +265,11 @@ def play(setting: Setting, name: str, url: str, scenario: str, **load: Any) -> P
     finally:
         process.process.kill()
     check_ledger(finish(folder, state="complete").totals, planned)
-    run = Run.open(folder)
-    with_id = run.samples.with_columns(id=pl.format(f"{run.manifest.run_id[:8]}-{{}}-{{}}", "seq", "attempt"))
-    samples = with_id.filter(pl.col("sent_ns").is_between(before.at_ns, after.at_ns)).collect()
-    if samples.filter(pl.col("outcome") != "ok").height:
-        raise Unmeasurable(f"not all was answered: {dict(samples['outcome'].value_counts().iter_rows())}")
-    return Played(samples, content_of(run, with_id), before, after, process.start_ns)
-
-
-def content_of(run: Run, samples: pl.LazyFrame) -> pl.DataFrame:
-    """The instants of all content chunks, from the first tokens and the gaps: id, number within the stream, at_ns."""
-    first = samples.filter(pl.col("chunks") > 0).select("id", number=pl.lit(0, pl.Int64), at_ns="first_token_ns")
-    gap_ns = pl.col("gap_us").cast(pl.Int64) * 1_000
-    later = (
-        run.chunks.join(samples.select("seq", "attempt", "id", "first_token_ns"), on=["seq", "attempt"])
-        .with_columns(number=pl.int_range(1, pl.len() + 1).over("id"))
-        .select("id", "number", at_ns=pl.col("first_token_ns") + gap_ns.cum_sum().over("id"))
-    )
-    return pl.concat([first, later]).collect()
+    played = Played(Run.open(folder), before, after)
+    failed = played.run.samples.filter(~OK & played.within("sent_ns")).select(pl.col("outcome").value_counts())
+    if kinds := failed.collect().to_series().to_list():
+        raise Unmeasurable(f"not all was answered: {kinds}")
+    return played
 
 
 def peers_at(setting: Setting, kind: str, url: str, users: int) -> dict[str, dict[str, Any]]:
@@ -333,7 +317,8 @@ def plain(setting: Setting) -> list[Row]:
         if setting.peers and shutil.which("wrk"):
             peers["wrk"] = wrk_per_cpu_s(setting, url, users)
     CONSOLE.print(f"plain: {played.aside}", highlight=False)
-    ours = played.per_cpu_s(played.samples.filter(played.measured(pl.col("done_ns"))).height)
+    done = played.run.samples.filter(played.within("done_ns")).select(pl.len()).collect().item()
+    ours = played.per_cpu_s(done)
     return [Row(f"plain requests per CPU-second, {users} users", ours, 40_000, at_least=True, peers=peers)]
 
 
@@ -350,48 +335,45 @@ def _streams(setting: Setting, name: str, users: int, per_cpu_s: float, errors_m
     with ground_truth(log, setting.cores) as url:
         played = play(setting, name, url, "Stream", users=users)
         done = peers_at(setting, "stream", url, users) if name == "streams" else {}
-    tokens = pl.read_parquet(log / "tokens.parquet").with_columns(number=pl.int_range(pl.len()).over("id"))
-    joined = played.content.join(tokens, on=["id", "number"]).sort("id", "number")
-    if joined.height < played.content.height:
-        raise Unmeasurable(f"{played.content.height - joined.height} tokens of the record are not in the server's log")
-    delay_ms = (pl.col("at_ns") - (pl.col("sent_ns") - played.start_ns)) / 1e6
-    events = joined.filter(played.measured(pl.col("at_ns"))).select("id", delay_ms=delay_ms)
-    gap_error_ms = events.select(pl.col("delay_ms").diff().over("id").abs()).to_series().drop_nulls()
-    first_ms = first_token_errors_ms(played, log)
+    truth = Log.open(log)
+    tokens = token_errors(played.run, truth)
+    events = tokens.filter(played.within("at_ns"))
+    delay = row_of(events["error_ns"].sort())
+    first = row_of(ttft_errors(played.run, truth, played.measured))
     CONSOLE.print(
-        f"{name}: {played.aside}; {events.height:,} events, from the server's send to our stamp p50 "
-        f"{at(events['delay_ms'], 0.5):.3f} ms, p99 {at(events['delay_ms'], 0.99):.3f} ms; "
-        f"{len(first_ms):,} first tokens",
+        f"{name}: {played.aside}; {delay.n:,} events, from the server's send to our stamp p50 "
+        f"{ms(delay.p50):.3f} ms, p99 {ms(delay.p99):.3f} ms; {first.n:,} first tokens",
         highlight=False,
     )
     rates = {peer: each["done"] / each["cpu_s"] for peer, each in done.items()}
-    theirs = {peer: peer_errors_ms(each, log) for peer, each in done.items()}
-    ours = played.per_cpu_s(events.height)
+    theirs = {peer: peer_errors_ms(each, truth) for peer, each in done.items()}
+    ours = played.per_cpu_s(delay.n)
     rows = [Row(f"SSE events per CPU-second, {users:,} streams x 50/s", ours, per_cpu_s, at_least=True, peers=rates)]
-    for share, floor_ms in zip((0.5, 0.99), errors_ms, strict=True):
+    for share, error, floor_ms in zip((0.5, 0.99), (first.p50, first.p99), errors_ms, strict=True):
         peers = {peer: at(errors, share) for peer, errors in theirs.items()}
         work = f"TTFT error p{share * 100:.0f}, {users:,} streams"
-        rows.append(Row(work, at(first_ms, share), floor_ms, "ms", peers=peers))
+        rows.append(Row(work, ms(error), floor_ms, "ms", peers=peers))
     if name == "streams":
-        rows.append(Row(f"gap error p99, {users} streams", at(gap_error_ms, 0.99), 2.0, "ms"))
+        rows.append(
+            Row(f"gap error p99, {users} streams", ms(row_of(gap_errors(tokens, played.measured)).p99), 2.0, "ms")
+        )
     return rows
 
 
-def first_token_errors_ms(played: Played, log: Path) -> pl.Series:
-    sent = pl.read_parquet(log / "requests.parquet").select("id", truly_ns=pl.col("sent_ns") - played.start_ns)
-    joined = played.samples.join(sent, on="id")
-    if not joined.height:
-        raise Unmeasurable("no request of the record is in the server's log")
-    return (joined["first_token_ns"] - joined["truly_ns"]) / 1e6
+def row_of(ascending_ns: pl.Series) -> LatencyRow:
+    return latency_row("", "", ascending_ns)
 
 
-def peer_errors_ms(done: dict[str, Any], log: Path) -> pl.Series:
+def ms(quantile: Quantile) -> float:
+    if quantile.value_ms is None:
+        raise Unmeasurable(f"fewer than {quantile.needs_n} values do not support a percentile that is asked for")
+    return quantile.value_ms
+
+
+def peer_errors_ms(done: dict[str, Any], log: Log) -> pl.Series:
     seen = pl.DataFrame({"id": list(done["first_token_ns"]), "at_ns": list(done["first_token_ns"].values())})
-    # Each peer numbers its requests from 0: the last so numbered before it was seen is the one.
-    sent = pl.scan_parquet(log / "requests.parquet").filter(pl.col("sent_ns") > 0)
-    joined = seen.lazy().join(sent, on="id").filter(pl.col("sent_ns") <= pl.col("at_ns"))
-    delay_ms = (pl.col("at_ns") - pl.col("sent_ns")).min() / 1e6
-    return joined.group_by("id").agg(delay_ms=delay_ms).collect()["delay_ms"]
+    joined = seen.lazy().join(log.requests, on="id").collect()
+    return (joined["at_ns"] - joined["sent_ns"]) / 1e6
 
 
 def at(values: pl.Series, share: float) -> float:
@@ -403,13 +385,10 @@ def lag(setting: Setting) -> list[Row]:
     """An open loop: how late requests leave."""
     with ground_truth(setting.folder / "lag-truth", setting.cores) as url:
         played = play(setting, "lag", url, "Plain", rate=1_000, arrivals="poisson")
-    lag_ms = (played.samples["sent_ns"] - played.samples["admitted_ns"]) / 1e6
-    CONSOLE.print(f"lag: {played.aside}; {len(lag_ms):,} requests, at most {lag_ms.max():.1f} ms late", highlight=False)
+    late = row_of(sorted_values(played.run, "lag")["value_ns"])
+    CONSOLE.print(f"lag: {played.aside}; {late.n:,} requests, at most {late.max_ms:.1f} ms late", highlight=False)
     name = "open-loop lag {} at 1,000 requests/s Poisson"
-    return [
-        Row(name.format("p50"), at(lag_ms, 0.5), 0.1, "ms"),
-        Row(name.format("p99"), at(lag_ms, 0.99), 1.0, "ms"),
-    ]
+    return [Row(name.format("p50"), ms(late.p50), 0.1, "ms"), Row(name.format("p99"), ms(late.p99), 1.0, "ms")]
 
 
 def memory(setting: Setting) -> list[Row]:
@@ -453,16 +432,16 @@ PARTS: dict[str, Callable[[Setting], list[Row]]] = {
 
 
 def table_of(rows: list[Row]) -> Table:
+    """Peers stand below the work, so that a line fits into 80 columns where there is no terminal."""
     table = Table(box=None, pad_edge=False)
-    for column in ("work", "ours", "must reach", "verdict", "peers, and how many times better ours is"):
+    for column in ("work", "ours", "must reach", "verdict, or times better than"):
         table.add_column(column, justify="right" if column in ("ours", "must reach") else "left", no_wrap=True)
     for row in rows:
-        peers = ", ".join(
-            f"{name} {_number(peer)} ({_number(row.times_better(peer))}x)" for name, peer in row.peers.items() if peer
-        )
         floor = f"{'>=' if row.at_least else '<='} {_number(row.floor)} {row.unit}".rstrip()
-        verdict = "met" if row.met else "MISSED"
-        table.add_row(row.work, f"{_number(row.ours)} {row.unit}".rstrip(), floor, verdict, peers)
+        table.add_row(row.work, f"{_number(row.ours)} {row.unit}".rstrip(), floor, "met" if row.met else "MISSED")
+        for name, peer in row.peers.items():
+            if peer:
+                table.add_row(f"  {name}", f"{_number(peer)} {row.unit}".rstrip(), "", _number(row.times_better(peer)))
     return table
 
 
@@ -480,12 +459,12 @@ def main(arguments: list[str]) -> int:
     try:
         cores = Cores.choose()
         with tempfile.TemporaryDirectory(prefix="headroom-wire-") as folder:
-            seconds, peer_seconds, recorded = (3.0, 2.0, 100_000) if given.quick else (6.0, 3.0, 1_000_000)
+            seconds, peer_seconds, recorded = (5.0, 2.0, 100_000) if given.quick else (6.0, 3.0, 1_000_000)
             setting = Setting(cores, Path(folder), seconds, peer_seconds, recorded, peers=not given.no_peers)
             for name, part in PARTS.items():
                 if given.only in (None, name):
                     rows += part(setting)
-    except Unmeasurable as reason:
+    except HeadroomError as reason:
         print(f"cannot measure: {reason}", file=sys.stderr)
         return 1
     CONSOLE.print()

@@ -17,6 +17,7 @@ from dashboards.text import (
     UNKNOWN,
     count,
     digits,
+    generator,
     interval,
     percent,
     quantiles,
@@ -57,12 +58,12 @@ def _verdict(plan: Plan) -> RenderableType:
     where = f", at {readable(plan.target)}" if plan.target else ""
     what = f"{readable(plan.model)}, {readable(plan.kind)}{where}; {loop}"
     lines: list[RenderableType] = [verdict, Text(what, "dim")]
-    lines += [_lead("why", reason, "red") for reason in plan.validity.reasons]
-    lines += [_lead("doubt", doubt, "yellow") for doubt in plan.validity.doubts]
+    lines += [lead("why", reason, "red") for reason in plan.validity.reasons]
+    lines += [lead("doubt", doubt, "yellow") for doubt in plan.validity.doubts]
     return Group(*lines)
 
 
-def _lead(word: str, text: str, style: str) -> Table:
+def lead(word: str, text: str, style: str) -> Table:
     """A word in the margin and text that wraps beside it."""
     line = Table.grid(padding=(0, 1))
     line.add_column(width=7, no_wrap=True)
@@ -112,12 +113,12 @@ def _latency(rows: list[LatencyRow], *, wide: bool) -> RenderableType:
     for metric, name in SHORT_NAMES.items():
         row = by_metric.get(metric)
         if row is not None:
-            cells = [_percentile(quantile, wide=wide) for _, quantile in quantiles(row)]
+            cells = [percentile(quantile, wide=wide) for _, quantile in quantiles(row)]
             table.add_row(Text(f"  {name}"), count(row.n), *cells)
     return Group(title, table)
 
 
-def _percentile(quantile: Quantile, *, wide: bool) -> Text:
+def percentile(quantile: Quantile, *, wide: bool) -> Text:
     if quantile.value_ms is None:
         return Text(f"n<{quantile.needs_n}", "dim")
     within = interval(quantile.low_ms, quantile.high_ms)
@@ -136,6 +137,8 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
         if n and name != "dropped"
     ]
     yield Text(f"{count(traffic.attempts)} attempts: {', '.join(ended)}")
+    for worker in plan.workers:
+        yield Text(f"load generator: {generator(worker)}")
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
                f"{digits(traffic.output_tokens_per_s)} output tokens/s; "
                f"{digits(traffic.mean_in_flight)} in flight, at most {count(traffic.peak_in_flight)}")  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import unicodedata
 
+from loadgen.samples import WorkerHealth
 from planner.plan import LatencyRow, Quantile
 
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in a table of figures
@@ -38,6 +39,17 @@ def readable(text: str) -> str:
     return "".join(
         char for char in kept if unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI_CONTROLS
     )
+
+
+def generator(worker: WorkerHealth) -> str:
+    """What a load process took for itself, and how late it was to what came."""
+    if worker.cpu_share is None:
+        return "it ended before it had measured itself"
+    late = ""
+    if worker.hub_late_p99_ms is not None and worker.hub_late_max_ms is not None:
+        p99, most = digits(worker.hub_late_p99_ms), digits(worker.hub_late_max_ms)
+        late = f"; its hub was late by {p99} ms at p99, {most} ms at most"
+    return f"{percent(worker.cpu_share)} of a core{late}"
 
 
 def plotly_label(text: str, longest: int = 36) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,9 +21,10 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from dashboards.live import LiveView
+from dashboards.live import LiveView, Progress
 from headroom import planning
 from headroom.cli import INTERRUPTED
+from headroom.processes import cpu_model, serving
 from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.proxy import proxy_of
@@ -36,7 +37,6 @@ from planner.prices import read_prices
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
 SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
 ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
-SIMULATOR_END_S = 20.0
 INVALID, MISSED = 4, 99
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
@@ -77,9 +77,9 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
             deployment["proxy"] = proxy.origin
             sys.stderr.write(f"through the proxy {proxy.origin}\n")
         folder = _run_folder(config)
-        manifest = _manifest(config, {**deployment, "simulated": target_url is not None})
+        manifest = manifest_of(config, {**deployment, "simulated": target_url is not None})
         create(folder, manifest)
-        played = _play(folder, manifest, places, environment, quiet=quiet)
+        played = play(folder, manifest, places, environment, quiet=quiet)
     return _conclude(folder, config, played, quiet=quiet)
 
 
@@ -96,23 +96,8 @@ def _deployment(config: RunConfig, environment: dict[str, str]) -> Iterator[str 
         return
     environment[SIMULATED_KEY] = secrets.token_hex(16)
     command = [sys.executable, "-m", "loadgen.simulator", *_simulator_flags(config)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True, text=True
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        if not line:
-            raise HeadroomError(f"the simulated deployment did not start (exit {process.wait()})")
-        yield json.loads(line)["url"]
-    finally:
-        process.stdin.close()
-        try:
-            process.wait(SIMULATOR_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+    with serving("the simulated deployment", command, environment) as url:
+        yield url
 
 
 def _simulator_flags(config: RunConfig) -> list[str]:
@@ -148,7 +133,7 @@ def _run_folder(config: RunConfig) -> Path:
     return path if not path.exists() else path.with_name(f"{stamp}-{uuid.uuid4().hex[:4]}")
 
 
-def _manifest(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
+def manifest_of(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
     return Manifest(
         run_id=uuid.uuid4().hex,
         config=config.model_dump(mode="json"),
@@ -158,6 +143,7 @@ def _manifest(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
         host={
             "system": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
+            "cpu": cpu_model(),
             "cores": os.cpu_count(),
         },
         started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -193,8 +179,14 @@ class Played:
         self.last_words = ""
 
 
-def _play(
-    folder: Path, manifest: Manifest, places: Mapping[str, str], environment: Mapping[str, str], *, quiet: bool
+def play(
+    folder: Path,
+    manifest: Manifest,
+    places: Mapping[str, str],
+    environment: Mapping[str, str],
+    *,
+    quiet: bool,
+    each_second: Callable[[], None] = lambda: None,
 ) -> Played:
     """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end."""
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
@@ -206,7 +198,12 @@ def _play(
         )  # fmt: skip
         with _forwarding_signals(process, played), _live(manifest, quiet=quiet) as live:
             assert process.stdout is not None
-            _follow(process.stdout, folder, manifest, played, live)
+
+            def show(progress: Progress) -> None:
+                live.show(progress)
+                each_second()
+
+            _follow(process.stdout, folder, manifest, played, show)
             played.exit_code = process.wait()
         words.seek(0)
         played.last_words = words.read()[-4_000:].strip()
@@ -227,7 +224,7 @@ def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
     )
 
 
-def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, live: LiveView) -> None:
+def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, show: Callable[[Progress], None]) -> None:
     for line in lines:
         if not line.startswith('{"event": '):
             sys.stderr.write(line)  # a scenario prints
@@ -238,7 +235,7 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, li
                 played.started = True
                 manifest.model_copy(update=event).write(folder)
             case "progress":
-                live.show(event)
+                show(event)
             case "finished":
                 played.planned, played.reason = event["planned"], event["reason"]
                 played.workers = [WorkerHealth(**event["health"])]

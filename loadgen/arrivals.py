@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic_ns
@@ -53,14 +53,14 @@ class OpenLoop:
         self._schedule, self._alarm, self._start_ns = schedule, alarm, start_ns
         self._most_busy, self._spawn, self._drop = most_busy, spawn, drop
         self._idle: defaultdict[str, list[gevent.Greenlet]] = defaultdict(list)  # the last to come is the next to go
-        self._waiting: defaultdict[str, deque[Arrival]] = defaultdict(deque)
+        self._waiting: defaultdict[str, OrderedDict[int, Arrival]] = defaultdict(OrderedDict)  # by seq
         self._busy = 0
         self._stopped = False
 
     def next(self, scenario: str) -> Arrival | None:
         waiting = self._waiting[scenario]
         if waiting:
-            return waiting.popleft()
+            return waiting.popitem(last=False)[1]
         greenlet = gevent.getcurrent()
         self._idle[scenario].append(greenlet)
         self._busy -= 1
@@ -99,7 +99,7 @@ class OpenLoop:
             self._busy += 1
             get_hub().loop.run_callback(idle.pop().switch, arrival)
             return
-        self._waiting[arrival.scenario].append(arrival)
+        self._waiting[arrival.scenario][arrival.seq] = arrival
         if self._busy < self._most_busy:
             self._busy += 1
             self._spawn(arrival.scenario)
@@ -107,9 +107,7 @@ class OpenLoop:
             self._alarm.call_at(self._start_ns + arrival.due_ns, partial(self._give_up, arrival))
 
     def _give_up(self, arrival: Arrival) -> None:
-        waiting = self._waiting[arrival.scenario]
-        if arrival in waiting and not self._stopped:
-            waiting.remove(arrival)
+        if not self._stopped and self._waiting[arrival.scenario].pop(arrival.seq, None) is not None:
             self._drop(arrival, "max_in_flight")
 
 

@@ -10,6 +10,7 @@ import orjson
 
 from loadgen.samples import Run
 from loadgen.slo import Slo
+from planner.calibration import Calibration
 from planner.capacity import concurrency_of_instance, instance_estimate
 from planner.cost import Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
@@ -61,8 +62,8 @@ def plan_run(
     return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
 
 
-def to_json(plan: Plan | Sequence[WhatIf]) -> bytes:
-    """A plan, or a quota's table, as indented JSON in the layout of planner.plan, with a newline at its end."""
+def to_json(plan: Plan | Calibration | Sequence[WhatIf]) -> bytes:
+    """A plan, a quota's table or a calibration as indented JSON in the layout of its class, ending in a newline."""
     return orjson.dumps(plan, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -98,6 +99,7 @@ def _draft(scope: Scope) -> Plan:
         open_loop=config.load.open_loop,
         headline="",
         validity=validity(evidence),
+        workers=tuple(run.manifest.workers),
         slos=slos,
         goodput=goodput(run, scope.slos),
         latency=latency,

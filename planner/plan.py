@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from loadgen.samples import WorkerHealth
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantile:
@@ -161,6 +163,7 @@ class Plan:
     open_loop: bool
     headline: str  # one sentence for a manager
     validity: Validity
+    workers: tuple[WorkerHealth, ...]  # what each load process measured of itself
     slos: tuple[SloResult, ...]
     goodput: Goodput | None  # None without objectives
     latency: tuple[LatencyRow, ...]

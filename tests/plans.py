@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from loadgen.samples import WorkerHealth
 from planner.plan import (
     Goodput,
     InstanceEstimate,
@@ -31,6 +32,8 @@ LATENCIES_MS = {
     "ttfb": 80.25,
     "throttle_wait": 0.0,
     "lag": 0.21875,
+    "connect": 0.4375,
+    "tls": 12.5,
 }
 
 
@@ -69,6 +72,7 @@ def example_plan(**changes: Any) -> Plan:
         model="Phi-3-mini-4k-instruct",
         kind="serverless",
         open_loop=True,
+        workers=(WorkerHealth(seconds=55.0, cpu_share=0.03, hub_late_p99_ms=1.02, hub_late_max_ms=2.4),),
         headline="The deployment serves this load with 1.3 times headroom before its token limit; "
         "serverless at $212 a month is cheaper than one managed instance.",
         validity=Validity(

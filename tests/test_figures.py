@@ -42,7 +42,7 @@ import polars as pl
 import pytest
 
 from loadgen.config import RunConfig
-from loadgen.samples import Sample
+from loadgen.samples import Sample, WorkerHealth
 from tests.runs import answered, dropped, make_run, refused, synthetic_run
 
 S, MS, MINUTE = 10**9, 10**6, 60 * 10**9
@@ -59,6 +59,10 @@ OUTCOMES = (
 WINDOWS = ("minute", "bucket 60 s", "bucket 10 s", "sliding")
 QUANTILES = {"p50": Fraction(1, 2), "p90": Fraction(9, 10), "p95": Fraction(19, 20), "p99": Fraction(99, 100)}
 NOT_RECOMPUTED = {"format": "the version of the layout, no measurement"}
+WORKERS = [
+    WorkerHealth(55.0, 0.1, 0.2, None, 1.1, 2.9, 3, 0.7, -0.02, 41),
+    WorkerHealth(55.0, 0.3, 0.4, 0.01, 1.0, 3.0),
+]
 AT_A_RANK = re.compile(r".*\.(value_ms|low_ms|high_ms|max_ms|measured_ms)")
 
 
@@ -183,7 +187,7 @@ class Figures:
     def __init__(self, folder):
         manifest = json.loads((folder / "manifest.json").read_text())
         self.config, self.state = manifest["config"], manifest["state"]
-        self.workers = manifest["workers"]
+        self.workers_read = manifest["workers"]
         self.load, self.limits = self.config["load"], self.config["quota"]
         self.is_managed = self.config["target"]["kind"] == "managed"
         self.model = manifest["deployment"]["model_name"].lower()
@@ -413,6 +417,10 @@ class Figures:
             table += [row] if each else []
         return sorted(table, key=lambda row: (row["per_hour_usd"], row["gpus"]))
 
+    def workers(self):
+        """As the manifest has them: nothing is made of them but the verdict."""
+        return self.workers_read
+
     def validity(self):
         traffic, ttft_ms = self.found["traffic"], percentile(self.values("ttft"), Fraction(1, 2))["value_ms"]
         lag = [percentile(self.values("lag"), q)["value_ms"] for q in QUANTILES.values()]
@@ -423,7 +431,7 @@ class Figures:
             (worker["hub_late_max_ms"] or 0) >= 100
             or (worker["hub_late_p99_ms"] or 0) > 10
             or (worker["cpu_share"] or 0) > 0.9
-            for worker in self.workers
+            for worker in self.workers_read
         )
         invalid = self.state == "running" or thinned or late or stood_still or not self.values("service_time")
         return {"valid": not invalid}
@@ -431,7 +439,7 @@ class Figures:
 
 SECTIONS = (
     "open_loop", "latency", "slos", "goodput", "traffic", "quota", "what_if", "serverless", "instances", "managed",
-    "validity",
+    "validity", "workers",
 )  # fmt: skip
 
 
@@ -469,7 +477,7 @@ def reworked(base, tmp_path, more, **how):
         gaps.setdefault((seq, attempt), []).append(gap_us)
     config = RunConfig.model_validate(base.manifest.config)
     streams = [(*attempt, stream) for attempt, stream in gaps.items()]
-    folder = make_run(tmp_path, samples + more(samples), streams, config=config, **how).folder
+    folder = make_run(tmp_path, samples + more(samples), streams, config=config, workers=WORKERS, **how).folder
     (folder / "summary.json").write_text(headroom(tmp_path, "plan", folder, "--json").stdout)
     assert headroom(tmp_path, "report", folder, "--out", folder / "report.html").returncode == 0
     return folder

@@ -45,7 +45,7 @@ ONLY_IN = {  # library -> the files allowed to know it
     "typer": ("headroom/",),
     "starlette": ("loadgen/simulator/",),
     "uvicorn": ("loadgen/simulator/",),
-    "polars": ("loadgen/samples.py", "planner/", "dashboards/"),
+    "polars": ("loadgen/samples.py", "loadgen/ground_truth.py", "planner/", "dashboards/"),
     "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
 }
 PURE = (

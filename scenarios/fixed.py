@@ -1,4 +1,4 @@
-"""Scenarios for benchmarks: the same request each time, so that no time goes into making it up."""
+"""Scenarios that measure Headroom itself: the same request each time, so that no time goes into making it up."""
 
 from loadgen.player import DeploymentUser
 from loadgen.requests import RequestSpec, chat

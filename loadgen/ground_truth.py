@@ -1,8 +1,9 @@
 """A deployment that knows the truth: it stamps each request's receipt and each token's sending on CLOCK_MONOTONIC.
 
-`python benchmarks/ground_truth.py LOG` serves on a free port of loopback, says which in a line of JSON, and runs until
-its standard input ends. Then it writes LOG/requests.parquet (id, received_ns, sent_ns: of the answer, or of a stream's
-first token) and LOG/tokens.parquet (id, sent_ns: one row a token, in order). The id is x-ms-client-request-id.
+`python -m loadgen.ground_truth LOG` serves on a free port of loopback, says which in a line of JSON, and runs until its
+standard input ends. Then it writes LOG/requests.parquet (id, received_ns, sent_ns: of the answer, or of a stream's
+first token; 0 where it was never sent) and LOG/tokens.parquet (id, sent_ns: one row a token of the streams that were
+sent whole, in order). The id is x-ms-client-request-id; planner.calibration joins it to the record.
 
 A stream is a role event at once, then 100 tokens 20 ms apart, then finish reason, usage and [DONE]. The streams are
 staggered: each connection has its own instant within the 20 ms, and its first stream is cut by its own share of the
@@ -16,12 +17,18 @@ import ctypes
 import gc
 import json
 import os
+import resource
 import sys
 from array import array
 from itertools import count, repeat
 from pathlib import Path
 from time import monotonic_ns
 from typing import cast
+
+import polars as pl
+import uvloop
+
+from loadgen.errors import ConfigError
 
 TOKENS = 100
 GAP_NS = 20_000_000
@@ -92,8 +99,6 @@ class Truth:
         self.tokens_ns = array("q")
 
     def write(self, folder: Path) -> None:
-        import polars as pl
-
         ids = pl.Series("id", [each.decode("latin-1") for each in self.ids], dtype=pl.String)
         times = {"received_ns": list(self.received_ns), "sent_ns": list(self.sent_ns)}
         pl.DataFrame({"id": ids, **times}).write_parquet(folder / "requests.parquet")
@@ -156,7 +161,7 @@ class Connection(asyncio.Protocol):
         if b'"stream":true' in body:
             self.send(BEGIN)
             self.request = len(truth.ids) - 1
-            truth.sent_ns.append(0)  # known once the first token is sent
+            truth.sent_ns.append(0)  # until the first token is sent
             self.left, self.first_tokens = self.first_tokens + 1, TOKENS
             self.skip = True  # a whole gap at least before the first token, so that it never comes with the role
         else:
@@ -170,7 +175,10 @@ class Connection(asyncio.Protocol):
                 self.skip = False
                 return
             self.left -= 1
-            self.tokens_ns.append(monotonic_ns())
+            now_ns = monotonic_ns()
+            if not self.tokens_ns:
+                self.truth.sent_ns[self.request] = now_ns
+            self.tokens_ns.append(now_ns)
             self.send(TOKEN)
         elif self.left:
             self.left = 0
@@ -179,7 +187,6 @@ class Connection(asyncio.Protocol):
 
     def keep_truth(self) -> None:
         truth = self.truth
-        truth.sent_ns[self.request] = self.tokens_ns[0]
         truth.token_ids.append(truth.ids[self.request])
         truth.token_counts.append(len(self.tokens_ns))
         truth.tokens_ns += self.tokens_ns
@@ -208,20 +215,30 @@ def value_of(head: bytes, name: bytes) -> bytes:
     return head[start:] if end < 0 else head[start:end]
 
 
+class TimerSpec(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_long) for name in ("every_s", "every_ns", "first_s", "first_ns"))
+
+
+def timer_of(every_ns: int) -> int:
+    """The descriptor of a kernel timer that fires so often. Raises ConfigError where the system has none."""
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        timer = library.timerfd_create(1, os.O_NONBLOCK | os.O_CLOEXEC)
+        problem = os.strerror(ctypes.get_errno()) if timer < 0 else None
+    except (AttributeError, TypeError):  # no such call in this system's library; no such library
+        problem = f"{sys.platform} has no timerfd"
+    if problem is not None:
+        raise ConfigError(f"the ground-truth server keeps time by timerfd, which takes Linux: {problem}")
+    library.timerfd_settime(timer, 0, ctypes.byref(TimerSpec(0, every_ns, 0, every_ns)), None)
+    return int(timer)
+
+
 class Wheel:
     """Gives each slot its turn once in a gap, on a timer of the kernel: the loop's own count whole milliseconds."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, slots: list[list[Connection]]) -> None:
-        class TimerSpec(ctypes.Structure):
-            _fields_ = tuple((name, ctypes.c_long) for name in ("every_s", "every_ns", "first_s", "first_ns"))
-
         self.slots, self.turn = slots, 0
-        library = ctypes.CDLL(None, use_errno=True)
-        self.timer = library.timerfd_create(1, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self.timer < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        every_ns = GAP_NS // SLOTS
-        library.timerfd_settime(self.timer, 0, ctypes.byref(TimerSpec(0, every_ns, 0, every_ns)), None)
+        self.timer = timer_of(GAP_NS // SLOTS)
         loop.add_reader(self.timer, self.advance)
 
     def advance(self) -> None:
@@ -239,7 +256,12 @@ async def serve(folder: Path) -> None:
     Wheel(loop, slots)
     gc.disable()  # a collection would delay what it then claims to have sent on time
     ended = asyncio.Event()
-    loop.add_reader(0, lambda: os.read(0, 4_096) or ended.set())
+
+    def read_input() -> None:
+        if not os.read(0, 4_096):
+            ended.set()
+
+    loop.add_reader(0, read_input)
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"}) + "\n")
     sys.stdout.flush()
     await ended.wait()
@@ -248,11 +270,15 @@ async def serve(folder: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
-        print(__doc__)
-        return 0
-    import uvloop
-
-    uvloop.run(serve(Path(arguments[0])))
+        sys.stderr.write("python -m loadgen.ground_truth LOG: where to write what was sent when\n")
+        return ConfigError.exit_code
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each stream holds a connection
+    try:
+        uvloop.run(serve(Path(arguments[0])))
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     return 0
 
 
