@@ -50,14 +50,18 @@ class Connection:
         self._greenlet: gevent.Greenlet | None = None
         self._reader: ResponseReader | None = None
         self._unsent = NOTHING
-        self._interruption: Interrupted | None = None
-        self._unopened: tuple[int, Interrupted] | None = None  # when and why a request's connection failed to open
+        self._unsendable: OSError | None = None
+        # Outcome and code, not the exception: that would keep its frames, and with them the request.
+        self._interruption: tuple[Outcome, str] | None = None
+        # When and why a request's connection failed to open.
+        self._unopened: tuple[int, tuple[Outcome, str]] | None = None
         self._used = False
         self._connect_ns = self._connected_ns = self._secured_ns = 0
         self._timeouts_ns: dict[str, int] = {
             name: round(getattr(endpoint.timeouts, name) * 1e9) for name in ("connect", "first_byte", "idle", "total")
         }
         self._began_ns = self._stage_ns = 0
+        self._connect_share = 1.0
         self.timeout_code = ""
 
     def attempt(self, spec: RequestSpec, sample: Sample, request_id: str) -> ResponseReader:
@@ -72,7 +76,8 @@ class Connection:
                 outcome, error = Outcome.NETWORK, "proxy_407"
         except Interrupted as interrupted:
             reader = self._reader or ResponseReader(stream=spec.stream)
-            outcome, error = interrupted.args
+            # A stream that has said [DONE] is whole, however long its connection takes to end.
+            outcome, error = reader.verdict(self._redact) if reader.done_marker else interrupted.args
         except BaseException:
             reader = self._reader or ResponseReader(stream=spec.stream)
             self._note(sample, reader, Outcome.CANCELLED, "stopped")
@@ -101,7 +106,7 @@ class Connection:
         except Interrupted as failure:
             self.close()
             if monotonic_ns() >= due_ns:
-                self._unopened = monotonic_ns(), failure
+                self._unopened = monotonic_ns(), failure.args
         finally:
             self._endpoint.active.discard(self)
 
@@ -118,13 +123,16 @@ class Connection:
     def interrupt(self, outcome: Outcome, code: str) -> None:
         """End the attempt in progress from outside: a timeout, or the end of the run."""
         if self._interruption is None:
-            self._interruption = Interrupted(outcome, code)
+            self._interruption = outcome, code
             self._wake()
 
     def deadline_ns(self) -> int:
         """When the attempt in progress will have taken too long; says so in `timeout_code`."""
         stage = self._stage()
-        stage_ends_ns = self._stage_ns + self._timeouts_ns[stage]
+        patience_ns = self._timeouts_ns[stage]
+        stage_ends_ns = self._stage_ns + (
+            round(patience_ns * self._connect_share) if stage == "connect" else patience_ns
+        )
         ends_ns = self._began_ns + self._timeouts_ns["total"]
         self.timeout_code = f"{stage if stage_ends_ns <= ends_ns else 'total'}_timeout"
         return min(stage_ends_ns, ends_ns)
@@ -141,15 +149,16 @@ class Connection:
         if self._unopened is not None:
             (failed_ns, failure), self._unopened = self._unopened, None
             if monotonic_ns() - failed_ns < STALE_NS:  # else it has waited for the quota, and may try again
-                raise failure
+                raise Interrupted(*failure)
         while True:
-            if self._socket is None:
-                self._open()
-            fresh = not self._used
+            fresh = self._socket is None  # else it has been idle, used before or not, and may be lost by now
             if fresh:
+                self._open()
+            if not self._used:
                 self._note_opening(sample)
             self._used = True
             reader = self._reader = ResponseReader(stream=stream)
+            self._unsendable = None
             self._stage_ns = sent_ns = monotonic_ns()
             sample.sent_ns = sent_ns - self._endpoint.start_ns
             try:
@@ -173,16 +182,22 @@ class Connection:
     def _open(self) -> None:
         self._stage_ns, self._reader = monotonic_ns(), None
         self._connect_ns, self._secured_ns = self._stage_ns, 0
-        failure: OSError | None = None
-        for family, kind, protocol, _, where in self._endpoint.resolved:
+        addresses = self._endpoint.resolved
+        failure = _network_code("connect", None)
+        for number, (family, kind, protocol, _, where) in enumerate(addresses, start=1):
+            self._connect_share = number / len(addresses)  # of the time, by when the next one gets its turn
             try:
                 self._connect(family, kind, protocol, where)
                 break
             except OSError as error:
-                self.close()
-                failure = error
+                failure = _network_code("connect", error)
+            except Interrupted as interrupted:
+                if number == len(addresses) or interrupted.args[1] != "connect_timeout":
+                    raise
+            self.close()
         else:
-            raise Interrupted(Outcome.NETWORK, _network_code("connect", failure))
+            raise Interrupted(Outcome.NETWORK, failure)
+        self._connect_share = 1.0
         if self._endpoint.tunnel is not None:
             self._dig(self._endpoint.tunnel)
         self._connected_ns = monotonic_ns()
@@ -255,7 +270,8 @@ class Connection:
             sent = self._socket.send(payload)
         except BlockingIOError:
             sent = 0
-        except OSError:  # the server has closed its side; why, it may have said, and the reader will see
+        except OSError as error:  # the server has closed its side; why, it may have said, and the reader will see
+            self._unsendable = error.with_traceback(None)
             return
         if sent < len(payload):
             self._unsent = memoryview(payload)[sent:]
@@ -286,7 +302,7 @@ class Connection:
         finally:
             self._greenlet = None
         if self._interruption is not None:
-            raise self._interruption
+            raise Interrupted(*self._interruption)
 
     def _wake(self) -> None:
         greenlet, self._greenlet = self._greenlet, None
@@ -322,6 +338,9 @@ class Connection:
         """The server has closed the connection. Over TLS it must have said so, or anyone may have cut it."""
         if self._tls is not None and not self._tls.ended and reader.status is not None and not reader.complete:
             reader.broken = reader.broken or "cut"
+        if self._unsendable is not None and reader.first_byte_ns is None:  # the kernel tells of a reset only once
+            self.interrupt(Outcome.NETWORK, _network_code("send", self._unsendable))
+            return
         reader.feed_eof()
         self._wake()
 
@@ -357,7 +376,7 @@ class Connection:
         sample.first_byte_ns = reader.first_byte_ns
         sample.first_token_ns, sample.last_token_ns = reader.first_token_ns, reader.last_token_ns
         # What was complete ended with its last byte; what was cut short ends now.
-        ended_ns = reader.last_byte_ns if reader.complete else None
+        ended_ns = reader.last_byte_ns if reader.complete or reader.done_marker else None
         sample.done_ns = ended_ns if ended_ns is not None else monotonic_ns() - self._endpoint.start_ns
         sample.prompt_tokens, sample.completion_tokens = reader.prompt_tokens, reader.completion_tokens
         sample.usage_source = "server" if reader.completion_tokens is not None else "estimated"

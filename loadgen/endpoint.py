@@ -42,7 +42,8 @@ class Endpoint:
         self.tunnel = self.proxy.connect_request(self.address) if https and self.proxy is not None else None
         self._head = self._make_head()
         timeouts = self.timeouts
-        self._shortest_ns = round(min(timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.total) * 1e9)
+        connect_s = timeouts.connect / len(self.resolved)  # for each address
+        self._shortest_ns = round(min(connect_s, timeouts.first_byte, timeouts.idle, timeouts.total) * 1e9)
         self._look_at_ns = 0  # before then no deadline can pass
         self._sweeper = get_hub().loop.timer(SWEEP_S, SWEEP_S)
         self._sweeper.start(self._sweep)
@@ -53,14 +54,22 @@ class Endpoint:
             (self.address.host, self.address.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
         )
         patience_s = self.timeouts.connect
+        patience = Timeout(patience_s)
         try:
-            with Timeout(patience_s):
+            with patience:
                 return list(get_hub().resolver.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Timeout:
+        except Timeout as rung:
+            if rung is not patience:
+                raise
             raise TargetError(f"{host} was not resolved within {patience_s:g} s; check the name server") from None
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise TargetError(f"{host} cannot be resolved: {reason}") from None
+
+    def close(self) -> None:
+        """No connection of its is in use any more."""
+        self._sweeper.stop()
+        self._sweeper.close()
 
     def encode(self, spec: RequestSpec, request_id: str) -> bytes:
         """The bytes of one request."""

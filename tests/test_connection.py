@@ -266,6 +266,35 @@ def test_a_connection_that_cannot_be_opened_is_waited_for_once():
             filler.close()
 
 
+def test_an_address_that_swallows_connections_leaves_time_for_the_next():
+    with socket.socket() as full, Server(always(response())) as server:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.create_connection(full.getsockname())]
+        for _ in range(3):
+            fillers.append(socket.socket())
+            fillers[-1].setblocking(False)
+            fillers[-1].connect_ex(full.getsockname())
+        endpoint = endpoint_of(server.url, connect=1)
+        (address, *_) = endpoint.resolved
+        endpoint.resolved = [(*address[:4], full.getsockname()), (*address[:4], ("127.0.0.1", server.port))]
+        sample = attempt(Connection(endpoint))
+        for filler in fillers:
+            filler.close()
+    assert sample.outcome == "ok"
+    assert 0.4e9 < sample.connected_ns - sample.connect_ns < 0.9e9
+
+
+def test_a_stream_that_has_said_done_is_whole_however_its_connection_ends():
+    async def done_and_stall(call, writer):
+        await stream(content("a"), LAST, b"[DONE]", end=False)(call, writer)
+
+    with Server(done_and_stall) as server:
+        sample = attempt(Connection(endpoint_of(server.url, idle=0.2)), STREAM)
+    assert (sample.outcome, sample.error) == ("ok", None)
+    assert sample.done_ns - sample.last_token_ns < 0.1e9
+
+
 @pytest.mark.parametrize(
     ("timeouts", "script", "error"),
     [

@@ -136,8 +136,7 @@ def connection_to(url, dialect=Dialect.AZURE):
     connection = Connection(endpoint)
     yield SimpleNamespace(attempt=connection.attempt, path=endpoint.address.chat_path(target))
     connection.close()
-    endpoint._sweeper.stop()
-    endpoint._sweeper.close()
+    endpoint.close()
 
 
 def words(random, longest):
