@@ -19,10 +19,11 @@ from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 
 from loadgen.endpoint import Endpoint
+from loadgen.refusals import printable, retry_after_ms
 from loadgen.requests import RequestSpec
 from loadgen.samples import OK, Outcome, Sample
 from loadgen.tls import HandshakeFailed, Session
-from loadgen.wire import ResponseReader, printable, retry_after_ms
+from loadgen.wire import ResponseReader
 
 FINISH_REASON_LENGTH = 64
 READ, WRITE = 1, 2  # libev's event masks

@@ -28,13 +28,14 @@ from loadgen.errors import ConfigError
 from loadgen.feed import Feed
 from loadgen.proxy import proxy_of
 from loadgen.quota import Grant, admitting, pacing
+from loadgen.refusals import remaining_of
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
 from loadgen.schedule import Arrival, drawn, read_trace, replayed
 from loadgen.tally import Tally
 from loadgen.target import address_of, check_allowed, check_encrypted, credential_of
 from loadgen.throttle import Throttle
-from loadgen.wire import ResponseReader, remaining_of
+from loadgen.wire import ResponseReader
 
 FIRST_SEEN = 64  # requests of each scenario that are built and checked before anything is sent
 UNASKED_PAUSE_MS = 1_000  # after a 429 that does not say how long to wait

@@ -14,6 +14,7 @@ from planner.assemble import plan_run
 from tests.commands import headroom
 
 SERVICE_S = 0.05
+UNTHROTTLED = ["--rpm", "10000", "--tpm", "10000000"]
 SERVING = f"""
 import asyncio, sys
 from tests.servers import Server, response
@@ -67,7 +68,7 @@ def closed_form_s(quantile, *, steady_s, freeze_s):
 
 @pytest.mark.long
 def test_a_freeze_of_six_seconds_shows_in_the_response_time_as_the_closed_form_has_it(tmp_path):
-    flags = ["--rate", "20/s", "--arrivals", "constant", "--duration", "60s", "--warmup", "5s"]
+    flags = ["--rate", "20/s", "--arrivals", "constant", "--duration", "60s", "--warmup", "5s", *UNTHROTTLED]
     done, latency, _ = play(tmp_path, freeze_s=6.0, at_s=25.0, flags=flags)
     expected_ms = 1e3 * closed_form_s(0.99, steady_s=55, freeze_s=6.0)
     assert abs(latency["response_time"].p99.value_ms - expected_ms) <= 0.03 * expected_ms
@@ -78,14 +79,14 @@ def test_a_freeze_of_six_seconds_shows_in_the_response_time_as_the_closed_form_h
 
 
 def test_a_short_freeze_shows_likewise(tmp_path):
-    flags = ["--rate", "50/s", "--arrivals", "constant", "--duration", "9s", "--warmup", "1s", "--rpm", "10000"]
-    _, latency, _ = play(tmp_path, freeze_s=1.5, at_s=4.0, flags=[*flags, "--tpm", "10000000"])
+    flags = ["--rate", "50/s", "--arrivals", "constant", "--duration", "9s", "--warmup", "1s", *UNTHROTTLED]
+    _, latency, _ = play(tmp_path, freeze_s=1.5, at_s=4.0, flags=flags)
     expected_ms = 1e3 * closed_form_s(0.95, steady_s=8, freeze_s=1.5)
     assert abs(latency["response_time"].p95.value_ms - expected_ms) <= 0.03 * expected_ms
 
 
 def test_a_closed_loop_that_sees_less_of_it_is_labelled(tmp_path):
-    flags = ["--users", "2", "--duration", "6s", "--warmup", "1s", "--rpm", "10000", "--tpm", "10000000"]
+    flags = ["--users", "2", "--duration", "6s", "--warmup", "1s", *UNTHROTTLED]
     done, latency, run = play(tmp_path, freeze_s=1.5, at_s=3.0, flags=flags)
     assert latency["response_time"].max_ms > 1_400
     assert latency["response_time"].p95.value_ms < 500, "two of many requests met the freeze"
