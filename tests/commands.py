@@ -13,7 +13,7 @@ LAST = {
     "usage": {"prompt_tokens": 3, "completion_tokens": 1},
 }
 TOKEN = {"choices": [{"delta": {"content": "x"}}]}
-SHORT = ["--duration", "3s", "--warmup", "0s"]
+SHORT = ["--duration", "2s", "--warmup", "0s"]
 
 
 def environment(**extra):

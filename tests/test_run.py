@@ -180,7 +180,21 @@ def test_a_trace_is_replayed_at_its_instants_with_its_token_counts(tmp_path):
     (tmp_path / "trace.csv").write_text(
         "at_s,prompt_tokens,completion_tokens\n" + "\n".join(",".join(map(str, row)) for row in rows)
     )
-    done = headroom(tmp_path, "run", "--trace", "trace.csv", *SHORT, "--out", "run", "--quiet", "--throttle", "off")
+    done = headroom(
+        tmp_path,
+        "run",
+        "--trace",
+        "trace.csv",
+        "--duration",
+        "3s",
+        "--warmup",
+        "0s",
+        "--out",
+        "run",
+        "--quiet",
+        "--throttle",
+        "off",
+    )
     assert done.returncode == 0, done.stderr
     samples = Run.open(tmp_path / "run").samples.collect()
     assert samples["due_ns"].to_list() == [round(at_s * 1e9) for at_s, _, _ in rows]
