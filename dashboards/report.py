@@ -19,7 +19,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dashboards import figures, text
-from loadgen.samples import Manifest, Run, publish_bytes
+from loadgen.durable import publish_bytes
+from loadgen.samples import Manifest, Run
 from planner import metrics
 from planner.plan import Plan
 

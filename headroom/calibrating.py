@@ -19,9 +19,10 @@ from dashboards.calibration import print_calibration
 from headroom.processes import OthersMeter, serving
 from headroom.running import INVALID, manifest_of, play
 from loadgen.config import Kind, RunConfig
+from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.ground_truth import GAP_NS, TOKENS, timer_of
-from loadgen.samples import Run, check_ledger, create, finish, publish_bytes
+from loadgen.samples import Run, check_ledger, create, finish
 from loadgen.slo import parse_duration_ns
 from loadgen.target import KEY_VARIABLES
 from planner.assemble import to_json

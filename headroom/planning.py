@@ -12,9 +12,10 @@ from dashboards.report import write_report
 from dashboards.terminal import print_plan
 from dashboards.what_if import print_what_if
 from loadgen.config import RunConfig
+from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
 from loadgen.quota import Quota
-from loadgen.samples import Run, publish_bytes
+from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.assemble import plan_run, to_json
 from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run, grown

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,10 +21,12 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from loadgen.durable import publish_bytes, publish_frame, publish_lazy
 from loadgen.errors import RunFolderError
 
 FORMAT = 1
 ERROR_LENGTH = 200
+SLICE = 100_000  # arrivals that are sorted at once when a record is closed
 
 
 class Outcome(StrEnum):
@@ -297,8 +298,8 @@ def finish(
     Each step leaves either the old files or the new ones, so a crash here loses nothing and `finish` can run again.
     """
     run = Run.open(folder)
-    publish_lazy(folder / "samples.parquet", run.samples.sort("seq", "attempt"))
-    publish_lazy(folder / "chunks.parquet", run.chunks.sort("seq", "attempt", maintain_order=True))
+    _publish_sorted(folder / "samples.parquet", run.samples)
+    _publish_sorted(folder / "chunks.parquet", run.chunks)
     totals = count_totals(run.samples)
     if planned is not None:
         totals["planned"] = planned  # the generator's own count, for every later reader to hold the rows against
@@ -314,6 +315,19 @@ def finish(
     manifest.write(folder)
     shutil.rmtree(folder / "parts", ignore_errors=True)
     return manifest
+
+
+def _publish_sorted(path: Path, rows: pl.LazyFrame) -> None:
+    """By seq and attempt, else in the order they have; slice by slice, so that memory does not grow with the record."""
+    slices = path.parent / "parts" / path.stem
+    slices.mkdir(exist_ok=True, parents=True)
+    last: int = rows.select(pl.col("seq").max()).collect().item() or 0
+    sorted_slices = []
+    for first in range(0, last + 1, SLICE):
+        part = rows.filter(pl.col("seq").is_between(first, first + SLICE - 1))
+        sorted_slices.append(slices / f"{first:012d}.parquet")
+        publish_lazy(sorted_slices[-1], part.sort("seq", "attempt", maintain_order=True))
+    publish_lazy(path, pl.scan_parquet(sorted_slices, glob=False))
 
 
 def count_totals(samples: pl.LazyFrame) -> dict[str, int]:
@@ -351,37 +365,3 @@ def check_ledger(totals: Mapping[str, int], planned: int | None = None) -> None:
             f"the record holds {totals['planned']} ({totals['sent']} sent, {totals['dropped']} dropped) in {rows} "
             f"rows, {totals['distinct']} of them distinct, with {outcomes} outcomes"
         )
-
-
-def publish_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` at once or not at all, and survive a power cut."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename_durably(draft, path)
-
-
-def publish_frame(path: Path, frame: pl.DataFrame) -> None:
-    publish_lazy(path, frame.lazy())
-
-
-def publish_lazy(path: Path, frame: pl.LazyFrame) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        frame.sink_parquet(draft, compression="zstd")
-    except pl.exceptions.ComputeError as error:  # a full disk, among others
-        raise RunFolderError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    _rename_durably(draft, path)
-
-
-def _rename_durably(draft: Path, path: Path) -> None:
-    draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -23,8 +23,8 @@ from typing import Any
 import httpx
 from asyncio_throttle.throttler import Throttler
 
+from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, HeadroomError
-from loadgen.samples import publish_bytes
 from planner.prices import BOOK, plain_name, read_prices
 
 SOURCE = "Azure Retail Prices API"

@@ -13,6 +13,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
     "scenarios/": ("scenarios", "loadgen"),
     "planner/": (
         "planner",
+        "loadgen.durable",
         "loadgen.samples",
         "loadgen.quota",
         "loadgen.config",
@@ -21,7 +22,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.schedule",
         "loadgen.tokens",
     ),
-    "dashboards/": ("dashboards", "planner", "loadgen.samples", "loadgen.quota"),
+    "dashboards/": ("dashboards", "planner", "loadgen.durable", "loadgen.samples", "loadgen.quota"),
     "headroom/": ("headroom", "dashboards", "planner", "scenarios.PLACES", "loadgen"),
 }
 ONLY_IN = {  # library -> the files allowed to know it
@@ -45,7 +46,7 @@ ONLY_IN = {  # library -> the files allowed to know it
     "typer": ("headroom/",),
     "starlette": ("loadgen/simulator/",),
     "uvicorn": ("loadgen/simulator/",),
-    "polars": ("loadgen/samples.py", "loadgen/ground_truth.py", "planner/", "dashboards/"),
+    "polars": ("loadgen/samples.py", "loadgen/durable.py", "loadgen/ground_truth.py", "planner/", "dashboards/"),
     "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
 }
 PURE = (

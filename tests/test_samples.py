@@ -141,6 +141,24 @@ def test_a_record_of_an_earlier_version_lacks_columns_and_reads_all_the_same(fol
     assert read["connect_ns"].to_list() == [None]
 
 
+def test_a_record_is_sorted_slice_by_slice_and_the_gaps_of_a_stream_keep_their_order(folder, monkeypatch):
+    monkeypatch.setattr("loadgen.samples.SLICE", 10)
+    seqs = [*range(34, -1, -2), *range(1, 35, 2)]
+    for worker, part in enumerate((seqs[:20], seqs[20:])):
+        recorder = Recorder(folder, worker)
+        recorder.add(
+            [sample(seq, attempt=attempt) for seq in part for attempt in (1, 0)],
+            [(seq, 0, [9, seq, 3]) for seq in part],
+        )
+        recorder.publish()
+    totals = finish(folder, state="complete").totals
+    assert (totals["planned"], totals["attempts"]) == (35, 70)
+    run = Run.open(folder)
+    assert run.samples.select("seq", "attempt").collect().rows() == [(seq, n) for seq in range(35) for n in (0, 1)]
+    assert run.chunks.collect()["gap_us"].to_list() == [gap for seq in range(35) for gap in (9, seq, 3)]
+    assert not (folder / "parts").exists()
+
+
 def test_notes_are_read_up_to_a_torn_line(folder):
     (folder / "notes.jsonl").write_text('{"at_s": 1, "kind": "cpu", "text": "busy"}\n{"at_s": 2, "ki')
     assert Run.open(folder).notes == [{"at_s": 1, "kind": "cpu", "text": "busy"}]

@@ -1,0 +1,44 @@
+"""Files that are whole or not there, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import polars as pl
+
+from loadgen.errors import RunFolderError
+
+
+def publish_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` at once or not at all, and survive a power cut."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    _rename_durably(draft, path)
+
+
+def publish_frame(path: Path, frame: pl.DataFrame) -> None:
+    publish_lazy(path, frame.lazy())
+
+
+def publish_lazy(path: Path, frame: pl.LazyFrame) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        frame.sink_parquet(draft, compression="zstd")
+    except pl.exceptions.ComputeError as error:  # a full disk, among others
+        raise RunFolderError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    _rename_durably(draft, path)
+
+
+def _rename_durably(draft: Path, path: Path) -> None:
+    draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
