@@ -38,7 +38,7 @@ from headroom.processes import core_seconds, serving
 from headroom.running import manifest_of
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
-from loadgen.samples import Run, check_ledger, create, finish
+from loadgen.samples import Run, WorkerHealth, check_ledger, create, finish
 from planner.metrics import latency_row, sorted_values
 from planner.plan import LatencyRow, Quantile
 from planner.rows import OK, Stretch
@@ -221,6 +221,7 @@ class Load:
         said = [json.loads(line) for line in self.process.stdout]  # its standard input stays open: closing it ends it
         if self.process.wait() != 0:
             raise Unmeasurable(f"the load process ended with {self.process.returncode}")
+        self.health = WorkerHealth(**said[-1]["health"])
         return int(said[-1]["planned"])
 
 
@@ -250,7 +251,11 @@ class Played:
         recorder = (self.end.recorder_s - self.begin.recorder_s) / seconds
         waited = (self.end.waited_s - self.begin.waited_s) / seconds
         others = f"; OTHER PROGRAMS KEPT IT WAITING {waited:.0%} of the time" if waited > DISTURBED else ""
-        return f"load process {load:.1%} + recorder {recorder:.1%} = {load + recorder:.1%} of a core{others}"
+        (health,) = self.run.manifest.workers
+        hub = f"hub late {health.hub_late_p99_ms:.2g} ms at p99, {health.hub_late_max_ms:.2g} ms at most"
+        garbage = f"garbage collected {health.collections} times, {health.longest_collection_ms:.2g} ms at most"
+        cores = f"load process {load:.1%} + recorder {recorder:.1%} = {load + recorder:.1%} of a core"
+        return f"{cores}; {hub}; {garbage}{others}"
 
 
 def play(setting: Setting, name: str, url: str, scenario: str, **load: Any) -> Played:
@@ -264,7 +269,7 @@ def play(setting: Setting, name: str, url: str, scenario: str, **load: Any) -> P
         planned = process.end()
     finally:
         process.process.kill()
-    check_ledger(finish(folder, state="complete").totals, planned)
+    check_ledger(finish(folder, state="complete", workers=[process.health]).totals, planned)
     played = Played(Run.open(folder), before, after)
     failed = played.run.samples.filter(~OK & played.within("sent_ns")).select(pl.col("outcome").value_counts())
     if kinds := failed.collect().to_series().to_list():
