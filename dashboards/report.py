@@ -164,7 +164,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.globals |= {"mark": mark, "interval": text.interval}
+    pages.globals |= {"mark": mark, "interval": text.interval, "generator_rows": text.GENERATOR_ROWS}
     writers = (
         text.digits, text.count, text.whole, text.usd, text.percent,
         text.quantiles, text.metric_name, text.metric_meaning,

@@ -28,6 +28,7 @@ from dashboards.text import (
 from planner.plan import LatencyRow, ManagedCost, Plan, Quantile, QuotaUse, ServerlessCost, SloResult
 
 WIDE = 116  # columns from which on an interval fits beside its percentile
+SHOWN_FAILURES = 6
 CHEAPEST = 4  # kinds of instance that are listed
 SHORT_NAMES = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "service_time": "Service", "response_time": "Response"}
 
@@ -137,6 +138,12 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
         if n and name != "dropped"
     ]
     yield Text(f"{count(traffic.attempts)} attempts: {', '.join(ended)}")
+    if traffic.failures:
+        worst = ", ".join(
+            f"{readable(failure.error or failure.outcome)} {count(failure.n)}"
+            for failure in traffic.failures[:SHOWN_FAILURES]
+        )
+        yield Text(f"failures: {worst}{', and more' if len(traffic.failures) > SHOWN_FAILURES else ''}")
     for worker in plan.workers:
         yield Text(f"load generator: {generator(worker)}")
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "

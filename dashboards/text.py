@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 from loadgen.samples import WorkerHealth
 from planner.plan import LatencyRow, Quantile
@@ -39,17 +41,6 @@ def readable(text: str) -> str:
     return "".join(
         char for char in kept if unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI_CONTROLS
     )
-
-
-def generator(worker: WorkerHealth) -> str:
-    """What a load process took for itself, and how late it was to what came."""
-    if worker.cpu_share is None:
-        return "it ended before it had measured itself"
-    late = ""
-    if worker.hub_late_p99_ms is not None and worker.hub_late_max_ms is not None:
-        p99, most = digits(worker.hub_late_p99_ms), digits(worker.hub_late_max_ms)
-        late = f"; its hub was late by {p99} ms at p99, {most} ms at most"
-    return f"{percent(worker.cpu_share)} of a core{late}"
 
 
 def plotly_label(text: str, longest: int = 36) -> str:
@@ -121,3 +112,30 @@ def interval(low: float | None, high: float | None) -> str:
 
 def quantiles(row: LatencyRow) -> tuple[tuple[str, Quantile], ...]:
     return (("p50", row.p50), ("p90", row.p90), ("p95", row.p95), ("p99", row.p99))
+
+
+GENERATOR_ROWS: tuple[
+    tuple[str, str, str, Callable[[Any], str]], ...
+] = (  # field, what it is, its bound, how it is shown
+    ("seconds", "measured, s", "", digits),
+    ("cpu_share", "share of a core", "90 %", percent),
+    ("busiest_cpu_share", "share of a core in its busiest second", "", percent),
+    ("without_core_share", "time it had work and no core", "", percent),
+    ("hub_late_p99_ms", "event loop late, p99, ms", "10 ms", digits),
+    ("hub_late_max_ms", "event loop late, at most, ms", "100 ms", digits),
+    ("collections", "garbage collections", "", count),
+    ("longest_collection_ms", "longest of them, ms", "", digits),
+    ("clock_step_ms", "time of day set by, at most, ms", "", digits),
+    ("most_in_flight", "most requests in flight", "", count),
+)
+
+
+def generator(worker: WorkerHealth) -> str:
+    """What a load process took for itself, and how late it was to what came."""
+    if worker.cpu_share is None:
+        return "it ended before it had measured itself"
+    late = ""
+    if worker.hub_late_p99_ms is not None and worker.hub_late_max_ms is not None:
+        p99, most = digits(worker.hub_late_p99_ms), digits(worker.hub_late_max_ms)
+        late = f"; its event loop was late by {p99} ms at p99, {most} ms at most"
+    return f"{percent(worker.cpu_share)} of a core{late}"

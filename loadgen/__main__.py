@@ -116,6 +116,7 @@ class Load:
         )
         dispatcher = gevent.spawn(source.run)
         self._until(lambda: dispatcher.dead, None)
+        self.health.rest()
         dispatcher.get(block=False) if dispatcher.ready() else source.stop()
         self._until(lambda: source.idle, self.config.load.drain)
         dispatcher.kill()
@@ -126,6 +127,7 @@ class Load:
         self.player.alarm.wait_until(self.player.start_ns)
         self._spawn(shares(self.config.scenarios, self.config.load.users or 1))
         self._until(lambda: monotonic_ns() >= end_ns, None)
+        self.health.rest()
         self._until(lambda: len(self.runner.user_greenlets) == 0, self.config.load.drain)
 
     def _spawn(self, users: dict[str, int]) -> None:
@@ -145,6 +147,7 @@ class Load:
     def _send_home(self) -> None:
         """End all users; those whose requests have left only just get a moment for their answers."""
         self.player.source.stop()
+        self.player.stopping = True
         throttle = self.player.throttle
         just_sent = self.stopping.is_set() or (throttle is not None and throttle.waiting > 0)
         if throttle is not None:
@@ -182,10 +185,10 @@ class Load:
             self.voice.say("progress", **self._progress())
 
     def _progress(self) -> dict[str, Any]:
-        throttle, in_flight = self.player.throttle, len(self.player.endpoint.active)
-        self.health.tick(in_flight)
+        throttle = self.player.throttle
+        self.health.tick()
         return self.player.tally.progress(
-            in_flight=in_flight,
+            in_flight=len(self.player.endpoint.active),
             waiting=0 if throttle is None else throttle.waiting,
             duration_s=self.config.load.duration,
         )
@@ -194,7 +197,7 @@ class Load:
         """From the end of the warm-up on: before then users are made, and no figure counts."""
         self.player.alarm.wait_until(self.player.start_ns + round(self.config.load.warmup * 1e9))
         self.health.begin()
-        self._looks.start(self.health.look)
+        self._looks.start(lambda: self.health.look(len(self.player.endpoint.active)))
 
     def _watch_parent(self) -> None:
         gevent.os.make_nonblocking(0)

@@ -163,7 +163,8 @@ class LoadConfig(Section):
             raise ValueError(f"{' and '.join(given)} exclude each other: give one")
         if self.warmup + self.cooldown >= self.duration:
             raise ValueError(
-                f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing of {self.duration:g} s"
+                f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing of {self.duration:g} s: "
+                "make them shorter, or the duration longer"
             )
         return self
 

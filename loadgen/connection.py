@@ -31,6 +31,7 @@ RECEIVE_BYTES = 65_536
 PROXY_HEAD_LIMIT = 16 << 10
 STALE_NS = 100_000_000
 STALE_ROUND_TRIPS = 3
+LONGEST_STALE_NS = 1_000_000_000
 NOTHING = memoryview(b"")
 NativeSocket = get_original("socket", "socket")  # never blocks here, so gevent's own socket would only be in the way
 
@@ -57,7 +58,7 @@ class Connection:
         # When and why a request's connection failed to open.
         self._unopened: tuple[int, tuple[Outcome, str]] | None = None
         self._used = False
-        self._connect_ns = self._connected_ns = self._secured_ns = 0
+        self._connect_ns = self._connected_ns = self._secured_ns = self._round_trip_ns = 0
         self._timeouts_ns: dict[str, int] = {
             name: round(getattr(endpoint.timeouts, name) * 1e9) for name in ("connect", "first_byte", "idle", "total")
         }
@@ -172,11 +173,12 @@ class Connection:
                 if fresh or reader.complete or not self._was_stale(reader, sent_ns):
                     return reader
             self.close()  # the server had closed an idle connection: nothing was lost, so open another, once
+            sample.resent += 1
 
     def _was_stale(self, reader: ResponseReader, sent_ns: int) -> bool:
         """An idle connection that the server has closed says so within a round trip; later, an answer has failed."""
-        patience_ns = max(STALE_NS, STALE_ROUND_TRIPS * (self._connected_ns - self._connect_ns))
-        return reader.first_byte_ns is None and monotonic_ns() - sent_ns < patience_ns
+        patience_ns = max(STALE_NS, min(STALE_ROUND_TRIPS * self._round_trip_ns, LONGEST_STALE_NS))
+        return not reader.bytes_in and monotonic_ns() - sent_ns < patience_ns
 
     # Opening.
 
@@ -188,7 +190,9 @@ class Connection:
         for number, (family, kind, protocol, _, where) in enumerate(addresses, start=1):
             self._connect_share = number / len(addresses)  # of the time, by when the next one gets its turn
             try:
+                began_ns = monotonic_ns()
                 self._connect(family, kind, protocol, where)
+                self._round_trip_ns = monotonic_ns() - began_ns
                 break
             except OSError as error:
                 failure = _network_code("connect", error)
@@ -384,7 +388,7 @@ class Connection:
         sample.chunks, sample.bytes_in = reader.chunks, reader.bytes_in
         if reader.finish_reason is not None:
             sample.finish_reason = printable(self._redact(reader.finish_reason))[:FINISH_REASON_LENGTH]
-        if reader.status in (429, 503):
+        if reader.status is not None and (reader.status in (408, 429) or reader.status >= 500):
             sample.retry_after_ms = retry_after_ms(reader.headers, time.time())
 
 

@@ -29,12 +29,13 @@ class Feed:
         gevent.spawn(self._run)
 
     def add(self, sample: Sample, spec: RequestSpec) -> None:
-        what = f"{sample.outcome} {sample.status or ''} {sample.error or ''}"
+        what = " ".join(dict.fromkeys(map(str, filter(None, (sample.outcome, sample.status, sample.error)))))
+        began_ns = sample.due_ns if sample.sent_ns is None else sample.sent_ns
         failed = sample.outcome not in (Outcome.OK, Outcome.DROPPED)
         self._waiting.append({
             "request_type": "STREAM" if spec.stream else "POST",
             "name": spec.scenario,
-            "response_time": ((sample.done_ns or 0) - (sample.sent_ns or 0)) / 1e6,
+            "response_time": ((sample.done_ns or began_ns) - began_ns) / 1e6,
             "response_length": sample.bytes_in,
             "exception": RuntimeError(what) if failed else None,
             "context": {},

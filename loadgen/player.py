@@ -10,10 +10,12 @@ import importlib
 import importlib.util
 import os
 import random
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic_ns
 
+import gevent
 from gevent import GreenletExit
 from locust import User, task  # first: it patches the process for gevent
 from locust.env import Environment
@@ -24,7 +26,7 @@ from loadgen.arrivals import ClosedLoop, Source
 from loadgen.config import Dialect, Kind, LoadConfig, RunConfig, TargetConfig, ThrottleMode
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
-from loadgen.errors import ConfigError
+from loadgen.errors import ConfigError, TargetRefused
 from loadgen.feed import Feed
 from loadgen.proxy import proxy_of
 from loadgen.quota import Grant, admitting, pacing
@@ -73,6 +75,7 @@ class Player:
         quota = config.quota
         self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), self.alarm, quota.concurrency)
         self.feed: Feed | None = None  # under plain Locust
+        self.stopping = False  # no attempt is to be made again
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._retries = quota.admission, config.load.retries
         self._request_id, self._target = run_id[:8], address.origin
@@ -108,13 +111,15 @@ class Player:
         while sample.attempt < self._retries and (wait_s := self._backoff_s(sample, reader)) is not None:
             again_ns = monotonic_ns() + round(wait_s * 1e9)
             self.alarm.wait_until(again_ns)
+            if self.stopping:
+                break
             sample = self._sample(arrival, spec.scenario, sample.attempt + 1)
             reader = self._attempt(sample, spec, connection, again_ns)
         return sample
 
     def _backoff_s(self, sample: Sample, reader: ResponseReader | None) -> float | None:
         """How long to wait before the next attempt; None where there is to be none."""
-        if reader is None or (sample.outcome not in RETRIED and sample.status != 408):
+        if self.stopping or reader is None or (sample.outcome not in RETRIED and sample.status != 408):
             return None
         if sample.retry_after_ms is not None:
             return sample.retry_after_ms / 1e3 if sample.retry_after_ms <= LONGEST_RETRY_AFTER_MS else None
@@ -137,7 +142,7 @@ class Player:
                 return None
             raise
         now_ns = monotonic_ns() - self.start_ns
-        self.tally.note_sent(now_ns - (sample.admitted_ns or now_ns), now_ns, cost)
+        self.tally.note_sent(now_ns, cost)
         try:
             reader = connection.attempt(spec, sample, f"{self._request_id}-{sample.seq}-{sample.attempt}")
         except GreenletExit:
@@ -225,9 +230,21 @@ class Player:
         for name, user_class in classes.items():
             user = user_class(self.environment)
             for seq in range(FIRST_SEEN):
-                cost = self._cost(user.request(Arrival(seq, 0, name, self.config.load.seed)))
+                cost = self._cost(_first_request(user, Arrival(seq, 0, name, self.config.load.seed)))
                 for limiter in limiters:
                     limiter.check_fits(cost, f"a request of scenario {name}")
+
+
+def _first_request(user: DeploymentUser, arrival: Arrival) -> RequestSpec:
+    """Raises ConfigError that names the place in the scenario where it failed."""
+    try:
+        return user.request(arrival)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"scenario {arrival.scenario}: request() raised {type(error).__name__}: {error} "
+            f"({Path(place.filename).name}, line {place.lineno})"
+        ) from None
 
 
 class DeploymentUser(User):
@@ -292,6 +309,9 @@ class DeploymentUser(User):
         sample = self.player.play(arrival, spec, self.connection)
         if self.player.feed is not None:
             self.player.feed.add(sample, spec)
+            if sample.outcome == Outcome.THROTTLED:  # nothing else holds back users that have no schedule
+                wait_ms = UNASKED_PAUSE_MS if sample.retry_after_ms is None else sample.retry_after_ms
+                gevent.sleep(min(wait_ms, LONGEST_RETRY_AFTER_MS) / 1e3)
         return sample
 
     def max_tokens(self, arrival: Arrival) -> int:
@@ -322,6 +342,12 @@ def plain_player(environment: Environment, host: str | None) -> Player:
     """
     allowed = tuple(os.environ.get("HEADROOM_YES_TARGET", "").replace(",", " ").split())
     target = TargetConfig(url=plain_host(environment, host), allow_hosts=allowed)
+    named = address_of(target.url or "")
+    if not (named.is_loopback or named.host in allowed):
+        raise TargetRefused(
+            f"{named.host} is not this machine, so load on it must be allowed by name: set "
+            f"HEADROOM_YES_TARGET={named.host}. Nothing was sent."
+        )
     config = RunConfig(target=target, load=LoadConfig(users=1, throttle=ThrottleMode.OFF))
     player = Player(config, environment=environment, variables=os.environ)
     player.feed = Feed(environment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -58,16 +59,12 @@ def _covers(entry: str, address: Address) -> bool:
     """Whether an entry of NO_PROXY means the address: `*`, a host or a domain above it, HOST:PORT, or a network."""
     if entry == "*":
         return True
-    try:
+    with suppress(ValueError):  # where one of them is a name
         return ipaddress.ip_address(address.host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
-    except ValueError:
-        pass
     host, colon, port = entry.rpartition(":")
     if colon and port.isdigit():
-        if int(port) != address.port:
-            return False
-        entry = host
-    domain = entry.lstrip(".")
+        return int(port) == address.port and _covers(host, address)
+    domain = entry.strip(".")
     return bool(domain) and (address.host == domain or address.host.endswith(f".{domain}"))
 
 
@@ -77,7 +74,7 @@ def _parsed(name: str, value: str) -> Proxy:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host or parts.scheme != "http":
+    if not host or port == 0 or parts.scheme != "http" or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ConfigError(
             f"{name} names no proxy that can be used here: write http://HOST:PORT, or name the target in NO_PROXY"
         )

@@ -76,6 +76,7 @@ class Sample:
     first_token_ns: int | None = None
     last_token_ns: int | None = None
     done_ns: int | None = None
+    resent: int = 0  # times it was sent again, since the kept connection had been closed before a byte came back
     reserved_tokens: int = 0
     prompt_tokens: int | None = None  # the server's usage; None where it sent none
     completion_tokens: int | None = None
@@ -107,6 +108,7 @@ SAMPLES_SCHEMA: dict[str, Any] = {
             *("sent", "first_byte", "first_token", "last_token", "done"),
         )
     },
+    "resent": pl.UInt8,
     "reserved_tokens": pl.UInt32,
     "prompt_tokens": pl.UInt32,
     "completion_tokens": pl.UInt32,
@@ -148,13 +150,16 @@ def chunks_frame(gaps: Iterable[Gaps]) -> pl.DataFrame:
 
 @dataclass(slots=True)
 class WorkerHealth:
-    """What a load process measured of itself, from the end of the warm-up until its users were sent home."""
+    """What a load process measured of itself from the end of the warm-up until the last arrival.
+
+    Only its longest standstill, garbage and what was in flight are looked at until the last answer.
+    """
 
     seconds: float = 0.0
     cpu_share: float | None = None  # of one core
     busiest_cpu_share: float | None = None  # in any second
     without_core_share: float | None = None  # of the time: it had work, and other programs had its core
-    hub_late_p99_ms: float | None = None  # how late the hub came to what was due
+    hub_late_p99_ms: float | None = None  # how late the hub comes to events that come evenly over time
     hub_late_max_ms: float | None = None
     collections: int = 0  # of garbage
     longest_collection_ms: float = 0.0

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from loadgen.recorder import packed
 from loadgen.samples import OK, Gaps, Outcome, Sample
 
-LATE_NS = 5_000_000  # a request that leaves later than this after it was admitted is late
 NOTES_OF_A_KIND = 100
 MINUTE_NS = 60_000_000_000
 SLICE_NS = 100_000_000  # what the last minute is counted in: each request by itself would be hundreds of megabytes
@@ -35,7 +34,6 @@ class Tally:
         self._gaps: list[Gaps] = []
         self._ttft_ms: list[float] = []
         self._admitted: deque[list[int]] = deque()  # [slice of time, requests, tokens] of the last minute
-        self._late = 0
         self._notes = notes
         self._noted: Counter[str] = Counter()
 
@@ -52,12 +50,11 @@ class Tally:
         if sample.first_token_ns is not None and sample.sent_ns is not None:
             self._ttft_ms.append((sample.first_token_ns - sample.sent_ns) / 1e6)
 
-    def note_sent(self, lag_ns: int, now_ns: int, tokens: int) -> None:
-        """A request leaves, so long after it was admitted, counting so many tokens against the quota."""
+    def note_sent(self, now_ns: int, tokens: int) -> None:
+        """A request leaves, counting so many tokens against the quota."""
         self.sent += 1
         if self._notes is None:
             return
-        self._late += lag_ns > LATE_NS
         admitted, number = self._admitted, now_ns // SLICE_NS
         if not admitted or admitted[-1][0] != number:
             admitted.append([number, 0, 0])
@@ -72,11 +69,10 @@ class Tally:
             sink.send(rows, gaps)
 
     def progress(self, *, in_flight: int, waiting: int, duration_s: float) -> dict[str, Any]:
-        """The live display's line, once a second; starts a new second for TTFT and lateness."""
+        """The live display's line, once a second; starts a new second for TTFT."""
         now_ns = monotonic_ns()
         while self._admitted and self._admitted[0][0] <= (now_ns - self.start_ns - MINUTE_NS) // SLICE_NS:
             self._admitted.popleft()
-        self._note_late()
         ttft_ms, self._ttft_ms = sorted(self._ttft_ms), []
         failed = sum(self.outcomes.values()) - sum(
             self.outcomes[each] for each in (Outcome.OK, Outcome.THROTTLED, Outcome.DROPPED, Outcome.FILTERED)
@@ -105,9 +101,3 @@ class Tally:
         line = {"at_s": round((monotonic_ns() - self.start_ns) / 1e9, 3), "kind": kind, "text": text}
         with self._notes.open("a") as file:
             file.write(json.dumps(line) + "\n")
-
-    def _note_late(self) -> None:
-        if self._late:
-            what = "a request" if self._late == 1 else f"{self._late} requests"
-            self.note("behind_schedule", f"{what} left more than {LATE_NS / 1e6:g} ms late")
-            self._late = 0

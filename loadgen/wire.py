@@ -156,6 +156,8 @@ class ResponseReader:
     def on_message_begin(self) -> None:
         if self.complete:
             self.keep_alive = False  # a second answer that nobody asked for
+        elif self.first_byte_ns is None:  # right behind an interim answer
+            self.first_byte_ns = self.last_byte_ns = self._now_ns
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status is not None:
@@ -172,6 +174,7 @@ class ResponseReader:
             raise Unreadable("unexpected_upgrade")
         if status < 200:  # an interim answer; the real one follows
             self.headers.clear()
+            self.first_byte_ns = self.last_byte_ns = None
             return
         self.status = status
         self.keep_alive = self._parser.should_keep_alive()

@@ -143,9 +143,10 @@ def _doubts(found: Calibration) -> Iterator[str]:
     for row in found.rows:
         name, best = _best_supported(row)
         if best is not None and (best.value_ms or 0.0) > DOUBTFUL_LAG_MS:
+            fewer = "" if row.metric == "lag" else ", or measure with fewer streams at once"
             yield (
-                f"the {name} of the {NAMES[row.metric]} is {_ms(best.value_ms)}, above {DOUBTFUL_LAG_MS:g} ms: stop "
-                "what else runs here, load from a machine with more free cores, or with fewer streams at once"
+                f"the {name} of the {NAMES[row.metric]} is {_ms(best.value_ms)}, above {DOUBTFUL_LAG_MS:g} ms: "
+                f"calibrate again, with nothing else running and more free cores if it stays so{fewer}"
             )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import polars as pl
 
 from loadgen.samples import Run, WorkerHealth
+from planner.metrics import values
 from planner.plan import LatencyRow
 
 DOUBTFUL_LAG_MS = 5.0
@@ -23,7 +24,7 @@ CROWDED_SHARE = 0.10  # of the time without a core; on two cores a quiet machine
 LONG_COLLECTION_MS = 10.0
 CLOCK_STEP_MS = 50.0
 OUT_OF_RESOURCES = ("connect_emfile", "connect_enfile", "connect_eaddrnotavail", "connect_enobufs", "connect_enomem")
-TOLD_BY_FIGURES = ("hub_blocked", "cpu", "gc", "clock")  # notes of one second each, which the figures sum up
+TOLD_BY_FIGURES = ("hub_blocked", "cpu", "gc", "clock")  # notes of a moment each, which the figures sum up
 
 
 def generator_reasons(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
@@ -33,7 +34,7 @@ def generator_reasons(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
 
 def generator_doubts(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
     """What to bear in mind although the run is valid."""
-    return [*_lag_doubt(latency), *_health_doubts(run), *_noted(run)]
+    return [*_lag_doubt(latency), *_late_ones(run), *_health_doubts(run), *_sent_again(run), *_noted(run)]
 
 
 def _workers(run: Run, holds: Callable[[WorkerHealth], bool]) -> Iterator[tuple[str, WorkerHealth]]:
@@ -80,7 +81,31 @@ def _lag_doubt(latency: Mapping[str, LatencyRow]) -> list[str]:
     lag = _lag(latency)
     if lag is None or lag[1] <= DOUBTFUL_LAG_MS:
         return []
-    return [f"{lag[0]} of the load generator's lag is {lag[1]:.3g} ms, above {DOUBTFUL_LAG_MS:g} ms"]
+    return [
+        f"{lag[0]} of the load generator's lag is {lag[1]:.3g} ms, above {DOUBTFUL_LAG_MS:g} ms: stop what else runs "
+        "here, or offer less"
+    ]
+
+
+def _late_ones(run: Run) -> list[str]:
+    """Told by n where the percentile is fine."""
+    late = values(run, "lag").filter(pl.col("value_ns") > DOUBTFUL_LAG_MS * 1e6)
+    n, most_ns = late.select(pl.len(), pl.col("value_ns").max()).collect().row(0)
+    if not n:
+        return []
+    requests = "one request" if n == 1 else f"{n:,} requests"
+    return [f"{requests} left more than {DOUBTFUL_LAG_MS:g} ms late, {most_ns / 1e6:.3g} ms at most"]
+
+
+def _sent_again(run: Run) -> list[str]:
+    n: int = run.samples.select(pl.col("resent").sum()).collect().item() or 0
+    if not n:
+        return []
+    requests = "one request was" if n == 1 else f"{n:,} requests were"
+    return [
+        f"{requests} sent again, since the server closed the kept connection without a byte: if it did so after it had "
+        "read them, it has seen them twice (column resent)"
+    ]
 
 
 def _stood_still(run: Run) -> list[str]:
@@ -121,9 +146,19 @@ def _health_doubts(run: Run) -> list[str]:
     stepped = _workers(run, lambda worker: abs(worker.clock_step_ms) > CLOCK_STEP_MS)
     blocked = _workers(run, lambda worker: STANDSTILL_MS / 2 < (worker.hub_late_max_ms or 0.0) < STANDSTILL_MS)
     return [
-        *(f"other programs had {name}'s core {worker.without_core_share:.0%} of the time" for name, worker in crowded),
-        *(f"{name} used {worker.busiest_cpu_share:.0%} of its core in its busiest second" for name, worker in busy),
-        *(f"{name} stood still for {worker.hub_late_max_ms:.0f} ms at most" for name, worker in blocked),
+        *(
+            f"other programs had {name}'s core {worker.without_core_share:.0%} of the time: stop them"
+            for name, worker in crowded
+        ),
+        *(
+            f"{name} used {worker.busiest_cpu_share:.0%} of its core in its busiest second: offer less"
+            for name, worker in busy
+        ),
+        *(
+            f"{name} stood still for {worker.hub_late_max_ms:.0f} ms at most: what came meanwhile is stamped late by "
+            "so much"
+            for name, worker in blocked
+        ),
         *(f"{name} collected garbage for {worker.longest_collection_ms:.0f} ms at once" for name, worker in collected),
         *(
             f"the time of day was set by {worker.clock_step_ms:+.0f} ms during the run: latencies do not depend on it, "

@@ -40,7 +40,8 @@ METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
     "connect": pl.col("connected_ns") - pl.col("connect_ns"),  # of attempts that were the first on their connection
     "tls": pl.col("secured_ns") - pl.col("connected_ns"),
 }
-OF_ALL_SENT = ("throttle_wait", "lag", "connect", "tls")
+OF_OPENING = ("connect", "tls")
+OF_ALL_SENT = ("throttle_wait", "lag", *OF_OPENING)
 
 
 def values(run: Run, metric: str, of: pl.Expr = STEADY) -> pl.LazyFrame:
@@ -62,7 +63,8 @@ def sorted_values(run: Run, metric: str) -> pl.DataFrame:
 
 def latency_rows(run: Run) -> tuple[LatencyRow, ...]:
     """Every metric: first of all scenarios together, then of each that has values, by name."""
-    return tuple(row for metric in METRICS for row in _rows_of(metric, sorted_values(run, metric)))
+    rows = (row for metric in METRICS for row in _rows_of(metric, sorted_values(run, metric)))
+    return tuple(row for row in rows if row.n or row.metric not in OF_OPENING)
 
 
 def _rows_of(metric: str, frame: pl.DataFrame) -> list[LatencyRow]:

@@ -63,6 +63,15 @@ class Validity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Attempts that ended so, or arrivals dropped for that, in the whole run."""
+
+    outcome: str
+    error: str  # the code, without what a server adds to it
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
     """Steady phase, except the counts of the ledger, which are of the whole run."""
 
@@ -84,6 +93,7 @@ class Traffic:
     peak_tokens_per_minute: float  # admission cost, likewise
     mean_in_flight: float
     peak_in_flight: int
+    failures: tuple[Failure, ...] = ()  # the commonest first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

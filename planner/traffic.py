@@ -6,12 +6,14 @@ import polars as pl
 
 from loadgen.samples import Outcome, Run, count_totals
 from planner.demand import REQUESTS, Demand, admission_tokens, attempts_with_tokens, peak_per_minute
-from planner.plan import Traffic
+from planner.plan import Failure, Traffic
 from planner.rows import NS_PER_S, OK, SENT, STEADY, THROTTLED, Stretch, config_of
 
 BY_SERVER = pl.col("usage_source") == "server"
 # A refused request costs nothing. What content safety stopped, or a stream that broke, is billed as far as usage says.
 BILLED = OK | (pl.col("outcome").is_in([Outcome.FILTERED.value, Outcome.BROKEN_STREAM.value]) & BY_SERVER)
+MOST_FAILURES = 12
+_CODE = r"^((?:error_in_\w+: )?[^:]*)"  # of "CODE: what the server says"
 
 
 def billed_attempts(run: Run) -> pl.LazyFrame:
@@ -56,7 +58,15 @@ def traffic(run: Run, demand: Demand, stretch: Stretch) -> Traffic:
         peak_tokens_per_minute=peak_per_minute(demand, admission_tokens(config_of(run).quota.admission)),
         mean_in_flight=mean_in_flight,
         peak_in_flight=peak_in_flight,
+        failures=_failures(run),
     )
+
+
+def _failures(run: Run) -> tuple[Failure, ...]:
+    code = pl.col("error").fill_null("").str.extract(_CODE, 1)
+    failed = run.samples.filter(~OK).group_by(pl.col("outcome").cast(pl.String), code).agg(n=pl.len())
+    commonest = failed.sort("n", "outcome", "error", descending=[True, False, False]).head(MOST_FAILURES)
+    return tuple(Failure(**row) for row in commonest.collect().iter_rows(named=True))
 
 
 def _per(amount: int, seconds: float) -> float:

@@ -86,7 +86,10 @@ def _unfinished(evidence: Evidence) -> list[str]:
     reasons = []
     manifest = evidence.run.manifest
     if manifest.state == "running":
-        reasons.append("the run never finished: it is still going on, or was killed, and its last second is missing")
+        reasons.append(
+            "the run never finished: it is still going on, or was killed and its last second is missing; wait, or run "
+            "it again"
+        )
     try:
         check_ledger(count_totals(evidence.run.samples), manifest.totals.get("planned"))
     except RunFolderError as error:
@@ -139,7 +142,10 @@ def _unanswered(evidence: Evidence) -> list[str]:
     failed = sum(traffic.outcomes[outcome] for outcome in FAILURES)
     reasons = []
     if failed > TOO_MANY_FAILED_SHARE * traffic.attempts:
-        reasons.append(f"{failed / traffic.attempts:.1%} of the attempts failed: the rest is no fair sample")
+        reasons.append(
+            f"{failed / traffic.attempts:.1%} of the attempts failed, so the rest is no fair sample: see the failures "
+            "under Traffic, and mend what they name"
+        )
     refused = traffic.outcomes[Outcome.THROTTLED]
     if not evidence.config.load.open_loop and refused > TOO_MANY_FAILED_SHARE * traffic.attempts:
         reasons.append(
@@ -223,7 +229,7 @@ def _failures(evidence: Evidence) -> list[str]:
     traffic = evidence.traffic
     failed = {outcome.value: traffic.outcomes[outcome] for outcome in FAILURES if traffic.outcomes[outcome]}
     total = sum(failed.values())
-    if total <= MOST_FAILED_SHARE * traffic.attempts:
+    if not MOST_FAILED_SHARE < total / max(1, traffic.attempts) <= TOO_MANY_FAILED_SHARE:
         return []
     kinds = ", ".join(f"{n:,} {outcome}" for outcome, n in failed.items())
     return [
@@ -240,7 +246,8 @@ def _too_few(evidence: Evidence) -> list[str]:
         short = [row for row in rows if getattr(row, name).value_ms is None]
         if short:
             counts = ", ".join(f"{row.metric} has {row.n:,}" for row in short)
-            doubts.append(f"too few samples for a {name}, which needs {getattr(short[0], name).needs_n}: {counts}")
+            needs_n = getattr(short[0], name).needs_n
+            doubts.append(f"too few samples for a {name}, which needs {needs_n}: {counts}; run for longer")
     return doubts
 
 

@@ -21,7 +21,8 @@ def headline(plan: Plan, scope: Scope) -> str:
         more = len(plan.validity.reasons) - 1
         others = f" (and {more} more reason{'s' if more > 1 else ''})" if more else ""
         return f"Invalid run, do not plan from it: {plan.validity.reasons[0]}{others}."
-    clauses = (_objectives(plan), _headroom(plan), _planned(plan, scope), _cheaper(plan.serverless, plan.managed))
+    cost = _cheaper(plan.serverless, plan.managed)
+    clauses = (_objectives(plan), _refused(plan), _headroom(plan), _planned(plan, scope), cost)
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -42,6 +43,13 @@ def _objectives(plan: Plan) -> str:
 
 def _missed(slo: SloResult) -> str:
     return f"{slo.text} was missed ({slo.measured_ms or 0:,.0f} ms)"
+
+
+def _refused(plan: Plan) -> str:
+    quota = plan.quota
+    if quota is None or quota.throttled_share <= REFUSED_SHARE:
+        return ""
+    return f"{quota.throttled_share:.0%} of the attempts were refused (429)"
 
 
 def _headroom(plan: Plan) -> str:

@@ -109,7 +109,8 @@ def test_a_connection_that_the_server_closed_while_idle_is_opened_again_once_and
         assert attempt(connection).outcome == "ok"
         gevent.sleep(0.1)
         connection.ready(time.monotonic_ns() + 10**9)  # has noticed, and opens ahead of time
-        assert attempt(connection).outcome == "ok"
+        last = attempt(connection)
+        assert (last.outcome, last.resent) == ("ok", 0)
     assert (server.connections, len(server.calls)) == (3, 3)
 
 
@@ -153,6 +154,47 @@ def test_a_fresh_connection_that_is_closed_without_an_answer_is_not_tried_again(
     with Server(close) as server:
         sample = attempt(Connection(endpoint_of(server.url)))
     assert (sample.outcome, sample.error, len(server.calls)) == ("network", "closed_before_answer", 1)
+
+
+def test_a_connection_that_was_slow_to_open_is_not_long_taken_for_stale(monkeypatch):
+    """A lost SYN, an address that swallowed it or a slow proxy say nothing of a round trip."""
+
+    async def then_fail(call, writer):
+        if call.number == 0:
+            writer.write(response())
+        else:
+            await asyncio.sleep(0.4)
+            writer.close()
+
+    with Server(then_fail) as server:
+        endpoint = endpoint_of(server.url, connect=4)
+        (address, *_) = endpoint.resolved
+        endpoint.resolved = [(*address[:4], ("127.0.0.1", 1)), (*address[:4], ("127.0.0.1", server.port))]
+        connection = Connection(endpoint)
+        opening = connection._connect
+
+        def slowly(family, kind, protocol, where):
+            if where[1] == 1:
+                gevent.sleep(1)
+            opening(family, kind, protocol, where)
+
+        monkeypatch.setattr(connection, "_connect", slowly)
+        assert attempt(connection).outcome == "ok"
+        failed = attempt(connection)
+    assert (failed.outcome, failed.error, failed.resent) == ("network", "closed_before_answer", 0)
+    assert len(server.calls) == 2
+
+
+def test_an_interim_answer_is_not_the_first_byte_nor_does_it_end_the_wait_for_it():
+    async def processing(call, writer):
+        writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+        await asyncio.sleep(0.5)
+        writer.write(response())
+
+    with Server(processing) as server:
+        sample = attempt(Connection(endpoint_of(server.url, first_byte=5, idle=0.2)))
+    assert sample.outcome == "ok"
+    assert sample.first_byte_ns - sample.sent_ns > 0.45e9
 
 
 def test_a_used_connection_on_which_half_an_answer_came_is_not_tried_again():

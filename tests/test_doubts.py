@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from loadgen.health import LOOK_S, Health
+from loadgen.health import LOOK_S, Health, _late_ms
 from loadgen.samples import Manifest, Run, WorkerHealth
 from planner.assemble import plan_run
 from tests.commands import deployment, headroom
@@ -150,21 +150,53 @@ def test_health_sees_standstills_collections_and_the_clock(monkeypatch):
     notes = []
     health = Health(lambda kind, text: notes.append((kind, text)))
     health.begin()
-    for _ in range(5):
+    for in_flight in range(5):
         time.sleep(LOOK_S)
-        health.look()
+        health.look(in_flight)
     time.sleep(0.15)
-    health.look()
+    health.look(3)
     gc.collect()
     ahead_ns = time.time_ns() + 5 * 10**9
     monkeypatch.setattr("loadgen.health.time_ns", lambda: ahead_ns)
-    health.tick(in_flight=7)
+    health.tick()
+    assert "clock" not in {kind for kind, _ in notes}, "a fifth of a second is no second"
+    time.sleep(0.4)
+    health.tick()
     figures = WorkerHealth(**health.end())
     assert 0.1e3 < figures.hub_late_max_ms < 1e3
     assert figures.collections >= 1 and figures.longest_collection_ms > 0
-    assert 4_900 < figures.clock_step_ms < 5_500
-    assert figures.most_in_flight == 7
+    assert 4_000 < figures.clock_step_ms < 5_500
+    assert figures.most_in_flight == 4
     assert {kind for kind, _ in notes} >= {"hub_blocked", "clock"}
+
+
+def test_waiting_for_the_last_answers_does_not_hide_that_the_load_took_the_core():
+    health = Health(lambda kind, text: None)
+    health.begin()
+    until = time.process_time() + 0.3
+    while time.process_time() < until:
+        health.look(1)
+    health.rest()
+    time.sleep(0.5)
+    health.look(1)
+    figures = WorkerHealth(**health.end())
+    assert figures.cpu_share > 0.5
+    assert figures.seconds < 0.6
+    assert figures.hub_late_max_ms > 400, "a standstill spoils the last answers too"
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "p99_ms"),
+    [
+        ([0] * 1_000, 0),
+        ([0] * 990 + [100] * 10, 94.1),  # 6,000 ms, of which 60 late: ten stretches of 94.1 to 100 ms
+        ([0] * 199 + [1_000], 980),  # 2,000 ms: the last 20 of 1,000
+        ([0] * 461 + [95], 71),  # 2,405 ms: the last 24 of 95
+        ([1] * 1_000, 0.94),  # 6,000 ms: 60 of 1,000
+    ],
+)
+def test_the_p99_of_a_late_hub_is_of_events_that_come_evenly_over_time(late_ms, p99_ms):
+    assert _late_ms([LOOK_S * 1e3 + late for late in late_ms], 0.99) == pytest.approx(p99_ms, rel=0.01, abs=0.001)
 
 
 def test_a_generator_that_never_came_to_measure_says_nothing():

@@ -265,7 +265,8 @@ class Figures:
                 measured = {"mean_ms": fmean(found) / MS, "max_ms": found[-1] / MS} if found else {}
                 row = {"metric": metric, "scenario": scenario, "n": len(found), "mean_ms": None, "max_ms": None}
                 of_each = {name: percentile(found, q) for name, q in QUANTILES.items()}
-                table += [{**row, **measured, **of_each}] if found or scenario == "all" else []
+                always = scenario == "all" and metric not in ("connect", "tls")
+                table += [{**row, **measured, **of_each}] if found or always else []
         return table
 
     def objectives(self):
@@ -318,8 +319,14 @@ class Figures:
             "output_tokens_per_s": sum(row["completion"] for row in within) / seconds,
             "peak_requests_per_minute": busiest_minute(self.measured, lambda cost: 1),
             "peak_tokens_per_minute": busiest_minute(self.measured, lambda cost: cost),
-            "mean_in_flight": mean_in_flight, "peak_in_flight": peak_in_flight,
+            "mean_in_flight": mean_in_flight, "peak_in_flight": peak_in_flight, "failures": self._failures(),
         }  # fmt: skip
+
+    def _failures(self):
+        failed = [(row["outcome"], row["error"] or "") for row in self.rows if row["outcome"] != "ok"]
+        coded = Counter((o, re.match(r"(error_in_\w+: )?[^:]*", error)[0]) for o, error in failed)
+        ranked = sorted(coded.items(), key=lambda item: (-item[1], *item[0]))[:12]
+        return [{"outcome": outcome, "error": error, "n": n} for (outcome, error), n in ranked]
 
     def _flight(self):
         sent = sorted(row["sent_ns"] for row in self.rows if row["sent_ns"] is not None)

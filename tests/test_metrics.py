@@ -22,6 +22,7 @@ from planner.metrics import (
     outcomes_over_time,
     quantile,
     sorted_values,
+    values,
 )
 from planner.objectives import goodput, slo_results
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples, wilson
@@ -134,6 +135,22 @@ INSTANTS = {  # of one stream, each difference a different number of ms
 def test_each_latency_is_the_difference_it_is_defined_as(tmp_path, metric, expected_ms):
     sample = Sample(seq=0, scenario="s", target="t", completion_tokens=6, chunks=2, **INSTANTS)
     assert values_ms(make_run(tmp_path, [sample], [(0, 0, [70_000])]), metric) == [expected_ms]
+
+
+@pytest.mark.parametrize(
+    ("connect_s", "ready_s", "lag_ms"),
+    [
+        pytest.param(None, None, 300.0, id="an open connection: all of it is ours"),
+        pytest.param(4.0, 4.5, 300.0, id="opened before the request was admitted"),
+        pytest.param(4.8, 5.2, 100.0, id="not open yet when it was admitted: only what came after is ours"),
+        pytest.param(5.1, 5.25, 150.0, id="opened late: that we began late is ours, the opening is not"),
+    ],
+)
+def test_a_request_that_waits_for_its_connection_to_open_is_not_late(tmp_path, connect_s, ready_s, lag_ms):
+    opened = {} if connect_s is None else {"connect_ns": ns(connect_s), "connected_ns": ns(ready_s - 0.01)}
+    secured = {} if ready_s is None else {"secured_ns": ns(ready_s)}
+    run = make_run(tmp_path, [answered(0, 5.0, lag_s=0.3, **opened, **secured)])
+    assert values(run, "lag").collect()["value_ns"].to_list() == [lag_ms * 1e6]
 
 
 def test_every_metric_of_the_plan_has_a_definition():

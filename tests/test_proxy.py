@@ -45,6 +45,9 @@ MODEL = "https://phi.example.com"
         (MODEL, {"HTTPS_PROXY": "http://p:1", "NO_PROXY": ","}, "p:1"),
         ("https://10.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, None),
         ("https://11.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "p:1"),
+        ("https://[fd00::5]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "[fd00::5]:443"}, None),
+        ("https://[fd00::5]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "[fd00::5]:8443"}, "p:1"),
+        (MODEL, {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "example.com."}, None),
         ("https://[fd00::5]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "[fd00::5]"}, None),
     ],
 )
@@ -54,7 +57,17 @@ def test_the_proxy_is_the_one_that_the_environment_names_for_the_target(url, var
 
 
 @pytest.mark.parametrize(
-    "value", ["socks5://proxy:1080", "https://proxy", "http://", "http://proxy:none", "http://[::1"]
+    "value",
+    [
+        "socks5://proxy:1080",
+        "https://proxy",
+        "http://",
+        "http://proxy:none",
+        "http://[::1",
+        "http://proxy:0",
+        "http://8842#tail@proxy",
+        "http://8842/x@proxy",
+    ],
 )
 def test_a_proxy_that_cannot_be_used_is_an_error_that_names_the_variable_and_no_secret(value):
     with pytest.raises(ConfigError, match=r"^HTTPS_PROXY names no proxy.*NO_PROXY") as error:

@@ -1,11 +1,13 @@
 """--retries: off by default; when on, every attempt is a row, and the ledger adds up."""
 
 import asyncio
+import signal
+import time
 
 import polars as pl
 
-from loadgen.samples import Run
-from tests.commands import deployment, headroom
+from loadgen.samples import Run, check_ledger
+from tests.commands import deployment, headroom, start, wait_for_rows
 from tests.servers import Server, always, response
 
 REFUSAL = always(response(b'{"error":{"code":"429"}}', "429 Too Many Requests", retry_after_ms=200))
@@ -66,6 +68,7 @@ FIRSTS = [  # how a first attempt ends, and whether a second may end otherwise
     (always(response(b"{}", "400 Bad")), "rejected", False),
     (always(response(b"{}", "401 Who")), "rejected", False),
     (always(response(b"{}", "429 Later", retry_after="3600")), "throttled", False),
+    (always(response(b"{}", "500 Oops", retry_after_ms=10)), "server_error", True),
     (always(response(b"no answer")), "broken_stream", False),
 ]
 
@@ -85,10 +88,30 @@ def test_what_may_pass_is_tried_again_and_what_will_not_is_not(tmp_path):
         assert set(firsts["outcome"]) == {outcome}
         assert set(seconds["outcome"]) == ({"ok"} if tried else set())
         assert seconds.height == (firsts.height if tried else 0)
+    told = rows.filter(pl.col("seq") % len(FIRSTS) == 6)
+    waits_ns = told.filter(pl.col("attempt") == 1)["admitted_ns"] - told.filter(pl.col("attempt") == 0)["done_ns"]
+    assert waits_ns.median() < 100_000_000, "a 500 that says when to come back is heeded too"
     busy = rows.filter(pl.col("seq") % len(FIRSTS) == 0)  # nothing says how long to wait
     pauses_ns = busy.filter(pl.col("attempt") == 1)["admitted_ns"] - busy.filter(pl.col("attempt") == 0)["done_ns"]
     assert pauses_ns.is_between(370_000_000, 560_000_000).all()
     assert pauses_ns.n_unique() > 15
+
+
+def test_after_ctrl_c_no_attempt_is_made_again(tmp_path):
+    with Server(always(response(b"{}", "503 Busy", retry_after_ms=300))) as server:
+        flags = ["--target", server.url, "--scenario", "chat", "--rate", "20/s", "--duration", "30s", "--warmup", "0s"]
+        process = start(tmp_path, "run", *flags, "--retries", "20", "--out", "run", "--no-report", "--rpm", "100000")
+        wait_for_rows(tmp_path / "run", 60)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        sent, began = len(server.calls), time.monotonic()
+        process.communicate(timeout=60)
+        assert process.returncode == 105
+        assert len(server.calls) <= sent + 5
+    run = Run.open(tmp_path / "run")
+    check_ledger(run.manifest.totals)
+    assert run.manifest.totals["attempts"] == len(server.calls)
+    assert time.monotonic() - began < 20
 
 
 def test_a_run_that_ends_while_retries_wait_keeps_its_ledger(tmp_path):

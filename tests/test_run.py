@@ -259,7 +259,7 @@ def test_a_run_that_half_failed_is_invalid_whatever_its_objectives(tmp_path):
             "--quiet",
         )
     assert done.returncode == 4
-    assert "of the attempts failed: the rest is no fair sample" in (tmp_path / "run" / "summary.json").read_text()
+    assert "of the attempts failed, so the rest is no fair sample" in (tmp_path / "run" / "summary.json").read_text()
     assert "Invalid" in done.stderr
 
 
