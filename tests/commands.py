@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from loadgen.samples import Run
+from loadgen.samples import Manifest, Run
 from tests.servers import always, response, stream
 
 LAST = {
@@ -40,6 +40,16 @@ def wait_for_rows(folder, rows, seconds=30):
             return
         time.sleep(0.1)
     raise AssertionError(f"{folder} never held {rows} rows")
+
+
+def start_of(folder, seconds=30):
+    """When the load began, ns of CLOCK_MONOTONIC; waits until it has."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (folder / "manifest.json").exists() and (start_ns := Manifest.read(folder).monotonic_start_ns) is not None:
+            return start_ns
+        time.sleep(0.01)
+    raise AssertionError(f"the load of {folder} never began")
 
 
 async def deployment(call, writer):

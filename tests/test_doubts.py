@@ -10,9 +10,9 @@ import time
 import pytest
 
 from loadgen.health import LOOK_S, Health, _late_ms
-from loadgen.samples import Manifest, Run, WorkerHealth
+from loadgen.samples import Run, WorkerHealth
 from planner.assemble import plan_run
-from tests.commands import deployment, headroom
+from tests.commands import deployment, headroom, start_of
 from tests.runs import answered, make_run
 from tests.servers import Server
 
@@ -80,12 +80,11 @@ def test_twenty_clean_runs_are_twenty_times_valid(tmp_path):
 def test_a_generator_that_is_stopped_for_a_while_is_invalid_too(tmp_path):
     """Other programs, a suspended machine: what stops the process is seen, not only what runs in it."""
     with Server(deployment) as server:
-        times = ["--duration", "5s", "--warmup", "1s", "--out", "run", "--no-report"]
+        times = ["--duration", "4s", "--warmup", "1s", "--out", "run", "--no-report"]
         command = [sys.executable, "-m", "headroom", "run", "--target", server.url, "--rate", "30/s", *times]
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        while not (tmp_path / "run").exists() or Manifest.read(tmp_path / "run").monotonic_start_ns is None:
-            time.sleep(0.05)
-        time.sleep(2.5)
+        start_of(tmp_path / "run")
+        time.sleep(2)
         children = f"/proc/{process.pid}/task/{process.pid}/children"
         load = int(open(children).read().split()[-1])  # noqa: SIM115, PTH123
         os.kill(load, signal.SIGSTOP)

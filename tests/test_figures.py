@@ -520,7 +520,7 @@ def failures(samples):
 def folders(tmp_path_factory):
     """Of the main job, of a run in which much fails, and of a managed one that was cut short and is to grow."""
     cwd = tmp_path_factory.mktemp("figures")
-    flags = "--duration 20s --warmup 2s --rate 25/s --tpm 2000000 --rpm 60000 --seed 3 --out run --quiet"
+    flags = "--duration 13s --warmup 1s --rate 40/s --tpm 2000000 --rpm 60000 --seed 3 --out run --quiet"
     slos = ("--slo", "ttft.p95<1s", "--slo", "itl.p99<100ms", "--slo", "tpot.p50<1ms")
     done = headroom(cwd, "run", *flags.split(), *slos)
     assert done.returncode in (99, 4), done.stderr

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from loadgen.samples import Manifest, Run
+from loadgen.samples import Run
 from planner.assemble import plan_run
-from tests.commands import headroom
+from tests.commands import headroom, start_of
 
 SERVICE_S = 0.05
 UNTHROTTLED = ["--rpm", "10000", "--tpm", "10000000"]
@@ -37,9 +37,7 @@ def play(tmp_path, *, freeze_s, at_s, flags):
     folder = tmp_path / "run"
 
     def freeze():
-        while not folder.exists() or (start_ns := Manifest.read(folder).monotonic_start_ns) is None:
-            time.sleep(0.01)
-        time.sleep(max(0.0, start_ns / 1e9 + at_s - time.monotonic()))
+        time.sleep(max(0.0, start_of(folder) / 1e9 + at_s - time.monotonic()))
         os.kill(serving.pid, signal.SIGSTOP)
         time.sleep(freeze_s)
         os.kill(serving.pid, signal.SIGCONT)
@@ -82,15 +80,15 @@ def test_a_freeze_of_six_seconds_shows_in_the_response_time_as_the_closed_form_h
 
 
 def test_a_short_freeze_shows_likewise(tmp_path):
-    flags = ["--rate", "50/s", "--arrivals", "constant", "--duration", "9s", "--warmup", "1s", *UNTHROTTLED]
-    _, latency, _ = play(tmp_path, freeze_s=1.5, at_s=4.0, flags=flags)
-    expected_ms = 1e3 * closed_form_s(0.95, steady_s=8, freeze_s=1.5)
+    flags = ["--rate", "50/s", "--arrivals", "constant", "--duration", "7s", "--warmup", "1s", *UNTHROTTLED]
+    _, latency, _ = play(tmp_path, freeze_s=1.5, at_s=3.0, flags=flags)
+    expected_ms = 1e3 * closed_form_s(0.95, steady_s=6, freeze_s=1.5)
     assert abs(latency["response_time"].p95.value_ms - expected_ms) <= 0.03 * expected_ms
 
 
 def test_a_closed_loop_that_sees_less_of_it_is_labelled(tmp_path):
-    flags = ["--users", "2", "--duration", "6s", "--warmup", "1s", *UNTHROTTLED]
-    done, latency, run = play(tmp_path, freeze_s=1.5, at_s=3.0, flags=flags)
+    flags = ["--users", "2", "--duration", "4.5s", "--warmup", "0.5s", *UNTHROTTLED]
+    done, latency, run = play(tmp_path, freeze_s=1.5, at_s=1.5, flags=flags)
     assert latency["response_time"].max_ms > 1_400
     assert latency["response_time"].p95.value_ms < 500, "two of many requests met the freeze"
     assert "closed loop of 2 users" in done.stdout.replace("\n", " ")
