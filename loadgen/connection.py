@@ -26,6 +26,7 @@ from loadgen.tls import HandshakeFailed, Session
 from loadgen.wire import ResponseReader
 
 FINISH_REASON_LENGTH = 64
+KNOWN_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))  # any other may be anything
 READ, WRITE = 1, 2  # libev's event masks
 RECEIVE_BYTES = 65_536
 PROXY_HEAD_LIMIT = 16 << 10
@@ -386,8 +387,11 @@ class Connection:
         sample.prompt_tokens, sample.completion_tokens = reader.prompt_tokens, reader.completion_tokens
         sample.usage_source = "server" if reader.completion_tokens is not None else "estimated"
         sample.chunks, sample.bytes_in = reader.chunks, reader.bytes_in
-        if reader.finish_reason is not None:
-            sample.finish_reason = printable(self._redact(reader.finish_reason))[:FINISH_REASON_LENGTH]
+        reason = reader.finish_reason
+        if reason in KNOWN_REASONS:
+            sample.finish_reason = reason
+        elif reason is not None:
+            sample.finish_reason = printable(self._redact(reason))[:FINISH_REASON_LENGTH]
         if reader.status is not None and (reader.status in (408, 429) or reader.status >= 500):
             sample.retry_after_ms = retry_after_ms(reader.headers, time.time())
 
