@@ -74,13 +74,13 @@ class Connection:
         self._began_ns = monotonic_ns()
         try:
             reader = self._exchange(payload, sample, stream=spec.stream)
-            outcome, error = reader.verdict(self._redact)
+            outcome, error = reader.verdict(self._endpoint.redact)
             if reader.status == 407 and self._endpoint.proxy is not None:
                 outcome, error = Outcome.NETWORK, "proxy_407"
         except Interrupted as interrupted:
             reader = self._reader or ResponseReader(stream=spec.stream)
             # A stream that has said [DONE] is whole, however long its connection takes to end.
-            outcome, error = reader.verdict(self._redact) if reader.done_marker else interrupted.args
+            outcome, error = reader.verdict(self._endpoint.redact) if reader.done_marker else interrupted.args
         except BaseException:
             reader = self._reader or ResponseReader(stream=spec.stream)
             self._note(sample, reader, Outcome.CANCELLED, "stopped")
@@ -187,7 +187,7 @@ class Connection:
         self._stage_ns, self._reader = monotonic_ns(), None
         self._connect_ns, self._secured_ns = self._stage_ns, 0
         addresses = self._endpoint.resolved
-        failure = _network_code("connect", None)
+        failure = "connect_failed"
         for number, (family, kind, protocol, _, where) in enumerate(addresses, start=1):
             self._connect_share = number / len(addresses)  # of the time, by when the next one gets its turn
             try:
@@ -363,10 +363,6 @@ class Connection:
 
     # The row.
 
-    def _redact(self, text: str) -> str:
-        credential = self._endpoint.credential
-        return text if credential is None else credential.redact(text)
-
     def _note_opening(self, sample: Sample) -> None:
         start_ns = self._endpoint.start_ns
         sample.connect_ns, sample.connected_ns = self._connect_ns - start_ns, self._connected_ns - start_ns
@@ -391,13 +387,11 @@ class Connection:
         if reason in KNOWN_REASONS:
             sample.finish_reason = reason
         elif reason is not None:
-            sample.finish_reason = printable(self._redact(reason))[:FINISH_REASON_LENGTH]
+            sample.finish_reason = printable(self._endpoint.redact(reason))[:FINISH_REASON_LENGTH]
         if reader.status is not None and (reader.status in (408, 429) or reader.status >= 500):
             sample.retry_after_ms = retry_after_ms(reader.headers, time.time())
 
 
-def _network_code(doing: str, error: OSError | None) -> str:
+def _network_code(doing: str, error: OSError) -> str:
     """Such as connect_econnrefused: what was being done, and the system's own name for what happened."""
-    return (
-        f"{doing}_{errno.errorcode.get(error.errno or 0, 'failed').lower()}" if error is not None else f"{doing}_failed"
-    )
+    return f"{doing}_{errno.errorcode.get(error.errno or 0, 'failed').lower()}"

@@ -81,6 +81,10 @@ class Endpoint:
             self._head, accept, request_id.encode(), pinned, len(spec.body), spec.body,
         )  # fmt: skip
 
+    def redact(self, text: str) -> str:
+        """What a server sent, without the key."""
+        return text if self.credential is None else self.credential.redact(text)
+
     def renew(self) -> None:
         """Take up a renewed token; called off the hot path."""
         self._head = self._make_head()
