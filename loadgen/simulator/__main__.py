@@ -15,7 +15,7 @@ from dataclasses import fields
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission, Quota, WindowKind
 from loadgen.simulator.deployment import Settings
-from loadgen.simulator.models import DEFAULT_MODEL, context_of
+from loadgen.simulator.models import DEFAULT_MODEL, model_of
 from loadgen.simulator.server import serve
 from loadgen.simulator.serving import ServingModel
 
@@ -73,8 +73,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     if arguments.seed < 0:
         raise ConfigError(f"--seed must be zero or above, not {arguments.seed}")
     return Settings(
-        model=arguments.model,
-        context_tokens=context_of(arguments.model) if context_tokens is None else context_tokens,
+        model=model_of(arguments.model, context_tokens),
         quota=_quota(arguments),
         serving=_serving(arguments.serving),
         seed=arguments.seed,
