@@ -31,6 +31,16 @@ class Settings:
     headers: Mapping[str, str] = field(default_factory=dict)  # rate-limit headers that lie: see Door
     time_scale: float = 1.0
 
+    def __str__(self) -> str:
+        """In a line, for whoever starts it by hand."""
+        quota = self.quota
+        if quota is None:
+            return f"{self.model.name}, managed"
+        return (
+            f"{self.model.name}, serverless, {quota.tokens_per_minute:,} tokens and {quota.requests_per_minute:,} "
+            "requests a minute,"
+        )
+
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
@@ -50,6 +60,11 @@ class Deployment:
         self._flights: set[Flight] = set()
         self._admitted = 0
         self._stopping = False
+
+    @property
+    def running(self) -> int:
+        """How many requests are being answered."""
+        return len(self._flights)
 
     def close(self) -> None:
         """Admit nothing more; what is running goes on."""
