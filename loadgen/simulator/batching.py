@@ -46,8 +46,9 @@ class BatchingModel:
 
     def base_ns(self, running: int) -> float:
         """What an iteration of so many sequences takes without any prefill, not yet rounded."""
-        sequences_ms = self.iteration_per_sequence_ms * float(running) ** self.iteration_exponent
-        return (self.iteration_base_ms + sequences_ms) * NS_PER_MS
+        return (
+            self.iteration_base_ms + self.iteration_per_sequence_ms * math.pow(running, self.iteration_exponent)
+        ) * NS_PER_MS
 
     def iteration_ns(self, running: int, prefilled_tokens: int = 0) -> int:
         """At least 1, so that time goes on even where every parameter is zero."""
@@ -135,7 +136,9 @@ class Instance:
         self._base_ns: list[float] = [0.0]  # by the number of sequences
         self._queue: deque[Sequence] = deque()
         self._prefilling: deque[Sequence] = deque()
-        self._decoding: list[tuple[int, int, Sequence]] = []  # heap of (iterations done when complete, serial, sequence)
+        self._decoding: list[
+            tuple[int, int, Sequence]
+        ] = []  # heap of (iterations done when complete, serial, sequence)
         self._leaving: list[Sequence] = []  # still part of the running iteration
         self._kv_tokens = 0
         self._serial = 0

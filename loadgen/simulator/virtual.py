@@ -18,7 +18,7 @@ Arrival = tuple[int, int, int]  # at_ns, prompt_tokens, completion_tokens
 
 @dataclass(slots=True, kw_only=True)
 class Replay:
-    """What became of each arrival, in columns of equal length, and of the fleet. Instants are ns of the arrivals' clock.
+    """What became of each arrival, in columns of equal length, and of the fleet. All instants are of the arrivals' clock.
 
     A refused request is done when it arrives and has no instance; -1 stands for an instant or an instance there is not.
     """
@@ -45,11 +45,12 @@ def replay(
     start_ns: int = 0,
     until_ns: int = 0,
 ) -> Replay:
-    """Send the arrivals, ascending by instant, to a fresh endpoint that is ready at `start_ns`, and wait for the answers.
+    """Send the arrivals, ascending by instant, to a fresh endpoint, ready at `start_ns`, and wait for the answers.
 
-    `kills` are (at_ns, number of the instance), ascending; at one instant a kill comes before an arrival. With `streamed`
-    the time limit ends with the first token. The fleet is billed and scaled until the last answer, or `until_ns` where
-    that is later. Raises ConfigError for arrivals or out of order and kills of instances that are not there.
+    `kills` are (at_ns, number of the instance), ascending; at one instant a kill comes before an arrival. With
+    `streamed` the time limit ends with the first token. The fleet is billed and scaled until the last answer or kill,
+    or `until_ns` where that is later. Raises ConfigError for arrivals or kills out of order and for the kill of an
+    instance that is not there.
     """
     endpoint = Endpoint(model, settings, start_ns)
     result = Replay()
@@ -63,7 +64,7 @@ def replay(
         now_ns = at_ns
         if deaths.next_ns <= at_ns:
             deaths.strike(at_ns)
-        _send(endpoint, result, at_ns, prompt_tokens, completion_tokens, streamed)
+        _send(endpoint, result, at_ns, prompt_tokens, completion_tokens, streamed=streamed)
         _enter(result, endpoint.take_ended())
     deaths.strike(NEVER_NS)
     result.end_ns = _finish(endpoint, result, max(now_ns, deaths.last_ns), until_ns)
@@ -98,11 +99,9 @@ class _Kills:
 
 
 def _send(
-    endpoint: Endpoint, result: Replay, at_ns: int, prompt_tokens: int, completion_tokens: int, streamed: bool
+    endpoint: Endpoint, result: Replay, at_ns: int, prompt_tokens: int, completion_tokens: int, *, streamed: bool
 ) -> None:
-    answer = endpoint.submit(
-        at_ns, prompt_tokens, completion_tokens, streamed=streamed, number=len(result.at_ns)
-    )
+    answer = endpoint.submit(at_ns, prompt_tokens, completion_tokens, streamed=streamed, number=len(result.at_ns))
     result.at_ns.append(at_ns)
     result.first_token_ns.append(-1)
     if isinstance(answer, Refused):
@@ -119,18 +118,13 @@ def _send(
 def _enter(result: Replay, ended: list[Sequence]) -> None:
     """Complete the rows of what has ended."""
     for sequence in ended:
-        row, outcome, done_ns, first_token_ns = (
-            sequence.number,
-            sequence.outcome,
-            sequence.done_ns,
-            sequence.first_token_ns,
-        )
+        row, outcome, done_ns = sequence.number, sequence.outcome, sequence.done_ns
         assert outcome is not None
         assert done_ns is not None
         result.status[row] = STATUS_OF[outcome]
         result.done_ns[row] = done_ns
-        if first_token_ns is not None:
-            result.first_token_ns[row] = first_token_ns
+        if sequence.first_token_ns is not None:
+            result.first_token_ns[row] = sequence.first_token_ns
 
 
 def _finish(endpoint: Endpoint, result: Replay, now_ns: int, until_ns: int) -> int:
