@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from loadgen.simulator.pace import Flight, Pacemaker
-from loadgen.simulator.serving import ServingModel, rng_of
+from loadgen.simulator.serving import Lengths, ServingModel, rng_of
 from loadgen.tokens import text_tokens
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -529,7 +529,7 @@ def test_what_a_request_costs_follows_the_admission_policy(admission, left):
 
 
 def test_managed_compute_has_no_quota():
-    with simulated("--kind", "managed") as server:
+    with simulated("--kind", "managed", serving={}) as server:
         answer = server.client.post(CHAT, json=ask(max_tokens=1_000_000), headers=pinned(1))
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
@@ -561,11 +561,11 @@ def test_a_client_that_leaves_frees_its_place():
 
 
 def test_ttft_and_gaps_are_distributed_as_the_model_states():
-    model, n = ServingModel(), 20_000
+    model, lengths, n = ServingModel(), Lengths(), 20_000
     draws = {
         "ttft": [model.ttft_ns(rng_of(5, i), prompt_tokens=1_000, running=10) / 1e6 for i in range(n)],
         "gap": [model.gap_ns(rng_of(5, i), 50) / 1e6 for i in range(n)],
-        "completion": [model.completion_tokens(rng_of(5, i)) for i in range(n)],
+        "completion": [lengths.completion_tokens(rng_of(5, i)) for i in range(n)],
     }
     stated = {"ttft": (60 + 0.06 * 1_000 + 0.4 * 10, 0.15), "gap": (12 + 0.12 * 50, 0.1), "completion": (90, 0.6)}
     for name, (mean, sigma) in stated.items():
@@ -580,10 +580,10 @@ def test_ttft_and_gaps_are_distributed_as_the_model_states():
 
 
 def test_without_jitter_the_formulas_are_exact():
-    model = ServingModel(**EXACT | {"ttft_per_prompt_token_ms": 0.5, "ttft_per_running_ms": 2, "completion_sigma": 0})
+    model = ServingModel(**EXACT | {"ttft_per_prompt_token_ms": 0.5, "ttft_per_running_ms": 2})
     assert model.ttft_ns(random.Random(1), prompt_tokens=100, running=3) == (60 + 50 + 6) * 1_000_000
     assert model.gap_ns(random.Random(1), 100) == 24_000_000
-    assert model.completion_tokens(random.Random(1)) == 90
+    assert Lengths(completion_sigma=0).completion_tokens(random.Random(1)) == 90
 
 
 def test_a_serving_model_refuses_what_is_no_duration():

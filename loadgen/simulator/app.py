@@ -68,7 +68,7 @@ class Chat:
             if body is None:
                 return
             asked = parse_chat(body, self._dialect, self._deployment.settings.model.name)
-            await self._deployment.answer(asked, wanted_tokens, receive, send)
+            await self._deployment.answer(asked, wanted_tokens, receive, send, body_bytes=len(body))
         except Refusal as refusal:
             await send_refusal(send, refusal)
 

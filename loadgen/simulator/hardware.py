@@ -148,6 +148,13 @@ def batching_of(model: str, sku: str, overrides: Mapping[str, float] | None = No
     return _made(_stated(model, given) if known is None else _estimated(*known, sku_name, machine) | given)
 
 
+def usual_sku(model: str) -> str:
+    """The smallest A100 machine that the model is offered on, else the first; of a model unknown the smallest."""
+    known = _find(SHAPES, model)
+    offered = known[1].skus if known is not None and known[1].skus else _A100_80
+    return next((sku for sku in _A100_80 if sku in offered), offered[0])
+
+
 def sku_of(name: str) -> tuple[str, Sku]:
     """The SKU under its name in the table. Raises ConfigError naming those there are."""
     found = _find(SKUS, name.strip().removeprefix("Standard_").removeprefix("standard_"))

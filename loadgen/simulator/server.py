@@ -20,6 +20,7 @@ import uvloop
 
 from loadgen.errors import ConfigError
 from loadgen.simulator.app import create_app
+from loadgen.simulator.control import control_routes
 from loadgen.simulator.deployment import Deployment, Settings
 from loadgen.simulator.pace import Pacemaker
 
@@ -93,8 +94,10 @@ def serve(settings: Settings, place: Place) -> None:
 async def _serve(settings: Settings, listener: socket.socket, place: Place) -> None:
     pacemaker = Pacemaker(settings.time_scale)
     deployment = Deployment(settings, pacemaker)
+    app = create_app(deployment)
+    app.router.routes += control_routes(deployment)
     config = uvicorn.Config(
-        create_app(deployment),
+        app,
         http="httptools",
         ws="none",
         lifespan="off",
@@ -107,6 +110,7 @@ async def _serve(settings: Settings, listener: socket.socket, place: Place) -> N
         backlog=BACKLOG,
     )
     await Server(config, deployment, place).serve(sockets=[listener])
+    deployment.compute.close()
     pacemaker.close()
 
 
