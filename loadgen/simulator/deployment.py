@@ -12,19 +12,22 @@ from starlette.types import Receive, Send
 from loadgen.quota import Quota
 from loadgen.simulator.asgi import cut_on_disconnect, send_refusal, send_whole, start
 from loadgen.simulator.asked import Answer, Asked, Compute, Events, Pace
-from loadgen.simulator.models import Model
+from loadgen.simulator.models import Kind, Model
 from loadgen.simulator.pace import Flight, Pacemaker
 from loadgen.simulator.refusals import Refusal, bad_request, plain
+from loadgen.simulator.safety import Safety
 from loadgen.simulator.serverless import Door, Serverless
 from loadgen.simulator.serving import ServingModel, rng_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is simulated. `quota` is None for managed compute, which has none."""
+    """What is simulated. `quota` and `safety` are None for managed compute, which has neither."""
 
     model: Model
     quota: Quota | None
+    kind: Kind = Kind.SERVERLESS
+    safety: Safety | None = None
     serving: ServingModel = field(default_factory=ServingModel)
     seed: int = 1
     key: str | None = field(default=None, repr=False)
@@ -82,9 +85,9 @@ class Deployment:
 
     def _admit(self, asked: Asked, wanted_tokens: int | None, flight: Flight) -> Turn:
         context_tokens = self.settings.model.context_tokens
-        room_tokens = context_tokens - asked.prompt_tokens
+        room_tokens = context_tokens - asked.context_tokens
         if room_tokens < 0:
-            message = f"The prompt has {asked.prompt_tokens} tokens; the context holds {context_tokens}."
+            message = f"The prompt has {asked.context_tokens} tokens; the context holds {context_tokens}."
             raise bad_request(message, code="context_length_exceeded", param="messages")
         if self._stopping:
             raise _stopping()
