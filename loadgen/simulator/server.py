@@ -94,10 +94,8 @@ def serve(settings: Settings, place: Place) -> None:
 async def _serve(settings: Settings, listener: socket.socket, place: Place) -> None:
     pacemaker = Pacemaker(settings.time_scale)
     deployment = Deployment(settings, pacemaker)
-    app = create_app(deployment)
-    app.router.routes += control_routes(deployment)
     config = uvicorn.Config(
-        app,
+        create_app(deployment, *control_routes(deployment)),
         http="httptools",
         ws="none",
         lifespan="off",
