@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.errors import ConfigError
-from loadgen.simulator.autoscale import parse_rule
+from loadgen.simulator.autoscale import Meter, parse_rule
 from loadgen.simulator.batching import BatchingModel, Outcome, Sequence
 from loadgen.simulator.endpoint import Endpoint, EndpointSettings, Refused, Routing
+from loadgen.simulator.fleet import Fleet
 
 MS, S = 1_000_000, 1_000_000_000
 MODEL = BatchingModel(
@@ -217,6 +218,33 @@ def test_what_still_boots_is_taken_away_first():
     loaded(endpoint, 301, 700, 1)
     assert states(endpoint, 700 * S) == {0: "ready"}
     assert [event.after for event in endpoint.scale_events] == [2, 1]
+
+
+def test_utilization_counts_each_instance_while_it_is_ready_and_no_longer():
+    meter = Meter()
+    fleet = Fleet(MODEL, 2, 10 * S, meter)
+    fleet.ready[0].submit(0, Sequence(1, 9_000, 0))  # one of 8 places, for longer than this test
+    fleet.ready[1].submit(0, Sequence(1, 9_000, 0))
+    for instance in fleet.ready:
+        instance.advance(5 * S)
+    fleet.kill(5 * S, 1)
+    fleet.grow(7 * S, 1)
+    for now_ns in (15 * S, 17 * S):
+        fleet.boot(now_ns)
+    fleet.ready[0].advance(20 * S)
+    fleet.shrink(20 * S, 2)  # both idle ones, 5 and 3 seconds after their boots
+    fleet.meter_up(60 * S)
+    assert meter.busy_ns == (60 + 5) * S
+    assert meter.places_ns == 8 * (60 + 5 + 5 + 3) * S
+    # A machine that was killed and is back begins anew, and one that drains counts until it began to.
+    fleet.kill(60 * S, 0)
+    fleet.boot(70 * S)
+    fleet.ready[0].submit(70 * S, Sequence(1, 9_000, 0))
+    fleet.ready[0].advance(80 * S)
+    fleet.shrink(80 * S, 1)
+    fleet.meter_up(90 * S)
+    assert meter.busy_ns == (60 + 5 + 10) * S
+    assert meter.places_ns == 8 * (60 + 5 + 5 + 3 + 10) * S
 
 
 def test_bytes_go_through_one_pipe_one_after_another():

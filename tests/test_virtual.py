@@ -258,6 +258,21 @@ def test_a_kill_fails_what_was_there_and_shows_in_the_columns():
     assert result.refusals == {"no instance is ready": 1}
 
 
+def test_a_kill_comes_before_an_arrival_of_the_same_instant():
+    arrivals = [(0, 1, 1), (100 * MS, 1, 1)]
+    result = replay(arrivals, REAL, EndpointSettings(boot_s=10), kills=[(100 * MS, 0)])
+    assert list(result.status) == [200, 503]
+
+
+def test_kills_after_the_last_arrival_fail_what_still_runs_and_are_billed():
+    limits = EndpointSettings(boot_s=10)
+    result = replay([(0, 1, 100)], REAL, limits, kills=[(100 * MS, 0)])
+    assert (list(result.status), list(result.done_ns), result.end_ns) == ([424], [100 * MS], 100 * MS)
+    later = replay([(0, 1, 10)], REAL, limits, kills=[(20 * S, 0)])
+    assert (list(later.status), later.end_ns, later.billed_ns) == ([200], 20 * S, 20 * S)
+    assert [str(view.state) for view in later.instances] == ["booting"]
+
+
 @pytest.mark.parametrize(
     ("arrivals", "kills", "complaint"),
     [
