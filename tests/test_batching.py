@@ -166,6 +166,19 @@ def test_a_killed_instance_gives_up_all_it_held_and_can_be_used_again():
     assert instance.advance(50 * MS) == [again]
 
 
+def test_who_left_before_a_kill_is_not_among_the_killed_and_leaves_nothing_behind():
+    instance = Instance(model_of(kv_tokens=10))
+    leaver, big, small = Sequence(1, 9, 0), Sequence(1, 9, 0), Sequence(1, 1, 0)
+    instance.submit(0, leaver)
+    instance.advance(25 * MS)
+    instance.cancel(25 * MS, leaver)
+    assert instance.kill(26 * MS) == []
+    for sequence in (big, small):
+        instance.submit(30 * MS, sequence)
+    instance.advance(10**9)
+    assert (big.started_ns, big.done_ns, small.started_ns) == (30 * MS, 120 * MS, 120 * MS)  # one at a time, as before
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

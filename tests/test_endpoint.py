@@ -128,6 +128,7 @@ def test_a_killed_instance_fails_what_it_held_and_comes_back_after_its_boot():
     for number in range(4):
         endpoint.submit(0, 1, 50, number=number)
     endpoint.kill(105 * MS, 1)
+    assert endpoint.next_ns() == 105 * MS  # there is something to report
     assert ended(endpoint.advance(105 * MS)) == [(1, Outcome.FAILED, 105), (3, Outcome.FAILED, 105)]
     assert Outcome.FAILED.status == 424
     assert states(endpoint, 106 * MS) == {0: "ready", 1: "booting"}
