@@ -11,10 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission, Quota, WindowKind
 from loadgen.simulator.deployment import Settings
+from loadgen.simulator.faults import read_faults
 from loadgen.simulator.models import DEFAULT_MODEL, context_of
 from loadgen.simulator.server import serve
 from loadgen.simulator.serving import ServingModel
@@ -34,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
     """Serve until asked to end; the exit code. Complaints go to stderr, one sentence each."""
     arguments = _parser().parse_args(argv)
     try:
-        serve(_settings(arguments), port=arguments.port, until_eof=arguments.until_eof)
+        faults = None if arguments.faults is None else read_faults(arguments.faults)
+        serve(_settings(arguments), port=arguments.port, until_eof=arguments.until_eof, faults=faults)
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the complaint is the output
         return ConfigError.exit_code
@@ -53,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="draws the same lengths and latencies again")
     add("--key-env", metavar="NAME", help="environment variable with the key that requests must carry")
     add("--until-eof", action="store_true", help="end when stdin ends")
+    add("--faults", type=Path, metavar="FILE", help="misbehave as its [[toxic]] tables say; the README has all of them")
     add("--serving", metavar="NAME=NUMBER", action="append", default=[], help="a parameter of the serving model")
     quota = parser.add_argument_group("quota of a serverless deployment").add_argument
     quota("--tpm", type=int, help="tokens a minute")

@@ -18,7 +18,10 @@ import uvloop
 from loadgen.errors import ConfigError
 from loadgen.simulator.app import create_app
 from loadgen.simulator.deployment import Deployment, Settings
+from loadgen.simulator.faults import Faults
 from loadgen.simulator.pace import Pacemaker
+from loadgen.simulator.protocol import ExposedProtocol
+from loadgen.simulator.toxics import Poisoned
 
 HOST = "127.0.0.1"
 BACKLOG = 4096
@@ -29,9 +32,9 @@ GRACE_S = 2
 class Server(uvicorn.Server):
     """Announces itself when it listens, and ends without waiting for the streams to be read to their end."""
 
-    def __init__(self, config: uvicorn.Config, deployment: Deployment) -> None:
+    def __init__(self, config: uvicorn.Config, deployment: Deployment, poisoned: Poisoned | None) -> None:
         super().__init__(config)
-        self._deployment = deployment
+        self._deployment, self._poisoned = deployment, poisoned
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -42,22 +45,26 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._deployment.stop()
+        if self._poisoned is not None:
+            self._poisoned.stop()
         await super().shutdown(sockets)
 
 
-def serve(settings: Settings, *, port: int, until_eof: bool) -> None:
+def serve(settings: Settings, *, port: int, until_eof: bool, faults: Faults | None = None) -> None:
     """Serve until SIGTERM, SIGINT or, if asked, the end of stdin. Raises ConfigError if the port cannot be had."""
     listener = _listen(port)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, listener, until_eof=until_eof))
+        runner.run(_serve(settings, listener, until_eof=until_eof, faults=faults))
 
 
-async def _serve(settings: Settings, listener: socket.socket, *, until_eof: bool) -> None:
+async def _serve(settings: Settings, listener: socket.socket, *, until_eof: bool, faults: Faults | None) -> None:
     pacemaker = Pacemaker()
     deployment = Deployment(settings, pacemaker)
+    app = create_app(deployment)
+    poisoned = None if faults is None else Poisoned(app, faults, settings.seed, pacemaker)
     config = uvicorn.Config(
-        create_app(deployment),
-        http="httptools",
+        app if poisoned is None else poisoned,
+        http="httptools" if poisoned is None else ExposedProtocol,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -68,7 +75,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, until_eof: bool
         timeout_graceful_shutdown=GRACE_S,
         backlog=BACKLOG,
     )
-    server = Server(config, deployment)
+    server = Server(config, deployment, poisoned)
     _end_on_request(server, until_eof=until_eof)
     await server.serve(sockets=[listener])
     pacemaker.close()
