@@ -151,8 +151,9 @@ class Toxic:
     content_type: str = "text/html"
     megabytes: float = 1
 
-    def covers(self, path: str) -> bool:
-        return path in CHAT_ROUTES if self.path is None else path.startswith(self.path)
+    def covers(self, target: str) -> bool:
+        """Whether it may hit requests to `target`, a path with its query if it has one."""
+        return target.partition("?")[0] in CHAT_ROUTES if self.path is None else target.startswith(self.path)
 
     def open_until_s(self, now_s: float) -> float | None:
         """When the window that is open at `now_s` ends (inf: never); None where none is open. Seconds as `from_s`."""
@@ -172,8 +173,8 @@ class Faults:
 
     toxics: tuple[Toxic, ...]
 
-    def of(self, number: int, seed: int, now_s: float, path: str = CHAT_ROUTES[0]) -> tuple[Toxic, ...]:
-        """The toxics that hit request `number` (from 0) to `path`, which arrives at `now_s` since the server listened.
+    def of(self, number: int, seed: int, now_s: float, target: str = CHAT_ROUTES[0]) -> tuple[Toxic, ...]:
+        """The toxics that hit request `number` (from 0) to `target`, which arrives at `now_s` since the server listened.
 
         A freeze is drawn here as the others are, but its schedule is asked whenever something is to be sent.
         """
@@ -182,7 +183,7 @@ class Faults:
         return tuple(
             toxic
             for toxic, hit in drawn
-            if hit and toxic.covers(path) and (toxic.kind is Kind.FREEZE or toxic.open_until_s(now_s) is not None)
+            if hit and toxic.covers(target) and (toxic.kind is Kind.FREEZE or toxic.open_until_s(now_s) is not None)
         )
 
 

@@ -50,7 +50,9 @@ class Poisoned:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         number, self._requests = self._requests, self._requests + 1
-        toxics = self._faults.of(number, self.seed, self.now_s(), scope["path"])
+        query = scope["query_string"].decode("latin-1")
+        target = f"{scope['path']}?{query}" if query else scope["path"]
+        toxics = self._faults.of(number, self.seed, self.now_s(), target)
         if not toxics:
             await self._app(scope, receive, send)
             return
