@@ -174,8 +174,9 @@ def data_of(body):
 # Each toxic, on the socket and to our reader
 
 
-@pytest.mark.parametrize(("name", "ended", "whole", "outcome", "error"), [(case[0], *case[3:]) for case in CASES])
-def test_a_toxic_ends_the_answer_as_it_should_and_our_reader_says_what_it_was(seen, name, ended, whole, outcome, error):
+@pytest.mark.parametrize(("name", "expected"), [(case[0], case[3:]) for case in CASES])
+def test_a_toxic_ends_the_answer_as_it_should_and_our_reader_says_what_it_was(seen, name, expected):
+    ended, whole, outcome, error = expected
     answer = seen(name)
     assert (answer.ended, answer.outcome, answer.error) == (ended, outcome, error)
     length = next((line for line in answer.head.split(b"\r\n") if line.startswith(b"content-length: ")), None)

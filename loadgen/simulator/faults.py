@@ -174,9 +174,10 @@ class Faults:
     toxics: tuple[Toxic, ...]
 
     def of(self, number: int, seed: int, now_s: float, target: str = CHAT_ROUTES[0]) -> tuple[Toxic, ...]:
-        """The toxics that hit request `number` (from 0) to `target`, which arrives at `now_s` since the server listened.
+        """The toxics that hit request `number` (from 0) to `target`, which arrives at `now_s`.
 
-        A freeze is drawn here as the others are, but its schedule is asked whenever something is to be sent.
+        `now_s` counts from when the server listened. A freeze is drawn here as the others are, but its schedule is
+        asked whenever something is to be sent.
         """
         rng = rng_of(seed, _OF_FAULTS | number)
         drawn = [(toxic, rng.random() < toxic.probability) for toxic in self.toxics]
