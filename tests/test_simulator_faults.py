@@ -16,6 +16,7 @@ import pytest
 from loadgen.errors import ConfigError
 from loadgen.samples import Outcome, Run
 from loadgen.simulator.faults import Faults, Kind, Toxic, read_faults
+from loadgen.simulator.serving import rng_of
 from loadgen.wire import ResponseReader
 from tests.commands import headroom
 from tests.test_simulator import CHAT, FAST, OPENAI, PATIENCE_S, ask, complaint, eventually, pinned, simulated
@@ -92,6 +93,12 @@ CASES = [
     ("cut but end the body", [("cut", {"terminated": True})], {}, "fin", True, Outcome.BROKEN_STREAM, "truncated"),
     ("cut after all", [("cut", {"after_events": EVENTS})], {}, "fin", False, Outcome.OK, None),
     ("cut later than the end", [("cut", {"after_events": EVENTS + 1})], {}, "fin", True, Outcome.OK, None),
+    ("cut before an answer that is to end well", [("cut", {"after_events": 0, "terminated": True})], {}, "fin", False,
+     Outcome.NETWORK, "closed_before_answer"),
+    ("cut a plain answer that is to end well", [("cut", {"terminated": True})], {"stream": False}, "fin", False,
+     Outcome.BROKEN_STREAM, "cut"),
+    ("cut twice", [("cut", {"after_events": 6, "terminated": True}), ("cut", {"after_events": 7, "terminated": True})], {},
+     "fin", True, Outcome.BROKEN_STREAM, "truncated"),
     ("500", [("status", {"status": 500})], {}, "fin", True, Outcome.SERVER_ERROR,
      "fault_on_purpose: The simulated deployment was told to fail."),
     ("502 with a page", [("status", {"status": 502, "html": True})], {}, "fin", True, Outcome.SERVER_ERROR, "no_error_code"),
@@ -309,34 +316,37 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
     toxics = [
         ("freeze", {"until_s": 86_400, "path": target_of("frozen")}),
         ("latency", {"ms": 3_600_000, "path": target_of("late")}),
+        ("cut", {"after_events": 0, "path": target_of("frozen")}),
     ]
     file = tmp_path / "faults.toml"
     file.write_text(toml(*toxics))
     with simulated("--concurrency", "1", "--faults", str(file)) as server:
 
-        def status():
-            return server.client.post(CHAT, json=ask(max_tokens=1)).status_code
+        def busy():
+            """Asks for more than the quota will ever hold, so that it takes no place itself."""
+            return server.client.post(CHAT, json=ask(max_tokens=1_000_000)).headers["retry-after"] == "1"
 
-        with send(server, target_of("frozen")):
-            assert eventually(lambda: status() == 429)
-        assert eventually(lambda: status() == 200)
+        with send(server, target_of("frozen")) as made:
+            assert eventually(busy)
+            made.settimeout(0.2)
+            with pytest.raises(TimeoutError):  # not even the end comes through
+                made.recv(1)
+        assert eventually(lambda: not busy())
         with send(server, target_of("late")), send(server, target_of("frozen")):
-            assert eventually(lambda: status() == 429)
+            assert eventually(busy)
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(PATIENCE_S) == 0
         assert server.process.stderr.read() == b""
 
 
 def test_a_toxic_server_says_nothing_on_stderr_whatever_it_sent(tmp_path):
-    toxics = [
-        (kind, {**keys, "path": target_of(name)}) for name, row in TABLE for kind, keys in row if name != "freeze"
-    ]
+    rows = [(name, toxics, request) for name, toxics, request, *_ in (*CASES, *RESETS) if "few" not in name]
+    toxics = [(kind, {**keys, "path": target_of(name)}) for name, row, _ in rows for kind, keys in row]
     with misbehaving(tmp_path, toxics) as server:
-        for name, _, request, *_ in (*CASES, *RESETS):
+        for name, _, request in rows:
+            observe(server, target_of(name), **request)
             with send(server, target_of(name), **request):
                 pass  # gone at once
-        for name, request in (("cut", {}), ("reset", {}), ("cut a plain answer", {"stream": False})):
-            observe(server, target_of(name), **request)
         assert server.client.post(CHAT, json=ask()).status_code == 200
         server.process.terminate()
         assert server.process.wait(PATIENCE_S) == 0
@@ -371,6 +381,9 @@ def test_the_same_seed_hits_the_same_requests_whatever_else_is_in_the_file():
     assert hits([HALF], HALF, now_s=3_600.0) == alone
     assert hits([HALF, THIRD], HALF) == alone
     assert hits([HALF], HALF, seed=2) != alone
+    assert alone != [
+        number for number in range(N) if rng_of(1, number).random() < 0.5
+    ]  # nor are they the answers' draws
     # A toxic that is closed now takes its draw all the same.
     assert hits([Toxic(kind=Kind.CUT, from_s=60), THIRD], THIRD) == hits([Toxic(kind=Kind.CUT), THIRD], THIRD)
 
@@ -395,6 +408,11 @@ def test_a_schedule_opens_a_window_once_or_every_so_often(schedule, now_s, ends_
     toxic = Toxic(kind=Kind.CUT, **schedule)
     assert toxic.open_until_s(now_s) == ends_s
     assert (Faults((toxic,)).of(7, 1, now_s) == (toxic,)) == (ends_s is not None)
+
+
+def test_a_freeze_that_is_not_yet_hits_what_arrives_before_it():
+    freeze = Toxic(kind=Kind.FREEZE, from_s=10, until_s=11)
+    assert Faults((freeze,)).of(7, 1, 9.0) == (freeze,)
 
 
 def test_a_schedule_rules_over_a_running_server(tmp_path):

@@ -12,14 +12,14 @@ _DROP_UNSENT = struct.pack("ii", 1, 0)  # struct linger: on, for no time; close(
 
 
 class ExposedProtocol(HttpToolsProtocol):
-    """Puts into each scope what can end its connection. What was handed to the socket before a FIN is still sent."""
+    """Puts into each scope what can end its connection."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {"close": self.transport.close, "reset": self.reset}}
 
     def reset(self) -> None:
-        """End the connection with RST."""
+        """End the connection with RST. uvloop writes what it holds before it closes, so that leaves first."""
         if not self.transport.is_closing():
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_UNSENT)
         self.transport.abort()

@@ -201,7 +201,6 @@ class Exchange:
         self._ended = True
         connection = self._scope["extensions"][CONNECTION]
         if toxic.kind is Kind.RESET:
-            await asyncio.sleep(0)  # uvloop writes at the end of its turn, and a reset drops what is not written
             connection["reset"]()
         elif toxic.terminated and self._events:
             await self._to_client({"type": "http.response.body", "body": b""})
