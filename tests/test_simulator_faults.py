@@ -450,7 +450,7 @@ LONG_ENOUGH = FAST | {"completion_mean_tokens": 12, "completion_sigma": 0}
 
 def run_against(tmp_path, toxics):
     with misbehaving(tmp_path, toxics, "--seed", "5", serving=LONG_ENOUGH) as server:
-        load = ["--rate", "80/s", "--arrivals", "constant", "--duration", "2s", "--warmup", "0s", "--throttle", "off"]
+        load = ["--rate", "160/s", "--arrivals", "constant", "--duration", "1s", "--warmup", "0s", "--throttle", "off"]
         done = headroom(
             tmp_path, "run", "--target", server.url, "--scenario", "streaming", *load, "--no-report", "--out", "run"
         )
