@@ -11,6 +11,7 @@ from starlette.types import Receive, Send
 
 from loadgen.simulator.asgi import cut_on_disconnect, send_refusal, send_whole, start
 from loadgen.simulator.asked import Answer, Asked, Compute, Events, Pace
+from loadgen.simulator.faults import Faults
 from loadgen.simulator.managed import Managed, ManagedSettings
 from loadgen.simulator.models import Model
 from loadgen.simulator.pace import Flight, Pacemaker
@@ -31,6 +32,7 @@ class Settings:
     seed: int = 1
     key: str | None = field(default=None, repr=False)
     time_scale: float = 1.0
+    faults: Faults | None = None
 
     def __str__(self) -> str:
         """In a line, for whoever starts it by hand."""

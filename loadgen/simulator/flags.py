@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from loadgen.errors import ConfigError
@@ -16,6 +17,7 @@ from loadgen.simulator.autoscale import parse_rule
 from loadgen.simulator.batching import BatchingModel
 from loadgen.simulator.deployment import Settings
 from loadgen.simulator.endpoint import EndpointSettings, Routing
+from loadgen.simulator.faults import read_faults
 from loadgen.simulator.hardware import batching_of, usual_sku
 from loadgen.simulator.managed import ManagedSettings
 from loadgen.simulator.models import DEFAULT_MODEL, Kind, model_of
@@ -68,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("--until-eof", action="store_true", help="end when stdin ends")
     add("--drain-s", type=float, default=30, help="asked to end, let answers run for so many seconds (%(default)s)")
     add("--time-scale", type=float, default=1, help="10: the deployment's time runs ten times faster (%(default)s)")
+    add("--faults", type=Path, metavar="FILE", help="misbehave as its [[toxic]] tables say; the README has all of them")
     add("--serving", metavar="NAME=NUMBER", action="append", default=[], help="a parameter of the serving model")
     _add_serverless(made.add_argument_group("a serverless deployment").add_argument)
     _add_managed(made.add_argument_group("a managed deployment").add_argument)
@@ -122,6 +125,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         seed=arguments.seed,
         key=_key(arguments.key_env),
         time_scale=arguments.time_scale,
+        faults=None if arguments.faults is None else read_faults(arguments.faults),
     )
 
 

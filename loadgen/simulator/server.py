@@ -23,6 +23,8 @@ from loadgen.simulator.app import create_app
 from loadgen.simulator.control import control_routes
 from loadgen.simulator.deployment import Deployment, Settings
 from loadgen.simulator.pace import Pacemaker
+from loadgen.simulator.protocol import ExposedProtocol
+from loadgen.simulator.toxics import Poisoned
 
 BACKLOG = 4096
 KEEP_ALIVE_S = 240  # longer than a client leaves a connection idle between two requests of one run
@@ -42,9 +44,9 @@ class Place:
 class Server(uvicorn.Server):
     """Announces itself when it listens. Asked to end, it lets answers run for a while; asked again, it cuts them."""
 
-    def __init__(self, config: uvicorn.Config, deployment: Deployment, place: Place) -> None:
+    def __init__(self, config: uvicorn.Config, deployment: Deployment, poisoned: Poisoned | None, place: Place) -> None:
         super().__init__(config)
-        self._deployment, self._place = deployment, place
+        self._deployment, self._poisoned, self._place = deployment, poisoned, place
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -60,7 +62,7 @@ class Server(uvicorn.Server):
         self._deployment.close()
         if running := self._deployment.running:
             sys.stderr.write(f"ending: {running} running, for {self._place.drain_s:g} s at most; Ctrl-C cuts them\n")
-        asyncio.get_running_loop().call_later(self._place.drain_s, self._deployment.stop)
+        asyncio.get_running_loop().call_later(self._place.drain_s, self._stop)
         await super().shutdown(sockets)
 
     @contextmanager
@@ -76,12 +78,18 @@ class Server(uvicorn.Server):
 
     def _end(self) -> None:
         if self.should_exit:
-            self._deployment.stop()
+            self._stop()
         self.should_exit = True
 
     def _cut(self) -> None:
-        self._deployment.stop()
+        self._stop()
         self.should_exit = True
+
+    def _stop(self) -> None:
+        """Hold nothing back, and answer nothing more."""
+        self._deployment.stop()
+        if self._poisoned is not None:
+            self._poisoned.stop()
 
 
 def serve(settings: Settings, place: Place) -> None:
@@ -94,9 +102,11 @@ def serve(settings: Settings, place: Place) -> None:
 async def _serve(settings: Settings, listener: socket.socket, place: Place) -> None:
     pacemaker = Pacemaker(settings.time_scale)
     deployment = Deployment(settings, pacemaker)
+    app = create_app(deployment, *control_routes(deployment))
+    poisoned = None if settings.faults is None else Poisoned(app, settings.faults, settings.seed, pacemaker)
     config = uvicorn.Config(
-        create_app(deployment, *control_routes(deployment)),
-        http="httptools",
+        app if poisoned is None else poisoned,
+        http="httptools" if poisoned is None else ExposedProtocol,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -107,7 +117,7 @@ async def _serve(settings: Settings, listener: socket.socket, place: Place) -> N
         timeout_graceful_shutdown=round(place.drain_s) + GRACE_S,
         backlog=BACKLOG,
     )
-    await Server(config, deployment, place).serve(sockets=[listener])
+    await Server(config, deployment, poisoned, place).serve(sockets=[listener])
     deployment.compute.close()
     pacemaker.close()
 
