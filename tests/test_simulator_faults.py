@@ -19,7 +19,7 @@ from loadgen.simulator.faults import Faults, Kind, Toxic, read_faults
 from loadgen.simulator.serving import rng_of
 from loadgen.wire import ResponseReader
 from tests.commands import headroom
-from tests.test_simulator import CHAT, FAST, OPENAI, PATIENCE_S, ask, complaint, eventually, pinned, simulated
+from tests.simulators import CHAT, FAST, OPENAI, PATIENCE_S, ask, complaint, eventually, pinned, simulated
 
 MEGABYTE = 1_000_000
 TOKENS = 5
