@@ -21,6 +21,7 @@ from loadgen.wire import ResponseReader
 from tests.commands import headroom
 from tests.test_simulator import CHAT, FAST, OPENAI, PATIENCE_S, ask, complaint, eventually, pinned, simulated
 
+NO_QUOTA = ("--tpm", "1000000000", "--rpm", "1000000")
 MEGABYTE = 1_000_000
 TOKENS = 5
 EVENTS = TOKENS + 3  # the role, the tokens, the finish, [DONE]
@@ -39,7 +40,7 @@ def toml(*toxics):
 def misbehaving(folder, toxics, *flags, serving=FAST):
     file = folder / "faults.toml"
     file.write_text(toml(*toxics))
-    with simulated("--kind", "managed", "--faults", str(file), *flags, serving=serving) as server:
+    with simulated(*NO_QUOTA, "--faults", str(file), *flags, serving=serving) as server:
         yield server
 
 
@@ -320,7 +321,7 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
     ]
     file = tmp_path / "faults.toml"
     file.write_text(toml(*toxics))
-    with simulated("--concurrency", "1", "--faults", str(file)) as server:
+    with simulated("--concurrency", "1", "--drain-s", "0", "--faults", str(file)) as server:
 
         def busy():
             """Asks for more than the quota will ever hold, so that it takes no place itself."""
@@ -336,10 +337,15 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
             assert eventually(busy)
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(PATIENCE_S) == 0
-        assert server.process.stderr.read() == b""
+        assert server.process.stderr.read() == b"ending: 1 running, for 0 s at most; Ctrl-C cuts them\n"
 
 
-def test_a_toxic_server_says_nothing_on_stderr_whatever_it_sent(tmp_path):
+def test_faults_keep_the_time_of_the_deployment(tmp_path):
+    with misbehaving(tmp_path, [("latency", {"ms": 300_000})], "--time-scale", "1000") as server:
+        assert observe(server, CHAT).at_s[0] >= 0.3  # and five minutes would be too long for it
+
+
+def test_no_toxic_keeps_a_place_that_its_client_has_left(tmp_path):
     rows = [(name, toxics, request) for name, toxics, request, *_ in (*CASES, *RESETS) if "few" not in name]
     toxics = [(kind, {**keys, "path": target_of(name)}) for name, row, _ in rows for kind, keys in row]
     with misbehaving(tmp_path, toxics) as server:
@@ -347,6 +353,7 @@ def test_a_toxic_server_says_nothing_on_stderr_whatever_it_sent(tmp_path):
             observe(server, target_of(name), **request)
             with send(server, target_of(name), **request):
                 pass  # gone at once
+        assert eventually(lambda: server.client.get("/simulator").json()["running"] == 0)
         assert server.client.post(CHAT, json=ask()).status_code == 200
         server.process.terminate()
         assert server.process.wait(PATIENCE_S) == 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import orjson
-
-from loadgen.simulator.chat import ChatRequest, Dialect
 
 # A space and three letters are four bytes: so an answer counts as many tokens under loadgen.tokens, when a next turn
 # sends it back, as its `usage` said.
@@ -21,6 +20,14 @@ DONE = b"data: [DONE]\n\n"
 _BEFORE_CONTENT = b'"content":"'
 
 
+class UsageWhere(StrEnum):
+    """Where a stream carries its usage."""
+
+    LAST_EVENT = "beside the finish reason"  # the Azure API, always
+    EVENT_OF_ITS_OWN = "after it, without choices"  # OpenAI's dialect, on request
+    NOWHERE = "nowhere"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What will be said, fixed when the request is admitted."""
@@ -32,6 +39,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str  # stop, or length where max_tokens or the context cut it
+    usage_where: UsageWhere
 
     @property
     def usage(self) -> dict[str, int]:
@@ -56,22 +64,27 @@ class Answer:
         choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
         return orjson.dumps(self.head("chat.completion") | {"choices": [choice], "usage": self.usage})
 
+    def events(self) -> Events:
+        return Events(self)
+
 
 class Events:
-    """The events of one stream. A content event is `before` + a word + `after`."""
+    """The events of one stream. Those of tokens differ only in the word between `before` and `after`."""
 
-    def __init__(self, answer: Answer, dialect: Dialect, request: ChatRequest) -> None:
-        self._answer, self._azure, self._asked = answer, dialect is Dialect.AZURE, request.include_usage
+    def __init__(self, answer: Answer) -> None:
+        self._answer, self._asked = answer, answer.usage_where is UsageWhere.EVENT_OF_ITS_OWN
         self.role = self._event({"role": "assistant", "content": ""}, None)
-        head, mark, self.after = self._event({"content": ""}, None).rpartition(_BEFORE_CONTENT)
-        self.before = head + mark
+        head, mark, self._after = self._event({"content": ""}, None).rpartition(_BEFORE_CONTENT)
+        self._before = head + mark
+
+    def token(self, index: int) -> bytes:
+        """The event of the token at `index`."""
+        return self._before + self._answer.word(index) + self._after
 
     def end(self) -> bytes:
-        """The event with the finish reason, the usage where it is due, and the terminator.
-
-        The Azure API puts the usage into the last event; OpenAI's dialect sends it on request only, in one more event.
-        """
-        last = self._event({"content": ""}, self._answer.finish_reason, self._answer.usage if self._azure else None)
+        """The event with the finish reason, the usage where it is due, and the terminator."""
+        beside = self._answer.usage if self._answer.usage_where is UsageWhere.LAST_EVENT else None
+        last = self._event({"content": ""}, self._answer.finish_reason, beside)
         if self._asked:
             head = self._answer.head("chat.completion.chunk")
             last += _framed(head | {"choices": [], "usage": self._answer.usage})

@@ -15,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 from loadgen.simulator.asgi import read_body, send_refusal
 from loadgen.simulator.chat import Dialect, parse_chat
 from loadgen.simulator.deployment import Deployment
-from loadgen.simulator.models import PROVIDER
 from loadgen.simulator.refusals import Refusal, bad_request, plain
 
 COMPLETION_TOKENS = b"x-headroom-completion-tokens"
@@ -27,13 +26,21 @@ def create_app(deployment: Deployment) -> Starlette:
 
     async def info(request: Request) -> Response:
         check_key(request.scope, deployment.settings.key)
-        model = deployment.settings.model
-        about = {"model_name": model, "model_type": "chat-completions", "model_provider_name": PROVIDER}
+        model = deployment.settings.model.name
+        about = {
+            "model_name": model,
+            "model_type": "chat-completions",
+            "model_provider_name": deployment.settings.model.provider,
+        }
         return Response(orjson.dumps(about), media_type="application/json")
 
     async def models(request: Request) -> Response:
         check_key(request.scope, deployment.settings.key)
-        model = {"id": deployment.settings.model, "object": "model", "owned_by": PROVIDER}
+        model = {
+            "id": deployment.settings.model.name,
+            "object": "model",
+            "owned_by": deployment.settings.model.provider,
+        }
         return Response(orjson.dumps({"object": "list", "data": [model]}), media_type="application/json")
 
     routes = [
@@ -60,8 +67,8 @@ class Chat:
             body = await read_body(scope, receive)
             if body is None:
                 return
-            request = parse_chat(body, self._dialect)
-            await self._deployment.answer(request, self._dialect, wanted_tokens, receive, send)
+            asked = parse_chat(body, self._dialect, self._deployment.settings.model.name)
+            await self._deployment.answer(asked, wanted_tokens, receive, send, body_bytes=len(body))
         except Refusal as refusal:
             await send_refusal(send, refusal)
 

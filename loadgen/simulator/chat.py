@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from random import Random
 from typing import Any
 
 import orjson
 
+from loadgen.simulator.answers import Answer, UsageWhere
 from loadgen.simulator.images import image_size
 from loadgen.simulator.refusals import bad_request, invalid
 from loadgen.tokens import prompt_tokens
@@ -31,13 +34,33 @@ class Dialect(StrEnum):
 class ChatRequest:
     """A valid request. `max_tokens` is None where the request sets no limit."""
 
+    dialect: Dialect
+    model: str
     prompt_tokens: int
     max_tokens: int | None
     stream: bool
     include_usage: bool  # in a chunk of its own, as OpenAI's dialect asks for it
 
+    def compose(self, rng: Random, *, room_tokens: int, length: Callable[[Random], int]) -> Answer:
+        """The answer, drawn from `rng`: its id, its words and, where nothing cuts it, its length."""
+        answer_id, first_word = f"{rng.getrandbits(128):032x}", rng.getrandbits(16)
+        wanted_tokens = length(rng)
+        ceiling = room_tokens if self.max_tokens is None else min(room_tokens, self.max_tokens)
+        return Answer(
+            id=answer_id,
+            created_s=int(time.time()),
+            model=self.model,
+            first_word=first_word,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=min(wanted_tokens, ceiling),
+            finish_reason="length" if wanted_tokens >= ceiling else "stop",
+            usage_where=UsageWhere.LAST_EVENT
+            if self.dialect is Dialect.AZURE
+            else (UsageWhere.EVENT_OF_ITS_OWN if self.include_usage else UsageWhere.NOWHERE),
+        )
 
-def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
+
+def parse_chat(body: bytes, dialect: Dialect, model: str) -> ChatRequest:
     """Read and check a request's body. Raises Refusal: 400 for broken JSON and images, 422 for wrong values."""
     try:
         fields = orjson.loads(body)
@@ -54,6 +77,8 @@ def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
     if dialect is Dialect.OPENAI and fields.get("max_completion_tokens") is not None:
         limit = "max_completion_tokens"
     return ChatRequest(
+        dialect=dialect,
+        model=model,
         # Of several turns with an image, Phi-3-vision keeps only the last in its context.
         prompt_tokens=prompt_tokens(messages, [size for size in images if size is not None][-1:]),
         max_tokens=_count(fields, limit),
