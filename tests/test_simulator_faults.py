@@ -332,9 +332,10 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
             with pytest.raises(TimeoutError):  # not even the end comes through
                 made.recv(1)
         assert eventually(lambda: not busy())
-        with send(server, target_of("late")), send(server, target_of("frozen")):
+        with send(server, target_of("late")) as late, send(server, target_of("frozen")):
             assert eventually(busy)
             server.process.send_signal(signal.SIGTERM)
+            assert late.recv(12) == b"HTTP/1.1 503"
             assert server.process.wait(PATIENCE_S) == 0
         assert server.process.stderr.read() == b"ending: 1 running, for 0.2 s at most; Ctrl-C cuts them\n"
 
