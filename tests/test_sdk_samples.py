@@ -1,0 +1,550 @@
+"""Every sample of the documentation, run against the simulator: the Python ones by the real client.
+
+The pages are not part of this repository. Where a page is wrong it is adapted, by a table; each row is proven to be
+needed by running the sample without it.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import time
+import urllib.request
+from types import SimpleNamespace
+from unittest import mock
+
+import azure.identity
+import pytest
+import requests
+from azure.core.credentials import AccessToken
+from azure.core.exceptions import HttpResponseError
+from PIL import Image
+
+from tests.samples_of_docs import (
+    DOCS,
+    Adaptation,
+    adapted_blocks,
+    all_blocks,
+    csharp_exchanges,
+    javascript_exchanges,
+    rest_exchanges,
+    run_block,
+)
+from tests.test_simulator import KEY, events, simulated
+
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the pages of ../shared/docs are not here")
+
+CHART_ADDRESS = (
+    "https://news.microsoft.com/source/wp-content/uploads/2024/04/"
+    "The-Phi-3-small-language-models-with-big-potential-1-1900x1069.jpg"
+)
+
+
+def chart():
+    """A JPEG of the size of the chart in the pages."""
+    file = io.BytesIO()
+    Image.new("RGB", (1900, 1069), "navy").save(file, "JPEG")
+    return file.getvalue()
+
+
+CHART = chart()
+CHART_BASE64 = base64.b64encode(CHART).decode()
+CHART_URL = "data:image/jpeg;base64," + CHART_BASE64
+
+
+def rows(pages, pivot, fact, before, after, times=1, fails=AssertionError):
+    return [
+        Adaptation(page=page, pivot=pivot, fact=fact, before=before, after=after, times=times, fails=fails)
+        for page in pages.split()
+    ]
+
+
+MODELS = "from azure.ai.inference.models import "
+TURNS = MODELS + "AssistantMessage, UserMessage, SystemMessage\n"
+STREAMED = "        messages: messages,\n    }\n}).asNodeStream()"
+PASS_THROUGH = 'headers: { "extra-parameters": "pass-through" }'
+ADAPTATIONS = [
+    # with_defaults never existed
+    *rows("S0", "python", 6, "ChatCompletionsClient.with_defaults()\n", "", 1, AttributeError),
+    # the credential has another name
+    *rows("S2", "python", 5, "AzureDefaultCredential", "DefaultAzureCredential", 2, ImportError),
+    # a stream must be asked for
+    *rows("S0 S1 S4", "python", 24, "result = model.complete(", "result = model.complete(stream=True, ", 1, AttributeError),
+    *rows("S0 S1 S3 S4", "javascript", 24, STREAMED, STREAMED.replace("    }", "    stream: true }", 1)),
+    # the client has lost these classes: it takes the word
+    *rows("S0 S1 S4", "python", 27, MODELS + "ChatCompletionsResponseFormat\n", "", 1, ImportError),
+    *rows("S0 S1 S4", "python", 27, '{ "type": ChatCompletionsResponseFormat.TEXT }', '"text"', 1, NameError),
+    *rows("S3", "python", 27, MODELS + "ChatCompletionsResponseFormatText\n", "", 1, ImportError),
+    *rows("S3", "python", 27, '{ "type": ChatCompletionsResponseFormatText() }', '"text"', 1, NameError),
+    *rows("S3", "python", 27, MODELS + "ChatCompletionsResponseFormatJSON\n", "", 1, ImportError),
+    *rows("S3", "python", 27, '{ "type": ChatCompletionsResponseFormatJSON() }', '"json_object"', 1, NameError),
+    *rows("S2", "python", 27, ", ChatCompletionsResponseFormatJSON\n", "\n", 1, ImportError),
+    *rows("S2", "python", 27, "ChatCompletionsResponseFormatJSON()", '"json_object"', 1, NameError),
+    # `detail` is an object, not a list of them
+    *rows("S2", "python", 33, 'in response["detail"]:', 'in [response["detail"]]:', 1, TypeError),
+    # an image has another key
+    *rows("S3 S4", "python", 40, "ImageContentItem(image=", "ImageContentItem(image_url=", 1, TypeError),
+    *rows("S3 S4", "javascript", 40, 'type: "image_url", image:', 'type: "image_url", image_url:'),
+    *rows("S3 S4", "rest", 41, "0xABCDFGHIJKLMNOPQRSTUVWXYZ...", CHART_BASE64),
+    # the header that lets extra parameters pass is missing, misspelled, or no header at all
+    *rows("S0", "javascript", 32, "logprobs: true\n    }", "logprobs: true\n    },\n    " + PASS_THROUGH),
+    *rows("S1", "javascript", 31, '"extra-params": "passthrough"', '"extra-parameters": "pass-through"'),
+    *rows("S3 S4", "javascript", 31, '"extra-params"', '"extra-parameters"'),
+    *rows("S2", "javascript", 31, '"extra-parameters": "pass-through"', PASS_THROUGH),
+    # names that are never imported
+    *rows("S0 S1", "python", None, TURNS, TURNS + "import json\nfrom azure.core.exceptions import HttpResponseError\n", 1, NameError),
+    *rows("S3", "python", None, TURNS, TURNS + "from azure.core.exceptions import HttpResponseError\n", 1, NameError),
+    # the function is called by the parameters' names in its definition, which differ
+    *rows("S3", "python", None, "loc_origin", "origin_city", 2, TypeError),
+    *rows("S3", "python", None, "loc_destination", "destination_city", 2, TypeError),
+    # no JavaScript: members need a colon
+    *(
+        row
+        for name in ("presence_penalty", "frequency_penalty", "max_tokens", "stop", "temperature", "top_p", "response_format")
+        for row in rows("S0 S1", "javascript", None, f"{name} =", f"{name}:", 1, SyntaxError)
+    ),
+]  # fmt: skip
+# REST samples of the same fault have no header block that could be replaced.
+REST_HEADERS = {("S0", "Extra parameters"): {"extra-parameters": "pass-through"}}
+REST_HEADERS |= {("S1", "Extra parameters"): {"extra-parameters": "pass-through"}}
+SERVERS = {
+    "Phi-3": (),
+    "Phi-3, flat": ("--content-filter", "flat"),
+    "Mistral": ("--model", "Mistral-Large"),
+    "vision": ("--model", "Phi-3-vision-128k-instruct", "--kind", "managed"),
+}
+QUOTA = ("--tpm", "1000000000", "--rpm", "1000000")
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """By name, started when they are first asked for."""
+    with contextlib.ExitStack() as stack:
+
+        class Servers(dict):
+            def __missing__(self, name):
+                flags = SERVERS[name] if "managed" in SERVERS[name] else (*SERVERS[name], *QUOTA)
+                serving = {"serving": {}} if "managed" in SERVERS[name] else {}
+                self[name] = stack.enter_context(simulated(*flags, "--port", "0", key=KEY, **serving))
+                return self[name]
+
+        yield Servers()
+
+
+def server_name(page, heading, pivot="python"):
+    if page == "S2" and pivot == "rest" and "safety" in heading:
+        return "Phi-3, flat"  # as this page alone shows it
+    if page == "S4" or "images" in heading:
+        return "vision"
+    return "Mistral" if page == "S3" else "Phi-3"
+
+
+# Python, by the real client
+
+
+class Transcript:
+    """What a page's Python did: per block, in order, what it printed, its last value and the names after it."""
+
+    def __init__(self):
+        self.steps, self.slept_s = [], []
+
+    def of(self, heading):
+        return [step for step in self.steps if heading in step.heading.lower()]
+
+
+class Identity:
+    """Microsoft Entra ID, at its edge: it gives the server's key."""
+
+    def __init__(self, **_):
+        pass
+
+    def get_token(self, *_, **__):
+        return AccessToken(KEY, 1 << 62)
+
+
+def run_python(page, servers, adaptations=ADAPTATIONS):
+    transcript, namespace, first, url = Transcript(), {}, None, None
+    displayed = SimpleNamespace(Image=lambda content: SimpleNamespace(content=content))
+    edges = (
+        mock.patch.object(time, "sleep", transcript.slept_s.append),
+        mock.patch.object(urllib.request, "urlopen", lambda request: io.BytesIO(fetched(request.full_url))),
+        mock.patch.object(requests, "get", lambda address: SimpleNamespace(content=fetched(address))),
+        mock.patch.object(azure.identity, "DefaultAzureCredential", Identity),
+        mock.patch.dict("sys.modules", {"IPython": SimpleNamespace(display=displayed), "IPython.display": displayed}),
+        mock.patch.dict(os.environ, {"NO_PROXY": "127.0.0.1"}),
+    )
+    with contextlib.ExitStack() as stack:
+        for edge in edges:
+            stack.enter_context(edge)
+        for block in (b for b in adapted_blocks(page, "python", adaptations) if b.language == "python"):
+            server = servers[server_name(page, block.heading)]
+            for name in ("AZUREAI_ENDPOINT_URL", "AZURE_INFERENCE_ENDPOINT"):
+                stack.enter_context(mock.patch.dict(os.environ, {name: server.url}))
+            for name in ("AZUREAI_ENDPOINT_KEY", "AZURE_INFERENCE_CREDENTIAL"):
+                stack.enter_context(mock.patch.dict(os.environ, {name: KEY}))
+            first = first or block
+            if server.url != url and block is not first:
+                run_block(first, first.text, namespace)  # its client, for another deployment
+            url = server.url
+            # The client with Entra ID is another one: those of the following blocks have the key.
+            entra = "DefaultAzureCredential" in block.text
+            transcript.steps.append(play_block(block, dict(namespace) if entra else namespace))
+    return transcript
+
+
+def play_block(block, namespace):
+    printed, error, value = io.StringIO(), None, None
+    with contextlib.redirect_stdout(printed):
+        try:
+            value = run_block(block, block.text, namespace)
+        except HttpResponseError as refusal:
+            error = refusal
+    return SimpleNamespace(
+        heading=block.heading, text=block.text, printed=printed.getvalue(), value=value, error=error, names=dict(namespace)
+    )
+
+
+def fetched(address):
+    assert address == CHART_ADDRESS
+    return CHART
+
+
+@pytest.fixture(scope="module")
+def transcripts(servers):
+    class Transcripts(dict):
+        def __missing__(self, page):
+            self[page] = run_python(page, servers)
+            return self[page]
+
+    return Transcripts()
+
+
+@pytest.mark.parametrize("page", ["S0", "S1", "S2", "S3", "S4"])
+def test_every_python_block_runs_and_only_content_safety_raises(transcripts, page):
+    steps = transcripts[page].steps
+    assert len(steps) == sum(block.language == "python" for block in all_blocks(page))
+    raised = [step for step in steps if step.error is not None]
+    # S3 ends its handler with a bare `raise`: it reports, and raises all the same.
+    assert [step.heading for step in raised] == (["Apply content safety"] if page == "S3" else [])
+    assert all(step.error.error.code == "content_filter" for step in raised)
+
+
+@pytest.mark.parametrize("row", [row for row in ADAPTATIONS if row.fails is not SyntaxError or row.before[:4] == "stop"], ids=str)
+def test_an_adaptation_is_still_needed_and_matches_as_often_as_stated(servers, row):
+    texts = [block.text for block in all_blocks(row.page) if block.pivot == row.pivot]
+    assert sum(text.count(row.before) for text in texts) == row.times
+    others = [each for each in ADAPTATIONS if each is not row]
+    with pytest.raises(row.fails):
+        if row.pivot == "python":
+            run_python(row.page, servers, others)
+        else:
+            for exchange in exchanges(row.page, row.pivot, others):
+                play(exchange, row.pivot, servers)
+
+
+@pytest.mark.parametrize("page", ["S0", "S1", "S3", "S4"])
+def test_python_learns_what_the_page_says_about_the_model(transcripts, page):
+    step = transcripts[page].of("capabilities")[0]
+    about = step.value or step.names["model_info"]
+    # S0 shows a Mistral model in this pivot, another of its pivots the one that it is about.
+    shown = info_of("S0" if page == "S0" else page)
+    assert same_model(about.model_name, shown["model_name"])
+    assert (about.model_type, about.model_provider_name) == (shown["model_type"], shown["model_provider_name"])
+
+
+def test_python_prints_the_model_as_the_page_does(transcripts):
+    (shown,) = [b.text for b in all_blocks("S3") if b.pivot == "python" and b.text.startswith("Model name")]
+    assert transcripts["S3"].of("capabilities")[1].printed == shown
+
+
+@pytest.mark.parametrize("page", ["S0", "S1", "S3", "S4"])
+def test_python_gets_a_chat_answer_with_its_usage(transcripts, page):
+    asked, printed = transcripts[page].of("chat completion")[:2] if page in ("S0", "S1") else transcripts[page].of("create a chat")
+    answer = asked.names["response"]
+    check_chat(answer.as_dict(), server_name(page, ""))
+    assert f"Response: {answer.choices[0].message.content}\nModel: {answer.model}\nUsage:" in printed.printed
+    assert str(answer.usage.total_tokens) in printed.printed
+
+
+@pytest.mark.parametrize("page", ["S0", "S1", "S3", "S4"])
+def test_python_prints_a_stream_piece_by_piece(transcripts, page):
+    steps = transcripts[page].of("stream")
+    words = steps[2].printed.split()
+    assert len(words) > 1
+    assert steps[2].printed == "".join(f" {word}" for word in words)
+    if page != "S3":  # the others wait after each chunk: the role, the words, the end
+        assert transcripts[page].slept_s == [0.05] * (len(words) + 2)
+
+
+@pytest.mark.parametrize("page", ["S0", "S1", "S2", "S3", "S4"])
+def test_python_sends_every_parameter_and_extra_ones(transcripts, page):
+    steps = transcripts[page].of("parameters") + transcripts[page].of("extensibility")
+    assert len(steps) == (1 if page == "S2" else 2)
+    for step in steps:
+        check_chat(step.names["response"].as_dict(), server_name(page, ""))
+
+
+@pytest.mark.parametrize("page", ["S0", "S1", "S2", "S3"])
+def test_python_reports_the_content_filter(transcripts, page):
+    (step,) = transcripts[page].of("content safety")
+    assert step.printed.startswith("Your request triggered an content_filter error:\n\t The response was filtered")
+    assert len(step.printed.splitlines()) == 2
+
+
+def test_python_names_the_parameter_that_the_model_does_not_support(transcripts):
+    (step,) = transcripts["S2"].of("disparate")
+    said = "Looks like the model doesn't support the parameter 'body.response_format' with value 'json_object'\n"
+    assert step.printed == said
+
+
+def test_python_gets_json_when_it_asks_for_it(transcripts):
+    (step,) = transcripts["S3"].of("json outputs")
+    (choice,) = step.names["response"].choices
+    assert choice.finish_reason == "stop"
+    assert isinstance(json.loads(choice.message.content), dict)
+
+
+def test_python_makes_the_tool_round_trip(transcripts):
+    steps = transcripts["S3"].of("use tools")
+    (first,) = steps[2].names["response"].choices
+    assert first.finish_reason == "tool_calls"
+    assert first.message.content == ""
+    (call,) = steps[2].names["response"].choices[0].message.tool_calls
+    assert (call["type"], call.function.name) == ("function", "get_flight_info")
+    given = json.loads(call.function.arguments)
+    assert given.keys() == {"origin_city", "destination_city"}
+    info = f"There are no flights available from {given['origin_city']} to {given['destination_city']}."
+    assert f"Calling function `get_flight_info` with arguments {given}\n-> {{'info': \"{info}" in steps[5].printed or info in steps[5].printed
+    (last,) = steps[6].names["response"].choices
+    assert last.finish_reason == "stop"
+    assert last.message.content
+    assert not last.message.tool_calls
+
+
+@pytest.mark.parametrize("page", ["S3", "S4"])
+def test_python_sends_an_image_that_counts_as_many_tokens_as_documented(transcripts, page):
+    *_, asked, printed = transcripts[page].of("images")
+    answer = asked.names["response"]
+    check_chat(answer.as_dict(), "vision")
+    texts = re.findall(r'(?:SystemMessage\(|text=)"(.*?)"', asked.text)
+    assert len(texts) == 2
+    words = sum(math.ceil(len(text) / 4) + 4 for text in texts)
+    assert answer.usage.prompt_tokens == 2_353 + words
+    assert answer.choices[0].message.content in printed.printed
+
+
+@pytest.mark.parametrize("page", ["S1", "S2", "S4"])
+def test_python_signs_in_by_a_token_alone(transcripts, page):
+    """The client keeps tokens to https unless told otherwise, so the pages' own call cannot be made on loopback."""
+    (step,) = [step for step in transcripts[page].steps if "DefaultAzureCredential" in step.text]
+    model = step.names["model"]
+    with pytest.raises(Exception, match="https"):
+        model.get_model_info()
+    assert model.get_model_info(enforce_https=False).model_provider_name == "Microsoft"
+
+
+def test_the_flat_content_filter_is_one_that_the_page_does_not_look_for(servers):
+    """S2's own REST answer is flat, and its Python looks for `error`: so it raises, with the code."""
+    flat = {"Phi-3": servers["Phi-3, flat"]}
+    (step,) = run_python("S2", flat).of("content safety")
+    assert step.printed == ""
+    assert (step.error.status_code, step.error.error.code) == (400, "content_filter")
+
+
+# JavaScript, C# and REST: the requests that they send
+
+TOOL_OF_CSHARP = {
+    "type": "function",
+    "function": {
+        "name": "getFlightInfo",
+        "description": "the next flight between two cities",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "origin_city": {"type": "string", "description": "where the flight originates"},
+                "destination_city": {"type": "string", "description": "the flight destination"},
+            },
+        },
+    },
+}
+KEY_HEADERS = {
+    "javascript": {"api-key": KEY},
+    "csharp": {"api-key": KEY, "Authorization": f"Bearer {KEY}"},
+    "rest": {"Authorization": f"Bearer {KEY}"},
+}
+
+
+def exchanges(page, pivot, adaptations=ADAPTATIONS):
+    if pivot == "javascript":
+        return javascript_exchanges(page, adaptations, {"data_url": CHART_URL})
+    if pivot == "csharp":
+        return csharp_exchanges(page, CHART_URL, TOOL_OF_CSHARP)
+    found = rest_exchanges(page, adaptations)
+    for exchange in found:
+        exchange.headers |= REST_HEADERS.get((page, exchange.heading), {})
+    return found
+
+
+def play(exchange, pivot, servers):
+    """Send it, check the answer by what its heading is about, and by the answers that the page shows."""
+    name = server_name(exchange.page, exchange.heading, pivot)
+    answer = send(exchange, pivot, servers[name])
+    kind = exchange.heading.lower()
+    if "safety" in kind:
+        check_filtered(answer)
+    elif "disparate" in kind:
+        check_unsupported(answer)
+    elif "stream" in kind:
+        check_stream(answer, exchange, name)
+    elif exchange.method == "GET":
+        assert answer.status_code == 200
+        assert answer.json().keys() == {"model_name", "model_type", "model_provider_name"}
+    else:
+        assert answer.status_code == 200, answer.text
+        check_chat(answer.json(), name)
+    if "stream" not in kind and exchange.answers:
+        compare(exchange.answers[0], answer.json())
+    return answer
+
+
+def send(exchange, pivot, server):
+    headers = {"Content-Type": "application/json"} | KEY_HEADERS[pivot] | exchange.headers
+    path = exchange.path if pivot == "rest" else exchange.path + "?api-version=2024-05-01-preview"
+    content = None if exchange.body is None else json.dumps(exchange.body).encode()
+    return server.client.request(exchange.method, path, headers=headers, content=content)
+
+
+@pytest.mark.parametrize(("page", "pivot", "count"), [
+    ("S0", "javascript", 6), ("S1", "javascript", 6), ("S2", "javascript", 3), ("S3", "javascript", 10), ("S4", "javascript", 6),
+    ("S2", "csharp", 3), ("S3", "csharp", 10), ("S4", "csharp", 5),
+    ("S0", "rest", 6), ("S1", "rest", 6), ("S2", "rest", 3), ("S3", "rest", 10), ("S4", "rest", 6),
+])  # fmt: skip
+def test_every_request_of_a_page_is_answered_as_it_says(servers, page, pivot, count):
+    found = exchanges(page, pivot)
+    assert len(found) == count
+    for exchange in found:
+        answer = play(exchange, pivot, servers)
+        if "tools" in exchange.heading:
+            check_tools(exchange, answer.json()["choices"][0])
+        if "JSON outputs" in exchange.heading:
+            assert isinstance(json.loads(answer.json()["choices"][0]["message"]["content"]), dict)
+        if "images" in exchange.heading:
+            texts = [part["text"] for part in exchange.body["messages"][-1]["content"] if part["type"] == "text"]
+            texts += [turn["content"] for turn in exchange.body["messages"][:-1]]
+            words = sum(math.ceil(len(text) / 4) + 4 for text in texts)
+            assert answer.json()["usage"]["prompt_tokens"] == 2_353 + words
+
+
+@pytest.mark.parametrize("page", ["S3", "S4"])
+def test_the_documented_image_counts_exactly_the_documented_prompt(servers, page):
+    *_, exchange = exchanges(page, "rest")
+    usage = play(exchange, "rest", servers).json()["usage"]
+    assert usage["prompt_tokens"] == exchange.answers[0]["usage"]["prompt_tokens"] == 2_380
+
+
+@pytest.mark.parametrize("page", ["S0", "S1"])
+def test_an_extra_parameter_without_the_header_is_a_bad_request(servers, page):
+    """As these pages show it; the reference has `error` as the header's default."""
+    (exchange,) = [each for each in rest_exchanges(page, ADAPTATIONS) if each.heading == "Extra parameters"]
+    answer = send(exchange, "rest", servers["Phi-3"])
+    assert answer.status_code == 400
+    assert "logprobs" in answer.text
+
+
+# What answers must be
+
+
+def info_of(page):
+    (shown,) = [each.answers[0] for each in rest_exchanges(page) if each.method == "GET"]
+    return shown
+
+
+def same_model(one, other):
+    return one.lower() == other.lower()  # the pages write -Instruct, the catalogue -instruct
+
+
+def check_chat(body, server):
+    assert re.fullmatch("[0-9a-f]{32}", body["id"])
+    assert body["object"] == "chat.completion"
+    assert same_model(body["model"], {"Mistral": "Mistral-Large", "vision": "Phi-3-vision-128k-Instruct"}.get(server, "Phi-3-mini-4k-Instruct"))
+    (choice,) = body["choices"]
+    assert (choice["index"], choice["message"]["role"]) == (0, "assistant")
+    if choice["finish_reason"] == "tool_calls":
+        assert choice["message"]["content"] == ""
+    else:
+        assert choice["finish_reason"] == "stop"
+        assert choice["message"]["content"].strip()
+    check_usage(body["usage"])
+
+
+def check_usage(usage):
+    assert min(usage.values()) > 0
+    assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
+
+
+def check_stream(answer, exchange, server):
+    assert answer.headers["content-type"].startswith("text/event-stream"), answer.text
+    first, *_, last = chunks = events(answer.content)
+    assert len({(chunk["id"], chunk["created"], chunk["object"]) for chunk in chunks}) == 1
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks[:-1])
+    assert all(chunk["choices"][0]["delta"]["content"] for chunk in chunks[1:-1])
+    check_usage(last["usage"])
+    assert last["usage"]["completion_tokens"] == len(chunks) - 2
+    for shown, chunk in zip(exchange.answers, (first, last), strict=True) if exchange.answers else ():
+        compare(shown, chunk)
+
+
+def check_filtered(answer):
+    assert answer.status_code == 400, answer.text
+    body = answer.json()
+    assert body.get("error", body)["code"] == "content_filter"
+
+
+def check_unsupported(answer):
+    assert answer.status_code == 422, answer.text
+    body = answer.json()
+    assert body["code"] == "parameter_not_supported"
+    assert body["detail"] == {"loc": ["body", "response_format"], "input": "json_object"}
+
+
+def check_tools(exchange, choice):
+    """Also takes the next step of the sample: the answer and the function's result join the messages."""
+    messages = exchange.body["messages"]
+    if messages[-1]["role"] == "tool":
+        assert (choice["finish_reason"], choice["message"].get("tool_calls")) == ("stop", None)
+        return
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    (tool,) = exchange.body["tools"]
+    assert call["function"]["name"] == tool["function"]["name"]
+    assert json.loads(call["function"]["arguments"]).keys() == tool["function"]["parameters"]["properties"].keys()
+    messages += [choice["message"], {"role": "tool", "tool_call_id": call["id"], "content": '{"info": "no flights"}'}]
+
+
+SPOKEN = {"id", "content", "created", "arguments"}  # of these only the type can be compared, of counts too
+
+
+def compare(shown, got, place=""):
+    """Names, types and fixed values of a documented body are those of ours, whatever their order."""
+    if isinstance(shown, dict):
+        assert isinstance(got, dict), place
+        assert got.keys() == shown.keys(), place
+        for name in shown:
+            if name in ("model", "model_name"):
+                if "chart" not in json.dumps(shown):  # S3 has the wrong model beside an image (fact 44)
+                    assert same_model(shown[name], got[name])
+            elif name in SPOKEN or place.endswith("usage"):
+                assert type(got[name]) is type(shown[name]), f"{place}.{name}"
+            else:
+                compare(shown[name], got[name], f"{place}.{name}")
+    elif isinstance(shown, list):
+        assert isinstance(got, list), place
+        assert len(shown) == len(got), place
+        for one, other in zip(shown, got, strict=True):
+            compare(one, other, place)
+    else:
+        assert got == shown, place
