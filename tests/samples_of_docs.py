@@ -62,8 +62,8 @@ class Adaptation:
     fact: int | None  # None: seen only when it was run
     before: str
     after: str
-    times: int
-    fails: type[Exception]
+    times: int = 1
+    fails: type[Exception] = AssertionError
 
     def __str__(self):
         return f"{self.page}-{self.pivot}-{self.before.split(chr(10))[0].strip()[:40]}"
@@ -142,9 +142,7 @@ def _exchange(block, head):
     method, path = first.split()[:2]
     headers = dict(line.split(": ", 1) for line in fields)
     headers = {name: value for name, value in headers.items() if name not in ("Host", "Authorization")}
-    return Exchange(
-        page=block.page, heading=block.heading, line=block.line, method=method, path=path, headers=headers
-    )
+    return Exchange(page=block.page, heading=block.heading, line=block.line, method=method, path=path, headers=headers)
 
 
 # JavaScript
@@ -162,7 +160,9 @@ def javascript_exchanges(page, adaptations, known):
     """What the blocks post, with the variables they name; `known` are those that a block does not write as a literal."""
     found, names = [], dict(known)
     for block in adapted_blocks(page, "javascript", adaptations):
-        for call in re.finditer(r"(?:var|const) (\w+) = (?=[\[{])|client\.path\(\"/?([\w/]+)\"\)\.(get|post)\(", block.text):
+        for call in re.finditer(
+            r"(?:var|const) (\w+) = (?=[\[{])|client\.path\(\"/?([\w/]+)\"\)\.(get|post)\(", block.text
+        ):
             if call[1]:
                 names[call[1]] = _javascript_value(block.text[call.end() :], names)
                 continue
@@ -199,7 +199,9 @@ CS_NUMBERS = {
     "Temperature": "temperature",
     "NucleusSamplingFactor": "top_p",
 }
-CS_TURN = re.compile(rf"new ChatRequest(System|User)Message\(\s*((?:{CS_STRING}[\s+]*)+|\[.*?\])\s*\)[,\s]*[}}\]);\n]", re.DOTALL)
+CS_TURN = re.compile(
+    rf"new ChatRequest(System|User)Message\(\s*((?:{CS_STRING}[\s+]*)+|\[.*?\])\s*\)[,\s]*[}}\]);\n]", re.DOTALL
+)
 
 
 def csharp_exchanges(page, data_url, tool):
