@@ -121,12 +121,15 @@ def rest_exchanges(page, adaptations=()):
     """A block with `messages` is a request; others answer the request above them. Its head is the HTTP block above."""
     found, head = [], None
     for block in adapted_blocks(page, "rest", adaptations):
+        if head is not None and head.heading != block.heading:
+            found.append(_exchange(head, head))  # a head alone: the least that can be sent with it (fact 15)
+            found[-1].body, head = {"messages": [{"role": "user", "content": "hello"}]}, None
         if block.language.startswith("http"):
             head = block
             continue
         content = json.loads(re.sub(r",(\s*[}\]])", r"\1", block.text))  # fact 37
         if "messages" in content or "model_name" in content:
-            found.append(_exchange(block, head if head and head.heading == block.heading else None))
+            found.append(_exchange(block, head))
             found[-1].body, found[-1].answers = (content, []) if "messages" in content else (None, [content])
             head = None
         elif content.get("type") != "function":  # fact 39: the tool alone, before the request with it

@@ -34,7 +34,7 @@ from tests.samples_of_docs import (
     rest_exchanges,
     run_block,
 )
-from tests.test_simulator import KEY, events, simulated
+from tests.test_simulator import KEY, events, pinned, simulated
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the pages of ../shared/docs are not here")
 
@@ -391,8 +391,8 @@ TOOL_OF_CSHARP = {
     },
 }
 KEY_HEADERS = {
-    "javascript": {"api-key": KEY},
-    "csharp": {"api-key": KEY, "Authorization": f"Bearer {KEY}"},
+    "javascript": {"api-key": KEY, "Authorization": f"Bearer {KEY}"},  # as @azure-rest/ai-inference 1.0.0-beta.6 does
+    "csharp": {"api-key": KEY},
     "rest": {"Authorization": f"Bearer {KEY}"},
 }
 
@@ -432,6 +432,7 @@ def play(exchange, pivot, servers):
 
 def send(exchange, pivot, server):
     headers = {"Content-Type": "application/json"} | KEY_HEADERS[pivot] | exchange.headers
+    headers |= pinned(20)  # lengths are no matter of the pages, and only time here
     path = exchange.path if pivot == "rest" else exchange.path + "?api-version=2024-05-01-preview"
     content = None if exchange.body is None else json.dumps(exchange.body).encode()
     return server.client.request(exchange.method, path, headers=headers, content=content)
@@ -440,7 +441,7 @@ def send(exchange, pivot, server):
 @pytest.mark.parametrize(("page", "pivot", "count"), [
     ("S0", "javascript", 6), ("S1", "javascript", 6), ("S2", "javascript", 3), ("S3", "javascript", 10), ("S4", "javascript", 6),
     ("S2", "csharp", 3), ("S3", "csharp", 10), ("S4", "csharp", 5),
-    ("S0", "rest", 6), ("S1", "rest", 6), ("S2", "rest", 3), ("S3", "rest", 10), ("S4", "rest", 6),
+    ("S0", "rest", 6), ("S1", "rest", 6), ("S2", "rest", 4), ("S3", "rest", 10), ("S4", "rest", 6),
 ])  # fmt: skip
 def test_every_request_of_a_page_is_answered_as_it_says(servers, page, pivot, count):
     found = exchanges(page, pivot)
