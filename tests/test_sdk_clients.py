@@ -411,6 +411,13 @@ def test_openai_lists_the_model(servers):
         assert client.models.retrieve(MODELS["chat"]).object == "model"
 
 
+def test_openai_speaks_to_the_route_that_azure_gives_it(servers):
+    with openai.OpenAI(base_url=servers["chat"].url + "/openai/v1", api_key=KEY, max_retries=0) as client:
+        fields = {"model": MODELS["chat"], "messages": [{"role": "user", "content": "hello"}]}
+        assert client.chat.completions.create(**fields).choices[0].message.content
+        assert [model.id for model in client.models.list()] == [MODELS["chat"]]
+
+
 def test_openai_for_azure_names_a_deployment_that_is_not_there(servers):
     options = {"azure_endpoint": servers["chat"].url, "api_version": API_VERSION, "api_key": KEY, "max_retries": 0}
     with openai.AzureOpenAI(**options) as client, pytest.raises(openai.NotFoundError) as raised:

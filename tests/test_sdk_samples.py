@@ -4,7 +4,6 @@ The pages are not part of this repository. Where a page is wrong it is adapted, 
 needed by running the sample without it.
 """
 
-import base64
 import contextlib
 import io
 import itertools
@@ -22,11 +21,19 @@ import pytest
 import requests
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import HttpResponseError, ServiceRequestError
-from PIL import Image
 
+from tests.sample_adaptations import ADAPTATIONS, CHART, CHART_ADDRESS, CHART_URL
+from tests.sample_answers import (
+    check_chat,
+    check_filtered,
+    check_stream,
+    check_tools,
+    check_unsupported,
+    compare,
+    same_model,
+)
 from tests.samples_of_docs import (
     DOCS,
-    Adaptation,
     adapted_blocks,
     all_blocks,
     csharp_exchanges,
@@ -34,79 +41,12 @@ from tests.samples_of_docs import (
     rest_exchanges,
     run_block,
 )
-from tests.test_simulator import KEY, events, pinned, simulated
+from tests.test_simulator import KEY, pinned, simulated
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the pages of ../shared/docs are not here")
 
-CHART_ADDRESS = (
-    "https://news.microsoft.com/source/wp-content/uploads/2024/04/"
-    "The-Phi-3-small-language-models-with-big-potential-1-1900x1069.jpg"
-)
-
-
-def chart():
-    """A JPEG of the size of the chart in the pages."""
-    file = io.BytesIO()
-    Image.new("RGB", (1900, 1069), "navy").save(file, "JPEG")
-    return file.getvalue()
-
-
 ENDPOINT_NAMES = ("AZUREAI_ENDPOINT_URL", "AZURE_INFERENCE_ENDPOINT")
 KEY_NAMES = ("AZUREAI_ENDPOINT_KEY", "AZURE_INFERENCE_CREDENTIAL")
-CHART = chart()
-CHART_BASE64 = base64.b64encode(CHART).decode()
-CHART_URL = "data:image/jpeg;base64," + CHART_BASE64
-
-
-def rows(pages, pivot, fact, before, after, **rest):
-    return [Adaptation(page=page, pivot=pivot, fact=fact, before=before, after=after, **rest) for page in pages.split()]
-
-
-MODELS = "from azure.ai.inference.models import "
-TURNS = MODELS + "AssistantMessage, UserMessage, SystemMessage\n"
-STREAMED = "        messages: messages,\n    }\n}).asNodeStream()"
-PASS_THROUGH = 'headers: { "extra-parameters": "pass-through" }'
-ADAPTATIONS = [
-    # with_defaults never existed
-    *rows("S0", "python", 6, "ChatCompletionsClient.with_defaults()\n", "", fails=AttributeError),
-    # the credential has another name
-    *rows("S2", "python", 5, "AzureDefaultCredential", "DefaultAzureCredential", times=2, fails=ImportError),
-    # a stream must be asked for
-    *rows("S0 S1 S4", "python", 24, "result = model.complete(", "result = model.complete(stream=True, ", fails=AttributeError),
-    *rows("S0 S1 S3 S4", "javascript", 24, STREAMED, STREAMED.replace("    }", "    stream: true }", 1)),
-    # the client has lost these classes: it takes the word
-    *rows("S0 S1 S4", "python", 27, MODELS + "ChatCompletionsResponseFormat\n", "", fails=ImportError),
-    *rows("S0 S1 S4", "python", 27, '{ "type": ChatCompletionsResponseFormat.TEXT }', '"text"', fails=NameError),
-    *rows("S3", "python", 27, MODELS + "ChatCompletionsResponseFormatText\n", "", fails=ImportError),
-    *rows("S3", "python", 27, '{ "type": ChatCompletionsResponseFormatText() }', '"text"', fails=NameError),
-    *rows("S3", "python", 27, MODELS + "ChatCompletionsResponseFormatJSON\n", "", fails=ImportError),
-    *rows("S3", "python", 27, '{ "type": ChatCompletionsResponseFormatJSON() }', '"json_object"', fails=NameError),
-    *rows("S2", "python", 27, ", ChatCompletionsResponseFormatJSON\n", "\n", fails=ImportError),
-    *rows("S2", "python", 27, "ChatCompletionsResponseFormatJSON()", '"json_object"', fails=NameError),
-    # `detail` is an object, not a list of them
-    *rows("S2", "python", 33, 'in response["detail"]:', 'in [response["detail"]]:', fails=TypeError),
-    # an image has another key
-    *rows("S3 S4", "python", 40, "ImageContentItem(image=", "ImageContentItem(image_url=", fails=TypeError),
-    *rows("S3 S4", "javascript", 40, 'type: "image_url", image:', 'type: "image_url", image_url:'),
-    *rows("S3 S4", "rest", 41, "0xABCDFGHIJKLMNOPQRSTUVWXYZ...", CHART_BASE64),
-    # the header that lets extra parameters pass is missing, misspelled, or no header at all
-    *rows("S0", "javascript", 32, "logprobs: true\n    }", "logprobs: true\n    },\n    " + PASS_THROUGH),
-    *rows("S1", "javascript", 31, '"extra-params": "passthrough"', '"extra-parameters": "pass-through"'),
-    *rows("S3 S4", "javascript", 31, '"extra-params"', '"extra-parameters"'),
-    *rows("S2", "javascript", 31, '"extra-parameters": "pass-through"', PASS_THROUGH),
-    # names that are never imported
-    *rows("S0 S1", "python", None, TURNS, TURNS + "import json\nfrom azure.core.exceptions import HttpResponseError\n", fails=NameError),
-    *rows("S3", "python", None, TURNS, TURNS + "from azure.core.exceptions import HttpResponseError\n", fails=NameError),
-    # the function is called by the parameters' names in its definition, which differ
-    *rows("S3", "python", None, "loc_origin", "origin_city", times=2, fails=TypeError),
-    *rows("S3", "python", None, "loc_destination", "destination_city", times=2, fails=TypeError),
-    # no JavaScript: members need a colon
-    *(
-        row
-        for name in ("presence_penalty", "frequency_penalty", "max_tokens", "stop", "temperature", "top_p", "response_format")
-        for row in rows("S0 S1", "javascript", None, f"{name} =", f"{name}:", fails=SyntaxError)
-    ),
-]  # fmt: skip
 # REST samples of the same fault have no header block that could be replaced.
 REST_HEADERS = {("S0", "Extra parameters"): {"extra-parameters": "pass-through"}}
 REST_HEADERS |= {("S1", "Extra parameters"): {"extra-parameters": "pass-through"}}
@@ -418,7 +358,7 @@ def play(exchange, pivot, servers):
     elif "disparate" in kind:
         check_unsupported(answer)
     elif "stream" in kind:
-        check_stream(answer, exchange, name)
+        check_stream(answer, exchange.answers)
     elif exchange.method == "GET":
         assert answer.status_code == 200
         assert answer.json().keys() == {"model_name", "model_type", "model_provider_name"}
@@ -449,7 +389,7 @@ def test_every_request_of_a_page_is_answered_as_it_says(servers, page, pivot, co
     for exchange in found:
         answer = play(exchange, pivot, servers)
         if "tools" in exchange.heading:
-            check_tools(exchange, answer.json()["choices"][0])
+            check_tools(exchange.body, answer.json()["choices"][0])
         if "JSON outputs" in exchange.heading:
             assert isinstance(json.loads(answer.json()["choices"][0]["message"]["content"]), dict)
         if "images" in exchange.heading:
@@ -477,100 +417,6 @@ def test_an_extra_parameter_without_the_header_is_a_bad_request(servers, page):
     assert "logprobs" in answer.text
 
 
-# What answers must be
-
-
 def info_of(page):
     (shown,) = [each.answers[0] for each in rest_exchanges(page) if each.method == "GET"]
     return shown
-
-
-def same_model(one, other):
-    return one.lower() == other.lower()  # the pages write -Instruct, the catalogue -instruct
-
-
-def check_chat(body, server):
-    assert re.fullmatch("[0-9a-f]{32}", body["id"])
-    assert body["object"] == "chat.completion"
-    assert same_model(
-        body["model"],
-        {"Mistral": "Mistral-Large", "vision": "Phi-3-vision-128k-Instruct"}.get(server, "Phi-3-mini-4k-Instruct"),
-    )
-    (choice,) = body["choices"]
-    assert (choice["index"], choice["message"]["role"]) == (0, "assistant")
-    if choice["finish_reason"] == "tool_calls":
-        assert choice["message"]["content"] == ""
-    else:
-        assert choice["finish_reason"] == "stop"
-        assert choice["message"]["content"].strip()
-    check_usage(body["usage"])
-
-
-def check_usage(usage):
-    assert min(usage.values()) > 0
-    assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
-
-
-def check_stream(answer, exchange, server):
-    assert answer.headers["content-type"].startswith("text/event-stream"), answer.text
-    first, *_, last = chunks = events(answer.content)
-    assert len({(chunk["id"], chunk["created"], chunk["object"]) for chunk in chunks}) == 1
-    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks[:-1])
-    assert all(chunk["choices"][0]["delta"]["content"] for chunk in chunks[1:-1])
-    check_usage(last["usage"])
-    assert last["usage"]["completion_tokens"] == len(chunks) - 2
-    for shown, chunk in zip(exchange.answers, (first, last), strict=True) if exchange.answers else ():
-        compare(shown, chunk)
-
-
-def check_filtered(answer):
-    assert answer.status_code == 400, answer.text
-    body = answer.json()
-    assert body.get("error", body)["code"] == "content_filter"
-
-
-def check_unsupported(answer):
-    assert answer.status_code == 422, answer.text
-    body = answer.json()
-    assert body["code"] == "parameter_not_supported"
-    assert body["detail"] == {"loc": ["body", "response_format"], "input": "json_object"}
-
-
-def check_tools(exchange, choice):
-    """Also takes the next step of the sample: the answer and the function's result join the messages."""
-    messages = exchange.body["messages"]
-    if messages[-1]["role"] == "tool":
-        assert (choice["finish_reason"], choice["message"].get("tool_calls")) == ("stop", None)
-        return
-    assert choice["finish_reason"] == "tool_calls"
-    (call,) = choice["message"]["tool_calls"]
-    (tool,) = exchange.body["tools"]
-    assert call["function"]["name"] == tool["function"]["name"]
-    assert json.loads(call["function"]["arguments"]).keys() == tool["function"]["parameters"]["properties"].keys()
-    messages += [choice["message"], {"role": "tool", "tool_call_id": call["id"], "content": '{"info": "no flights"}'}]
-
-
-SPOKEN = {"id", "content", "created", "arguments"}  # of these only the type can be compared, of counts too
-
-
-def compare(shown, got, place=""):
-    """Names, types and fixed values of a documented body are those of ours, whatever their order."""
-    if isinstance(shown, dict):
-        assert isinstance(got, dict), place
-        assert got.keys() == shown.keys(), place
-        for name in shown:
-            if name in ("model", "model_name"):
-                if "chart" not in json.dumps(shown):  # S3 has the wrong model beside an image (fact 44)
-                    assert same_model(shown[name], got[name])
-            elif name in SPOKEN or place.endswith("usage"):
-                assert type(got[name]) is type(shown[name]), f"{place}.{name}"
-            else:
-                compare(shown[name], got[name], f"{place}.{name}")
-    elif isinstance(shown, list):
-        assert isinstance(got, list), place
-        assert len(shown) == len(got), place
-        for one, other in zip(shown, got, strict=True):
-            compare(one, other, place)
-    else:
-        assert got == shown, place
