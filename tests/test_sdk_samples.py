@@ -9,12 +9,11 @@ import io
 import itertools
 import json
 import math
-import os
 import re
+import sys
 import time
 import urllib.request
 from types import SimpleNamespace
-from unittest import mock
 
 import azure.identity
 import pytest
@@ -114,16 +113,16 @@ def run_python(page, servers, adaptations=ADAPTATIONS, only=None, names=()):
     """Run a page's Python, or its blocks under the heading `only` with the names that those before have left."""
     transcript, namespace, url = Transcript(), dict(names), None
     blocks = [block for block in adapted_blocks(page, "python", adaptations) if block.language == "python"]
-    with contextlib.ExitStack() as stack:
-        for edge in edges(transcript.slept_s):
-            stack.enter_context(edge)
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch, transcript.slept_s)
         for block in blocks:
             if only not in (None, block.heading):
                 continue
             server = servers[server_name(page, block.heading)]
             if server.url != url:
                 url = server.url
-                stack.enter_context(mock.patch.dict(os.environ, dict.fromkeys(ENDPOINT_NAMES, url)))
+                for name in ENDPOINT_NAMES:
+                    patch.setenv(name, url)
                 if block is not blocks[0]:
                     run_block(blocks[0], blocks[0].text, namespace)  # the client, for this deployment
             # The client with Entra ID is another one: that of the following blocks has the key.
@@ -132,17 +131,18 @@ def run_python(page, servers, adaptations=ADAPTATIONS, only=None, names=()):
     return transcript
 
 
-def edges(slept_s):
-    """What the pages reach beside their deployment: the clock, another site, Entra ID, a notebook, the environment."""
-    displayed = SimpleNamespace(Image=lambda content: SimpleNamespace(content=content))
-    return (
-        mock.patch.object(time, "sleep", slept_s.append),
-        mock.patch.object(urllib.request, "urlopen", lambda request: io.BytesIO(fetched(request.full_url))),
-        mock.patch.object(requests, "get", lambda address: SimpleNamespace(content=fetched(address))),
-        mock.patch.object(azure.identity, "DefaultAzureCredential", Identity),
-        mock.patch.dict("sys.modules", {"IPython": SimpleNamespace(display=displayed), "IPython.display": displayed}),
-        mock.patch.dict(os.environ, {"NO_PROXY": "127.0.0.1"} | dict.fromkeys(KEY_NAMES, KEY)),
-    )
+def stand_in(patch, slept_s):
+    """For what the pages reach beside their deployment: the clock, another site, Entra ID, a notebook, a key's place."""
+    notebook = SimpleNamespace(Image=lambda content: SimpleNamespace(content=content))
+    patch.setattr(time, "sleep", slept_s.append)
+    patch.setattr(urllib.request, "urlopen", lambda request: io.BytesIO(fetched(request.full_url)))
+    patch.setattr(requests, "get", lambda address: SimpleNamespace(content=fetched(address)))
+    patch.setattr(azure.identity, "DefaultAzureCredential", Identity)
+    patch.setitem(sys.modules, "IPython", SimpleNamespace(display=notebook))
+    patch.setitem(sys.modules, "IPython.display", notebook)
+    patch.setenv("NO_PROXY", "127.0.0.1")
+    for name in KEY_NAMES:
+        patch.setenv(name, KEY)
 
 
 def play_block(block, namespace):
