@@ -64,6 +64,8 @@ ADAPTATIONS = [
     *rows("S1", "javascript", 31, '"extra-params": "passthrough"', '"extra-parameters": "pass-through"'),
     *rows("S3 S4", "javascript", 31, '"extra-params"', '"extra-parameters"'),
     *rows("S2", "javascript", 31, '"extra-parameters": "pass-through"', PASS_THROUGH),
+    # a class has another name
+    *rows("S3", "python", None, "ChatCompletionsFunctionToolDefinition", "ChatCompletionsToolDefinition", times=2, fails=ImportError),
     # names that are never imported
     *rows("S0 S1", "python", None, TURNS, TURNS + "import json\nfrom azure.core.exceptions import HttpResponseError\n", fails=NameError),
     *rows("S3", "python", None, TURNS, TURNS + "from azure.core.exceptions import HttpResponseError\n", fails=NameError),
