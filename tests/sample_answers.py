@@ -3,7 +3,7 @@
 import json
 import re
 
-from tests.test_simulator import events
+from tests.simulators import events
 
 
 def same_model(one, other):

@@ -20,7 +20,7 @@ from azure.ai.inference.models import (
 from azure.core.credentials import AzureKeyCredential
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 
-from tests.test_simulator import KEY, data_url, picture, simulated
+from tests.simulators import KEY, data_url, picture, simulated
 
 MODELS = {
     "chat": "Phi-3-mini-4k-instruct",

@@ -40,7 +40,7 @@ from tests.samples_of_docs import (
     rest_exchanges,
     run_block,
 )
-from tests.test_simulator import KEY, pinned, simulated
+from tests.simulators import KEY, pinned, simulated
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the pages of ../shared/docs are not here")
 
