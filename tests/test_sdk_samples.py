@@ -33,6 +33,7 @@ from tests.sample_answers import (
 )
 from tests.samples_of_docs import (
     DOCS,
+    Exchange,
     adapted_blocks,
     all_blocks,
     csharp_exchanges,
@@ -406,6 +407,25 @@ def test_the_documented_image_counts_the_documented_prompt_within_a_token(server
     usage = play(exchange, "rest", servers).json()["usage"]
     assert exchange.answers[0]["usage"]["prompt_tokens"] == 2_380
     assert usage["prompt_tokens"] == 2_379
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "status"),
+    [
+        ("Phi-3", {"type": "text"}, 200),  # as most pages have it
+        ("Mistral", {"type": {"type": "text"}}, 200),  # what S3's Python sent by the client of its day (fact 27)
+        ("Mistral", {"type": {"type": "json_object"}}, 200),
+        ("Phi-3", {"type": {"type": "json_object"}}, 422),
+        ("Phi-3", "text", 200),
+    ],
+)
+def test_a_response_format_is_read_in_every_form_of_the_pages(servers, name, form, status):
+    body = {"messages": [{"role": "user", "content": "hello"}], "response_format": form}
+    exchange = Exchange(page="S3", heading="", line=0, body=body)
+    answer = send(exchange, "rest", servers[name])
+    assert answer.status_code == status
+    if "json_object" in str(form) and status == 200:
+        assert isinstance(json.loads(answer.json()["choices"][0]["message"]["content"]), dict)
 
 
 @pytest.mark.parametrize("page", ["S0", "S1"])
