@@ -45,6 +45,7 @@ from wire import (
     Row,
     Unmeasurable,
     ms,
+    on_core,
     row_of,
     start,
     table_of,
@@ -60,6 +61,7 @@ TOKENS = 100  # of each answer, as the scenarios of fixed.py limit it
 USERS = 64
 EVENTS_PER_S = (25_000, 30_000, 35_000, 40_000, 45_000)
 LATE_MS = 5.0
+TRIES = 3
 EARLY_NS = 1_000  # the record keeps gaps in whole microseconds
 START_PATIENCE_S = 60.0
 MOCK_SCENARIO = """
@@ -174,22 +176,28 @@ def mocked(setting: Setting, itl_ms: float) -> Iterator[Server]:
     options = {"host": "127.0.0.1", "port": port, "workers": 1, "request-latency": 0, "ttft-ms": itl_ms}
     options |= {"itl-ms": itl_ms, "output-tokens": TOKENS, "model": "mock"}
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-    with (setting.folder / "guidellm.log").open("w") as log:
-        process = start(setting.cores.server, [setting.guidellm, "mock-server", *flags], stderr=log)
+    # It logs each request to its standard output and has no option that would stop it: to a file, lest it waits for us.
+    with (setting.folder / "guidellm.log").open("w") as log, on_core(setting.cores.server):
+        command = [str(setting.guidellm), "mock-server", *map(str, flags)]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait_for(port, process)
+        yield Server(process.pid, f"http://127.0.0.1:{port}", "openai")
+    finally:
+        process.terminate()
+        process.wait(START_PATIENCE_S)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_PATIENCE_S
+    while True:
         try:
-            deadline = time.monotonic() + START_PATIENCE_S
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise Unmeasurable("guidellm's mock server did not start") from None
-                    time.sleep(0.1)
-            yield Server(process.pid, f"http://127.0.0.1:{port}", "openai")
-        finally:
-            process.terminate()
-            process.communicate(timeout=START_PATIENCE_S)
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Unmeasurable("guidellm's mock server did not start") from None
+            time.sleep(0.1)
 
 
 # The load.
@@ -245,9 +253,10 @@ def streams(setting: Setting) -> list[Row]:
     """Open-loop streams that end as fast as they begin: the most events of which 99 in 100 arrive in time."""
     best = None
     for events_per_s in EVENTS_PER_S:
-        found = _paced(setting, events_per_s)
-        if found[2] > LATE_MS:  # other programs may have been the reason
+        for _ in range(TRIES):
             found = _paced(setting, events_per_s)
+            if found[2] <= LATE_MS:
+                break  # else other programs may have been the reason
         if best is None or found[2] <= LATE_MS:
             best = found
         if found[2] > LATE_MS:

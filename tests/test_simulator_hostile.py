@@ -12,7 +12,9 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
+from contextlib import closing
 from http.client import HTTPResponse
 from itertools import count
 from pathlib import Path
@@ -255,8 +257,8 @@ ATTACKS = [
 class Target:
     """The simulator under attack: one process, its standard error in a file, and a kept connection to it."""
 
-    def __init__(self, folder):
-        parameters = [word for name, value in SWIFT.items() for word in ("--serving", f"{name}={value}")]
+    def __init__(self, folder, **serving):
+        parameters = [word for name, value in (SWIFT | serving).items() for word in ("--serving", f"{name}={value}")]
         quota = ["--tpm", "1000000000", "--rpm", "100000000"]
         self.complaints = folder / "stderr"
         with self.complaints.open("wb") as file:
@@ -269,7 +271,12 @@ class Target:
         self._kept = None
         self.statuses = set()
 
+    def close(self):
+        if self.process.returncode is None:
+            self.end()
+
     def end(self):
+        """The exit code; what it complained of is in `complaints` now."""
         self._forget()
         self.process.stdin.close()
         try:
@@ -373,10 +380,14 @@ def check_broken(received):
 
 @pytest.fixture
 def target(tmp_path):
-    attacked = Target(tmp_path)
-    yield attacked
-    if attacked.process.returncode is None:
-        attacked.end()
+    with closing(Target(tmp_path)) as attacked:
+        yield attacked
+
+
+@pytest.fixture
+def slow(tmp_path):
+    with closing(Target(tmp_path, ttft_base_ms=200)) as attacked:
+        yield attacked
 
 
 def test_five_thousand_malformed_requests_are_refused_as_documented_and_leave_no_trace(target):
@@ -397,7 +408,7 @@ def test_five_thousand_malformed_requests_are_refused_as_documented_and_leave_no
         )
         repeat(given(strategy)(attack))()
     assert next(numbers) > sum(requests for _, requests in ATTACKS)
-    assert target.statuses > {200, 400, 404, 405, 422}  # else they have been malformed all in one way
+    assert target.statuses >= {200, 400, 404, 405, 422}  # else they have been malformed all in one way
     assert target.resident_bytes() - resident_bytes["then"] < GROWTH_BYTES
     _, status, _, body = target.exchange(post(CHAT, GOOD))
     assert status == 200
@@ -406,9 +417,13 @@ def test_five_thousand_malformed_requests_are_refused_as_documented_and_leave_no
     assert "Traceback" not in target.complaints.read_text()
 
 
-@pytest.mark.parametrize("route", [CHAT, "/v1/models"])
-def test_garbage_behind_a_good_request_is_refused_without_a_complaint_about_the_answer(target, route):
-    method, body = ("POST", GOOD) if route == CHAT else ("GET", b"")
-    target.suffer(SimpleNamespace(method="", raw=request(method, route, body).raw + b"garbage\r\n\r\n", broken=True))
-    assert target.end() == 0
-    assert "Traceback" not in target.complaints.read_text()
+@pytest.mark.xfail(
+    strict=True, reason="uvicorn tells only the last of several pipelined requests that their client left"
+)
+def test_a_client_that_leaves_two_pipelined_requests_behind_leaves_no_traceback(slow):
+    with socket.create_connection(("127.0.0.1", slow.port), PATIENCE_S) as connection:
+        connection.sendall(post(CHAT, GOOD).raw * 2)
+        time.sleep(0.02)  # both have been read, and neither is answered
+    slow.suffer(post(CHAT, GOOD))  # it is due after the two that were left
+    assert slow.end() == 0
+    assert "Traceback" not in slow.complaints.read_text()
