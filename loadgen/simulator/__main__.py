@@ -15,7 +15,8 @@ from dataclasses import fields
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission, Quota, WindowKind
 from loadgen.simulator.deployment import Settings
-from loadgen.simulator.models import DEFAULT_MODEL, context_of
+from loadgen.simulator.models import DEFAULT_MODEL, Kind, model_of
+from loadgen.simulator.safety import PROMPT_PHRASES, FilterShape, Safety
 from loadgen.simulator.server import serve
 from loadgen.simulator.serving import ServingModel
 
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m loadgen.simulator", description="Simulate one deployment on loopback.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("--kind", choices=("serverless", "managed"), default="serverless", help="serverless has a quota, managed none")
+    add("--kind", type=Kind, choices=list(Kind), default=Kind.SERVERLESS, help="serverless has a quota, managed none")
     add("--model", default=DEFAULT_MODEL, help="its name, and with it the context")
     add("--context-tokens", type=int, help="context of a model that is not in the table, or instead of its own")
     add("--port", type=int, default=0, help="0: any that is free")
@@ -54,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--key-env", metavar="NAME", help="environment variable with the key that requests must carry")
     add("--until-eof", action="store_true", help="end when stdin ends")
     add("--serving", metavar="NAME=NUMBER", action="append", default=[], help="a parameter of the serving model")
+    add("--content-filter", choices=(*FilterShape, "off"), help="body of a filtered prompt's refusal; serverless only")
+    add("--content-filter-phrase", metavar="TEXT", action="append", default=[], help="filters a prompt that holds it")
     quota = parser.add_argument_group("quota of a serverless deployment").add_argument
     quota("--tpm", type=int, help="tokens a minute")
     quota("--rpm", type=int, help="requests a minute")
@@ -73,9 +76,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     if arguments.seed < 0:
         raise ConfigError(f"--seed must be zero or above, not {arguments.seed}")
     return Settings(
-        model=arguments.model,
-        context_tokens=context_of(arguments.model) if context_tokens is None else context_tokens,
+        model=model_of(arguments.model, arguments.kind, context_tokens),
         quota=_quota(arguments),
+        kind=arguments.kind,
+        safety=_safety(arguments),
         serving=_serving(arguments.serving),
         seed=arguments.seed,
         key=_key(arguments.key_env),
@@ -84,12 +88,27 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 def _quota(arguments: argparse.Namespace) -> Quota | None:
     given = {flag: value for flag in QUOTA_FLAGS if (value := getattr(arguments, flag)) is not None}
-    if arguments.kind == "managed":
+    if arguments.kind is Kind.MANAGED:
         if given:
             flags = ", ".join("--" + flag.replace("_", "-") for flag in given)
             raise ConfigError(f"a managed deployment has no quota: leave out {flags}")
         return None
     return Quota(**{QUOTA_FLAGS[flag]: value for flag, value in given.items()})
+
+
+def _safety(arguments: argparse.Namespace) -> Safety | None:
+    shape, phrases = arguments.content_filter, arguments.content_filter_phrase
+    if arguments.kind is Kind.MANAGED and (phrases or shape not in (None, "off")):
+        raise ConfigError(
+            "managed compute has no content filter: leave out --content-filter and --content-filter-phrase"
+        )
+    if not all(phrases):
+        raise ConfigError("--content-filter-phrase must not be empty: it would filter every prompt")
+    if shape == "off" and phrases:
+        raise ConfigError("--content-filter off filters nothing: leave out --content-filter-phrase")
+    if arguments.kind is Kind.MANAGED or shape == "off":
+        return None
+    return Safety(shape=FilterShape(shape or FilterShape.WRAPPED), phrases=(*PROMPT_PHRASES, *phrases))
 
 
 def _serving(pairs: Sequence[str]) -> ServingModel:

@@ -2,7 +2,8 @@
 
 The timers of asyncio and uvloop count whole milliseconds: a token would leave up to a millisecond early or late, which
 is more than a good client's own error. So the kernel's timer (timerfd_create(2), Linux) wakes the loop, and one heap
-holds every waiting task. Instants are of CLOCK_MONOTONIC, as time.monotonic_ns() reads it.
+holds every waiting task. Instants are of CLOCK_MONOTONIC, as time.monotonic_ns() reads it, unless the deployment's time
+runs faster: then they are model time, which agrees with that clock at the pacemaker's birth.
 """
 
 from __future__ import annotations
@@ -41,9 +42,13 @@ class Flight:
 
 
 class Pacemaker:
-    """Belongs to the event loop that runs when it is made. `close` it before the loop."""
+    """Belongs to the event loop that runs when it is made. `close` it before the loop.
 
-    def __init__(self) -> None:
+    `time_scale` seconds of model time pass in one second.
+    """
+
+    def __init__(self, time_scale: float = 1) -> None:
+        self._time_scale, self._born_ns = time_scale, time.monotonic_ns()
         self._loop = asyncio.get_running_loop()
         self._due: list[tuple[int, int, asyncio.Future[None]]] = []  # heap of (instant, serial, who waits)
         self._serial = 0
@@ -55,8 +60,17 @@ class Pacemaker:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._loop.add_reader(self._timer, self._tick)
 
+    def now_ns(self) -> int:
+        """The instant in model time."""
+        real_ns = time.monotonic_ns()
+        if self._time_scale == 1:
+            return real_ns
+        return self._born_ns + int((real_ns - self._born_ns) * self._time_scale)
+
     async def until(self, due_ns: int, flight: Flight) -> bool:
         """Wait for the instant, never less; False as soon as the flight is cut."""
+        if self._time_scale != 1:
+            due_ns = self._born_ns - int((self._born_ns - due_ns) // self._time_scale)
         if due_ns > time.monotonic_ns() and not flight.cut_off:
             wake = self._loop.create_future()
             flight.waits_for(wake)

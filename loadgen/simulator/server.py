@@ -53,7 +53,7 @@ def serve(settings: Settings, *, port: int, until_eof: bool) -> None:
 
 
 async def _serve(settings: Settings, listener: socket.socket, *, until_eof: bool) -> None:
-    pacemaker = Pacemaker()
+    pacemaker = Pacemaker(settings.time_scale)
     deployment = Deployment(settings, pacemaker)
     config = uvicorn.Config(
         create_app(deployment),
