@@ -32,7 +32,7 @@ from loadgen.target import CHAT_TYPES, address_of, credential_of
 from loadgen.tokens import image_tokens, text_tokens
 from loadgen.wire import ResponseReader
 from planner.prices import read_prices
-from tests.simulated import FAST, KEY, started
+from tests.simulators import KEY, simulated
 
 CHAT, VERSION = "/chat/completions", "?api-version=2024-05-01-preview"
 FLEET = {
@@ -41,9 +41,12 @@ FLEET = {
     "vision": ["--model", "Phi-3-vision-128k-instruct", "--kind", "managed"],
     "embed": ["--model", "Cohere-embed-v3-english", "--tpm", "200000000", "--rpm", "1000000"],
     "flat": ["--content-filter", "flat"],  # and the quota that a deployment has by default
-    "locked": ["--key-env", "SIMULATOR_KEY"],
+    "locked": [],
 }
-EXACT_LENGTH = {**FAST, "completion_mean_tokens": 8, "completion_sigma": 0}
+SWIFT = {  # and each answer is 8 tokens long
+    "ttft_base_ms": 0, "ttft_per_prompt_token_ms": 0, "ttft_per_running_ms": 0, "itl_base_ms": 0, "itl_per_running_ms": 0,
+    "completion_mean_tokens": 8, "completion_sigma": 0,
+}  # fmt: skip
 FILTERED_PROMPT = (
     "Chopping tomatoes and cutting them into cubes or wedges are great ways to practice your knife skills."
 )
@@ -51,12 +54,12 @@ FILTERED_PROMPT = (
 
 @pytest.fixture(scope="module")
 def fleet():
-    """An HTTP client for each of the deployments, all of them started at once."""
+    """An HTTP client for each of the deployments; the locked one asks for KEY."""
     with ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(started(*flags, serving=EXACT_LENGTH, key=KEY)) for name, flags in FLEET.items()
+        yield {
+            name: stack.enter_context(simulated(*flags, serving=SWIFT, key=KEY if name == "locked" else None)).client
+            for name, flags in FLEET.items()
         }
-        yield {name: stack.enter_context(server.announced()) for name, server in servers.items()}
 
 
 @pytest.fixture
