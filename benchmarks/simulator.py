@@ -118,6 +118,10 @@ class Played:
         if len(failed):
             raise Unmeasurable(f"not all was answered: {failed.to_list()}")
 
+    def per_core(self, per_s: float) -> str:
+        """A rate, and what it would be if the server had had its core to itself all the time."""
+        return f"{per_s:,.0f}/s ({per_s * self.seconds / self.server_s[0]:,.0f} per CPU-second of the server)"
+
     @property
     def aside(self) -> str:
         load = (self.end.load_s - self.begin.load_s) / self.seconds
@@ -283,8 +287,8 @@ def _paced(setting: Setting, events_per_s: int) -> tuple[float, float, float]:
     late = row_of(tokens.filter(played.within("at_ns"))["error_ns"].sort())
     served = late.n / played.seconds
     CONSOLE.print(
-        f"streams, a token each {itl_ms:.4g} ms: {served:,.0f} events/s, late by p50 {ms(late.p50):.3f} ms, p99 "
-        f"{ms(late.p99):.3f} ms, at most {late.max_ms:.1f} ms; none lost, extra or early of {len(tokens):,}; "
+        f"streams, a token each {itl_ms:.4g} ms: events {played.per_core(served)}, late by p50 {ms(late.p50):.3f} "
+        f"ms, p99 {ms(late.p99):.3f} ms, at most {late.max_ms:.1f} ms; none lost, extra or early of {len(tokens):,}; "
         f"{played.aside}",
         highlight=False,
     )
@@ -305,7 +309,7 @@ def _unpaced(setting: Setting) -> dict[str, float]:
 def _streamed(setting: Setting, name: str, server: Server) -> float:
     played = play(setting, server, "Stream", STREAM_WARMUP_S, users=STREAMS)
     served = lateness(played, 0).filter(played.within("at_ns")).height / played.seconds
-    CONSOLE.print(f"{name}: {served:,.0f} events/s; {played.aside}", highlight=False)
+    CONSOLE.print(f"{name}: events {played.per_core(served)}; {played.aside}", highlight=False)
     return served
 
 
@@ -327,7 +331,7 @@ def _answered(setting: Setting, name: str, server: Server) -> float:
     played = play(setting, server, "Plain", 1.0, users=USERS)
     played.check()
     done = played.run.samples.filter(played.within("done_ns")).select(pl.len()).collect().item() / played.seconds
-    CONSOLE.print(f"{name}: {done:,.0f} requests/s; {played.aside}", highlight=False)
+    CONSOLE.print(f"{name}: requests {played.per_core(done)}; {played.aside}", highlight=False)
     return done
 
 
