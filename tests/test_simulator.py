@@ -282,6 +282,12 @@ def test_a_port_in_use_is_one_sentence():
     ("flags", "named"),
     [
         (["--model", "Phi-9"], "--context-tokens"),
+        (["--model", "phi-3-vision-128k-instruct"], "give --kind managed"),
+        (["--model", "mistral-large", "--kind", "managed"], "give --kind serverless"),
+        (["--kind", "managed", "--content-filter", "flat"], "--content-filter"),
+        (["--kind", "managed", "--content-filter-phrase", "x"], "--content-filter"),
+        (["--content-filter", "off", "--content-filter-phrase", "x"], "--content-filter-phrase"),
+        (["--content-filter-phrase", ""], "--content-filter-phrase"),
         (["--kind", "managed", "--tpm", "5"], "--tpm"),
         (["--tpm", "0"], "tokens_per_minute"),
         (["--key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),

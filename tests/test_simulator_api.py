@@ -137,6 +137,89 @@ def test_a_stream_says_what_the_plain_answer_to_the_same_request_says():
     assert chunks[-1]["usage"] == plain["usage"]
 
 
+# Routes
+
+PREFIXES = ("", "/models")
+OPENAI_PREFIXES = ("/v1", "/openai/v1", "/openai/deployments/Phi-3-mini-4k-instruct")
+
+
+def test_every_root_answers_chats_and_completions(fast):
+    for prefix in (*PREFIXES, *OPENAI_PREFIXES, "/openai/deployments/PHI-3-mini-4k-INSTRUCT"):
+        chat = fast.client.post(f"{prefix}/chat/completions", json=ask(), headers=pinned(2))
+        text = fast.client.post(f"{prefix}/completions", json={"prompt": "x"}, headers=pinned(2))
+        assert [one.json()["usage"]["completion_tokens"] for one in (chat, text)] == [2, 2], prefix
+
+
+def test_info_and_the_list_of_models_stand_under_every_root_of_theirs(fast):
+    infos = [fast.client.get(f"{prefix}/info").json() for prefix in PREFIXES]
+    assert infos[0] == infos[1]
+    for prefix in ("/v1", "/openai/v1"):
+        listed = fast.client.get(f"{prefix}/models").json()
+        assert listed["object"] == "list"
+        (entry,) = listed["data"]
+        assert (entry["id"], entry["object"], entry["owned_by"]) == ("Phi-3-mini-4k-instruct", "model", "Microsoft")
+        assert fast.client.get(f"{prefix}/models/phi-3-mini-4k-instruct").json() == entry
+        unknown = fast.client.get(f"{prefix}/models/gpt-4o")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_another_deployments_name_is_not_found(fast):
+    for rest in ("chat/completions", "embeddings", "nonsense"):
+        answer = fast.client.post(f"/openai/deployments/gpt-4o/{rest}", json=ask())
+        assert (answer.status_code, answer.headers["x-ms-error-code"]) == (404, "DeploymentNotFound")
+        assert answer.json()["error"]["code"] == "DeploymentNotFound"
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ("2024-04-01-preview", 200),
+        ("2024-05-01-preview", 200),
+        ("2025-04-01", 200),
+        ("2031-12-31", 200),  # of that shape
+        ("2024-05-01-beta", 400),
+        ("latest", 400),
+        ("", 400),
+    ],
+)
+def test_any_api_version_of_the_documented_shape_will_do(fast, version, status):
+    for query in (f"?api-version={version}", f"?a=b&api-version={version}&c=d"):
+        answers = [fast.client.get("/info" + query)]
+        answers += [fast.client.post(route + query, json=ask(max_tokens=1)) for route in (CHAT, OPENAI)]
+        assert [answer.status_code for answer in answers] == [status] * 3
+        if status == 400:
+            assert answers[1].json()["error"]["param"] == "api-version"
+
+
+def test_every_answer_has_an_id_of_its_own_and_the_clients_where_that_is_well_formed(fast):
+    given = {"x-request-id": "mine", "x-ms-client-request-id": "a1-B_2"}
+    answers = [
+        fast.client.get("/info", headers=given),
+        fast.client.get("/nowhere", headers=given),
+        fast.client.post(CHAT, json=ask(), headers=given),
+        fast.client.post(CHAT, json=ask(stream=True), headers=given),
+        fast.client.post(CHAT, json={}, headers=given),
+        fast.client.get(CHAT, headers=given),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 404, 200, 200, 422, 405]
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    assert len(ids) == len(answers) and all(re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", id) for id in ids)
+    assert [answer.headers.get("x-ms-client-request-id") for answer in answers] == ["a1-B_2"] * 6
+    for bad in ("", "a b", "x" * 41, "a/b"):
+        answer = fast.client.get("/info", headers={"x-ms-client-request-id": bad})
+        assert "x-ms-client-request-id" not in answer.headers
+
+
+def test_a_system_message_may_stand_anywhere_and_repeat(fast):
+    roles = ("user", "system", "system", "tool", "assistant", "system")  # the documents' own samples mix them up
+    turns = [{"role": role, "content": "abcd"} for role in roles]
+    body = fast.client.post(CHAT, json=ask(messages=turns), headers=pinned(1)).json()
+    assert body["usage"]["prompt_tokens"] == 6 * 5
+    developer = ask(messages=[{"role": "developer", "content": "abcd"}])
+    assert fast.client.post(OPENAI, json=developer).status_code == 200
+    assert fast.client.post(CHAT, json=developer).status_code == 422
+
+
 # What is refused
 
 
@@ -155,9 +238,12 @@ def test_a_stream_says_what_the_plain_answer_to_the_same_request_says():
     ],
 )
 def test_a_key_is_asked_for_in_either_header(keyed, headers, status):
-    answers = [keyed.client.get("/info", headers=headers)]
+    paths = ("/info", "/v1/models", "/v1/models/Phi-3-mini-4k-instruct")
+    answers = [keyed.client.get(path, headers=headers) for path in paths]
     answers += [keyed.client.post(route, json=ask(max_tokens=1), headers=headers) for route in (CHAT, OPENAI)]
-    assert [answer.status_code for answer in answers] == [status] * 3
+    elsewhere = keyed.client.post("/openai/deployments/other/completions", headers=headers)
+    assert [answer.status_code for answer in answers] == [status] * 5
+    assert elsewhere.status_code == (404 if status == 200 else 401)
     if status == 401:
         assert all(answer.json().keys() == {"error", "message", "status"} for answer in answers)
         assert all(answer.headers["x-ms-error-code"] == "unauthorized" for answer in answers)
