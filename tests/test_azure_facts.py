@@ -32,7 +32,7 @@ from loadgen.target import CHAT_TYPES, address_of, credential_of
 from loadgen.tokens import image_tokens, text_tokens
 from loadgen.wire import ResponseReader
 from planner.prices import read_prices
-from tests.simulators import KEY, simulated
+from tests.simulators import FAST_BATCHES, KEY, simulated
 
 CHAT, VERSION = "/chat/completions", "?api-version=2024-05-01-preview"
 FLEET = {
@@ -43,13 +43,17 @@ FLEET = {
     "flat": ["--content-filter", "flat"],  # and the quota that a deployment has by default
     "locked": [],
 }
-SWIFT = {  # and each answer is 8 tokens long
+EIGHT_TOKENS = {"completion_mean_tokens": 8, "completion_sigma": 0}
+AT_ONCE = {
     "ttft_base_ms": 0, "ttft_per_prompt_token_ms": 0, "ttft_per_running_ms": 0, "itl_base_ms": 0, "itl_per_running_ms": 0,
-    "completion_mean_tokens": 8, "completion_sigma": 0,
 }  # fmt: skip
 FILTERED_PROMPT = (
     "Chopping tomatoes and cutting them into cubes or wedges are great ways to practice your knife skills."
 )
+
+
+def swift(flags):
+    return EIGHT_TOKENS | (FAST_BATCHES if "managed" in flags else AT_ONCE)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,9 @@ def fleet():
     """An HTTP client for each of the deployments; the locked one asks for KEY."""
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(simulated(*flags, serving=SWIFT, key=KEY if name == "locked" else None)).client
+            name: stack.enter_context(
+                simulated(*flags, serving=swift(flags), key=KEY if name == "locked" else None)
+            ).client
             for name, flags in FLEET.items()
         }
 

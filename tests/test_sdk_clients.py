@@ -51,7 +51,7 @@ def servers():
         class Servers(dict):
             def __missing__(self, name):
                 quota = ("--rpm", "1", "--window", "sliding") if name == "limited" else QUOTA
-                self[name] = stack.enter_context(simulated("--model", MODELS[name], "--port", "0", *quota, key=KEY))
+                self[name] = stack.enter_context(simulated("--model", MODELS[name], *quota, key=KEY))
                 return self[name]
 
         yield Servers()

@@ -67,8 +67,7 @@ def servers():
         class Servers(dict):
             def __missing__(self, name):
                 flags = SERVERS[name] if "managed" in SERVERS[name] else (*SERVERS[name], *QUOTA)
-                serving = {"serving": {}} if "managed" in SERVERS[name] else {}
-                self[name] = stack.enter_context(simulated(*flags, "--port", "0", key=KEY, **serving))
+                self[name] = stack.enter_context(simulated(*flags, key=KEY))
                 return self[name]
 
         yield Servers()

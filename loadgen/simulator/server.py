@@ -111,7 +111,7 @@ async def _serve(settings: Settings, listener: socket.socket, place: Place) -> N
         lifespan="off",
         access_log=False,
         log_config=None,
-        log_level="critical",  # of the requests that it cuts at the end
+        log_level="error",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(place.drain_s) + GRACE_S,
