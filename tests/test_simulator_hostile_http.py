@@ -1,4 +1,4 @@
-"""What no client should send, 5,000 times over real connections: the simulated deployment answers all of it, and stays as it was.
+"""What no client should send, 5,000 times over real connections: the simulated deployment answers all, and stays as it was.
 
 Hypothesis draws the requests, the same ones each time: well-formed HTTP goes over kept connections, broken HTTP over
 one of its own each. A request's answer is waited for PATIENCE_S; what uvicorn itself refuses is HTTP that is broken.
