@@ -16,7 +16,9 @@ import httpx
 import polars as pl
 import pytest
 
+from headroom.running import simulated_model
 from loadgen.samples import Run
+from loadgen.simulator.models import Images, Kind, model_of
 from tests.commands import SHORT, deployment, environment, headroom, start, wait_for_rows
 from tests.servers import Server, always, response, stream
 
@@ -62,6 +64,12 @@ def test_the_main_job_leaves_a_whole_run_folder(simulated):
     assert run.manifest.totals["planned"] == samples.height > 60
     assert set(samples.filter(pl.col("due_ns") < 1_000_000_000)["phase"]) == {"warmup"}
     assert run.manifest.deployment["model_name"] == "Phi-3.5-vision-instruct"  # the mix has pictures
+
+
+def test_the_simulated_model_reads_pictures_where_the_mix_sends_them_and_is_sold_in_both_ways():
+    for kind in Kind:
+        assert model_of(simulated_model(["chat", "vision"]), kind).images is not Images.NONE
+        assert model_of(simulated_model(["chat", "streaming"]), kind).images is Images.NONE
 
 
 def test_every_instant_of_a_row_follows_the_one_before(simulated):

@@ -265,6 +265,9 @@ def keyed():
         ("GET", CHAT, 405),
         ("DELETE", OPENAI, 405),
         ("POST", "/info", 405),
+        ("GET", "/openai/deployments/phi-3-mini-4k-instruct/completions", 405),
+        ("POST", "/openai/deployments/Phi-3-mini-4k-instruct/nonsense", 404),
+        ("POST", "/models/v1/completions", 404),
     ],
 )
 def test_unknown_routes_and_methods_are_named(fast, method, path, status):

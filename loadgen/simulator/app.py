@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -61,7 +61,7 @@ class Api:
         self._posts |= _inferences(deployment, (*OPENAI_ROOTS, DEPLOYMENTS + self._model), Dialect.OPENAI)
         routes = [*_about(deployment.settings), *more]
         routes += [Route(path, inference, methods=["POST"]) for path, inference in self._posts.items()]
-        routes.append(Route(DEPLOYMENTS + "{name}/{rest:path}", Elsewhere(deployment.settings)))
+        routes.append(Route(DEPLOYMENTS + "{name}/{rest:path}", Elsewhere(deployment.settings, self._posts)))
         self._others = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted, Refusal: _refused})
         self._others.router.redirect_slashes = False
 
@@ -119,14 +119,16 @@ class Inference:
 class Elsewhere:
     """What is under /openai/deployments and no route: of another deployment, or of this one."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, paths: Container[str]) -> None:
+        self._settings, self._paths = settings, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - it answers nothing
         check_caller(scope, dict(scope["headers"]), self._settings.key)
         name, model = scope["path_params"]["name"], self._settings.model.name
         if name.lower() != model.lower():
             raise unknown("DeploymentNotFound", f"There is no deployment {name[:100]}; this one is {model}.")
+        if f"{DEPLOYMENTS}{model}/{scope['path_params']['rest']}" in self._paths:  # it was not posted
+            raise HTTPException(405, headers={"allow": "POST"})
         raise HTTPException(404)
 
 

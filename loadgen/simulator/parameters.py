@@ -5,7 +5,7 @@ Numbers may come as strings ("0.1"): the documented clients send their penalties
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -26,7 +26,6 @@ RANGES = {  # of the API reference; temperature as the documentation has it, up 
 SAMPLING = frozenset({*RANGES, "max_tokens", "stop", "stream", "seed", "model"})
 MOST_TOP_LOGPROBS = 20
 MOST_DIGITS = 15
-WRITABLE_LEVELS = 250  # of nested JSON; orjson reads 1,024
 
 
 class Dialect(StrEnum):
@@ -79,10 +78,8 @@ def read_fields(body: bytes, defined: frozenset[str], terms: Terms, extras: Extr
     """
     try:
         fields = orjson.loads(body)
-        if body.count(b"[") + body.count(b"{") > WRITABLE_LEVELS:
-            orjson.dumps(fields)  # raises where it is too deep: parts of it are written again, to be counted
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        raise bad_request("The body is not valid JSON, or nested too deeply.", code="invalid_json") from None
+    except orjson.JSONDecodeError:
+        raise bad_request("The body is not valid JSON.", code="invalid_json") from None
     if not isinstance(fields, dict):
         raise invalid((), fields)
     if terms.dialect is Dialect.AZURE and not fields.keys() <= defined:
@@ -96,6 +93,14 @@ def read_fields(body: bytes, defined: frozenset[str], terms: Terms, extras: Extr
         if extras is Extras.DROP:
             return {name: value for name, value in fields.items() if name in defined}
     return fields
+
+
+def encoded(value: Any, loc: Sequence[str]) -> bytes:
+    """What was read, as JSON of one form. Raises Refusal (422) where it is nested too deeply to be written again."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        raise invalid(loc, value) from None
 
 
 def check_sampling(fields: Mapping[str, Any], model: Model) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 MOST_DEPTH = 8  # deeper schemas are answered with null
-MOST_ITEMS = 16
+MOST_ITEMS = 16  # and one where arrays are nested deeper than MOST_ITEMS_DEPTH, lest they multiply
+MOST_ITEMS_DEPTH = 2
 MOST_CHARACTERS = 64
 TEXT = "text"
 
@@ -36,7 +37,10 @@ def _object(schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
     properties = properties if isinstance(properties, Mapping) else {}
     required = schema.get("required")
     names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    return {name: example(properties.get(name, {"type": "string"}), depth + 1) for name in names or properties}
+    return {
+        name: example(properties.get(name, {"type": "string"}), depth + 1)
+        for name in dict.fromkeys(names or properties)
+    }
 
 
 def _type_of(schema: Mapping[str, Any]) -> Any:
@@ -47,7 +51,7 @@ def _type_of(schema: Mapping[str, Any]) -> Any:
 
 
 def _array(schema: Mapping[str, Any], depth: int) -> list[Any]:
-    items = min(_least(schema, "minItems", 1), MOST_ITEMS)
+    items = min(_least(schema, "minItems", 1), MOST_ITEMS) if depth <= MOST_ITEMS_DEPTH else 1
     return [example(schema.get("items", {"type": "string"}), depth + 1) for _ in range(items)]
 
 
