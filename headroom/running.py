@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,6 +36,7 @@ from planner.prices import read_prices
 
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
 SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
+SIMULATED_VISION_MODEL = "Phi-3.5-vision-instruct"  # reads pictures, and costs as much a token
 ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
 INVALID, MISSED = 4, 99
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
@@ -105,7 +106,7 @@ def _simulator_flags(config: RunConfig) -> list[str]:
         "--port": 0,
         "--key-env": SIMULATED_KEY,
         "--kind": config.target.kind,
-        "--model": config.target.model or SIMULATED_MODEL,
+        "--model": config.target.model or simulated_model(config.scenarios),
         "--seed": config.load.seed,
     }
     quota = config.quota
@@ -123,6 +124,11 @@ def _simulator_flags(config: RunConfig) -> list[str]:
     if config.load.trace is not None:
         flags["--context-tokens"] = ANY_CONTEXT_TOKENS
     return ["--until-eof", *(str(part) for flag in flags.items() for part in flag)]
+
+
+def simulated_model(scenarios: Iterable[str]) -> str:
+    """The model to simulate where none is named: one that reads pictures where the mix sends them."""
+    return SIMULATED_VISION_MODEL if "vision" in scenarios else SIMULATED_MODEL
 
 
 def _run_folder(config: RunConfig) -> Path:

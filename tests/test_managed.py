@@ -129,7 +129,7 @@ def test_while_every_instance_boots_503():
 
 def test_a_client_that_leaves_gives_its_place_back():
     with managed("--max-concurrent", "1") as server:
-        with stream(server, 10_000) as answer:
+        with stream(server, 10_000):
             assert instances(server)[0]["running"] == 1
         assert eventually(lambda: instances(server)[0]["running"] == 0)
         assert post(server, 1).status_code == 200
@@ -169,7 +169,7 @@ def test_what_is_more_than_the_bandwidth_is_delayed_and_says_so():
         answers = [server.client.post(CHAT, json=body, headers=pinned(1)) for _ in range(3)]
     delays = [int(answer.headers.get("ms-azureml-bandwidth-request-delay-ms", 0)) for answer in answers]
     assert delays[0] == 0  # one second's worth
-    assert delays[2] > delays[1] > 300
+    assert all(300 < delay <= 1_100 for delay in delays[1:])  # each waits until the one before is through
 
 
 def test_a_prompt_that_no_instance_holds_is_refused():
@@ -178,18 +178,22 @@ def test_a_prompt_that_no_instance_holds_is_refused():
 
 
 def test_two_hundred_streams_lose_nothing():
-    with managed("--max-concurrent", "100", "--instances", "2", max_running=100, iteration_base_ms=20) as server:
+    flags = ("--max-concurrent", "100", "--instances", "2")
+    with managed(*flags, max_running=100, iteration_base_ms=20) as server, ExitStack() as stack:
         got = [0] * 200
+        client = stack.enter_context(
+            httpx.Client(base_url=server.url, trust_env=False, timeout=60, limits=httpx.Limits(max_connections=None))
+        )
 
         def one(number):
-            with stream(server, 10) as answer:
+            with client.stream("POST", CHAT, json=ask(stream=True), headers=pinned(10)) as answer:
                 got[number] = len(contents(answer.iter_lines()))
 
         threads = [threading.Thread(target=one, args=(number,)) for number in range(200)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(PATIENCE_S)
+            thread.join(60)
         assert got == [10] * 200
         assert [one["running"] for one in instances(server)] == [0, 0]
 

@@ -61,7 +61,7 @@ def test_the_main_job_leaves_a_whole_run_folder(simulated):
     assert samples["usage_source"].unique().to_list() == ["server"]
     assert run.manifest.totals["planned"] == samples.height > 60
     assert set(samples.filter(pl.col("due_ns") < 1_000_000_000)["phase"]) == {"warmup"}
-    assert run.manifest.deployment["model_name"] == "Phi-3-mini-4k-instruct"
+    assert run.manifest.deployment["model_name"] == "Phi-3.5-vision-instruct"  # the mix has pictures
 
 
 def test_every_instant_of_a_row_follows_the_one_before(simulated):

@@ -17,11 +17,11 @@ from loadgen.errors import ConfigError
 from loadgen.samples import Outcome, Run
 from loadgen.simulator.faults import Faults, Kind, Toxic, read_faults
 from loadgen.simulator.serving import rng_of
+from loadgen.simulator.spoiling import drop_usage_of_event
 from loadgen.wire import ResponseReader
 from tests.commands import headroom
 from tests.test_simulator import CHAT, FAST, OPENAI, PATIENCE_S, ask, complaint, eventually, pinned, simulated
 
-NO_QUOTA = ("--tpm", "1000000000", "--rpm", "1000000")
 MEGABYTE = 1_000_000
 TOKENS = 5
 EVENTS = TOKENS + 3  # the role, the tokens, the finish, [DONE]
@@ -40,7 +40,7 @@ def toml(*toxics):
 def misbehaving(folder, toxics, *flags, serving=FAST):
     file = folder / "faults.toml"
     file.write_text(toml(*toxics))
-    with simulated(*NO_QUOTA, "--faults", str(file), *flags, serving=serving) as server:
+    with simulated("--tpm", "1000000000", "--rpm", "1000000", "--faults", str(file), *flags, serving=serving) as server:
         yield server
 
 
@@ -247,6 +247,11 @@ def is_json(text):
     return True
 
 
+def test_an_event_that_says_more_than_usage_is_kept_without_it():
+    filtered = b'data: {"choices":[],"prompt_filter_results":[],"usage":null}\n\n'
+    assert drop_usage_of_event(filtered) == filtered.replace(b',"usage":null', b"")
+
+
 def test_usage_is_missing_and_nothing_else(server, seen):
     for name in ("no usage", "no usage in a plain answer"):
         answer = seen(name)
@@ -304,12 +309,12 @@ def test_a_freeze_stops_a_running_stream_and_then_it_goes_on(server):
     assert (answer.outcome, answer.reader.chunks) == (Outcome.OK, 50)
 
 
-def test_without_a_path_only_the_chat_routes_are_hit_and_with_one_all_that_begins_so(tmp_path):
+def test_without_a_path_the_routes_of_models_are_hit_and_with_one_all_that_begins_so(tmp_path):
     toxics = [("status", {"status": 500}), ("status", {"status": 501, "path": "/v1/mod"})]
     with misbehaving(tmp_path, toxics) as server:
         assert server.client.get("/info").status_code == 200
         assert server.client.get("/v1/models").status_code == 501
-        for route in (CHAT, OPENAI, CHAT + "?api-version=2024-05-01-preview"):
+        for route in (CHAT, OPENAI, "/models" + CHAT, "/completions", CHAT + "?api-version=2024-05-01-preview"):
             assert server.client.post(route, json=ask()).status_code == 500
 
 
@@ -321,7 +326,7 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
     ]
     file = tmp_path / "faults.toml"
     file.write_text(toml(*toxics))
-    with simulated("--concurrency", "1", "--drain-s", "0", "--faults", str(file)) as server:
+    with simulated("--concurrency", "1", "--drain-s", "0.2", "--faults", str(file)) as server:
 
         def busy():
             """Asks for more than the quota will ever hold, so that it takes no place itself."""
@@ -338,7 +343,7 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
             server.process.send_signal(signal.SIGTERM)
             assert late.recv(12) == b"HTTP/1.1 503"
             assert server.process.wait(PATIENCE_S) == 0
-        assert server.process.stderr.read() == b"ending: 1 running, for 0 s at most; Ctrl-C cuts them\n"
+        assert server.process.stderr.read() == b"ending: 1 running, for 0.2 s at most; Ctrl-C cuts them\n"
 
 
 def test_faults_keep_the_time_of_the_deployment(tmp_path):

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 
 from loadgen.errors import ConfigError
-from loadgen.simulator.faults import read_faults
 from loadgen.simulator.flags import parser, place_of, settings_of
 from loadgen.simulator.server import serve
 
@@ -20,8 +19,7 @@ def main(argv: Sequence[str]) -> int:
     """Serve until asked to end; the exit code. Complaints go to stderr, one sentence each."""
     arguments = parser().parse_args(argv)
     try:
-        faults = None if arguments.faults is None else read_faults(arguments.faults)
-        serve(settings_of(arguments), place_of(arguments), faults)
+        serve(settings_of(arguments), place_of(arguments))
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the complaint is the output
         return ConfigError.exit_code

@@ -1,8 +1,15 @@
-"""The routes of a simulated deployment."""
+"""The routes of a simulated deployment.
+
+The Azure AI Model Inference API stands at the root and under /models; OpenAI's dialect under /v1, /openai/v1 and
+/openai/deployments/NAME, where NAME must be the model that is served.
+"""
 
 from __future__ import annotations
 
 import hmac
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import orjson
 from starlette.applications import Starlette
@@ -10,82 +17,170 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from loadgen.simulator.asgi import read_body, send_refusal
-from loadgen.simulator.chat import Dialect, parse_chat
-from loadgen.simulator.deployment import Deployment
-from loadgen.simulator.refusals import Refusal, bad_request, plain
+from loadgen.simulator.asgi import FILTER_RAN, Reply, read_body, send_refusal
+from loadgen.simulator.asked import Asked
+from loadgen.simulator.chat import parse_chat
+from loadgen.simulator.completions import parse_completion
+from loadgen.simulator.deployment import Deployment, Settings
+from loadgen.simulator.embeddings import parse_embeddings, parse_image_embeddings
+from loadgen.simulator.models import Modality
+from loadgen.simulator.parameters import Dialect, Extras, Terms, extras_of
+from loadgen.simulator.refusals import Refusal, bad_request, plain, unknown
 
 COMPLETION_TOKENS = b"x-headroom-completion-tokens"
 MOST_DIGITS = 9
+AZURE_ROOTS = ("", "/models")
+OPENAI_ROOTS = ("/v1", "/openai/v1")
+DEPLOYMENTS = "/openai/deployments/"
+_VERSION = re.compile(rb"(?:^|&)api-version=([^&]*)")
+_WELL_FORMED_VERSION = re.compile(rb"\d{4}-\d{2}-\d{2}(-preview)?")
+
+Parse = Callable[[bytes, Terms, Extras], Asked]
+INFERENCE: dict[str, tuple[Modality, Parse]] = {
+    "/chat/completions": (Modality.CHAT, parse_chat),
+    "/completions": (Modality.CHAT, parse_completion),
+    "/embeddings": (Modality.EMBEDDINGS, parse_embeddings),
+    "/images/embeddings": (Modality.EMBEDDINGS, parse_image_embeddings),
+}
+AZURE_ONLY = "/images/embeddings"
 
 
-def create_app(deployment: Deployment) -> Starlette:
-    """The ASGI application; it has no lifespan of its own."""
-
-    async def info(request: Request) -> Response:
-        check_key(request.scope, deployment.settings.key)
-        model = deployment.settings.model.name
-        about = {
-            "model_name": model,
-            "model_type": "chat-completions",
-            "model_provider_name": deployment.settings.model.provider,
-        }
-        return Response(orjson.dumps(about), media_type="application/json")
-
-    async def models(request: Request) -> Response:
-        check_key(request.scope, deployment.settings.key)
-        model = {
-            "id": deployment.settings.model.name,
-            "object": "model",
-            "owned_by": deployment.settings.model.provider,
-        }
-        return Response(orjson.dumps({"object": "list", "data": [model]}), media_type="application/json")
-
-    routes = [
-        Route("/info", info, methods=["GET"]),
-        Route("/v1/models", models, methods=["GET"]),
-        Route("/chat/completions", Chat(deployment, Dialect.AZURE), methods=["POST"]),
-        Route("/v1/chat/completions", Chat(deployment, Dialect.OPENAI), methods=["POST"]),
-    ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted, Refusal: _refused})
-    app.router.redirect_slashes = False
-    return app
+def create_app(deployment: Deployment, *more: Route) -> ASGIApp:
+    """The ASGI application, with `more` routes beside the API's; it has no lifespan of its own."""
+    return Api(deployment, more)
 
 
-class Chat:
-    """A chat route, as raw ASGI: nothing stands between a token and its socket."""
+class Api:
+    """Finds the routes that the model answers by their path, so that nothing stands between them and their socket."""
 
-    def __init__(self, deployment: Deployment, dialect: Dialect) -> None:
-        self._deployment, self._dialect = deployment, dialect
+    def __init__(self, deployment: Deployment, more: Iterable[Route]) -> None:
+        self._model = deployment.settings.model.name
+        self._posts = _inferences(deployment, AZURE_ROOTS, Dialect.AZURE)
+        self._posts |= _inferences(deployment, (*OPENAI_ROOTS, DEPLOYMENTS + self._model), Dialect.OPENAI)
+        routes = [*_about(deployment.settings), *more]
+        routes += [Route(path, inference, methods=["POST"]) for path, inference in self._posts.items()]
+        routes.append(Route(DEPLOYMENTS + "{name}/{rest:path}", Elsewhere(deployment.settings)))
+        self._others = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted, Refusal: _refused})
+        self._others.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inference = None
+        if scope["method"] == "POST":
+            inference = self._posts.get(scope["path"]) or self._posts.get(self._as_named(scope["path"]))
+        if inference is not None:
+            await inference(scope, receive, send)
+        else:
+            await self._others(scope, receive, Reply(send, dict(scope["headers"])))
+
+    def _as_named(self, path: str) -> str:
+        """The path with the deployment's name as the model's is written: its case does not matter."""
+        name, _, rest = path.removeprefix(DEPLOYMENTS).partition("/")
+        same = path.startswith(DEPLOYMENTS) and name.lower() == self._model.lower()
+        return f"{DEPLOYMENTS}{self._model}/{rest}" if same else path
+
+
+class Inference:
+    """One route that is answered by the model."""
+
+    def __init__(self, deployment: Deployment, path: str, dialect: Dialect) -> None:
+        self._deployment, self._path = deployment, path
+        settings = deployment.settings
+        self._key = settings.key
+        self._terms = Terms(model=settings.model, dialect=dialect, safety=settings.safety)
+        modality, self._parse = INFERENCE[path]
+        self._offered = modality is settings.model.modality
+        self._filters = settings.safety is not None and modality is Modality.CHAT
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        reply = Reply(send, headers)
         try:
-            check_key(scope, self._deployment.settings.key)
-            wanted_tokens = _wanted_tokens(scope)
-            body = await read_body(scope, receive)
+            check_caller(scope, headers, self._key)
+            if not self._offered:
+                raise plain(404, "not_found", f"{self._terms.model.name} does not offer {self._path}.")
+            extras, wanted_tokens = self._extras(headers), _wanted_tokens(headers)
+            body = await read_body(headers, receive)
             if body is None:
                 return
-            asked = parse_chat(body, self._dialect, self._deployment.settings.model.name)
-            await self._deployment.answer(asked, wanted_tokens, receive, send, body_bytes=len(body))
+            if self._filters:
+                reply.headers.append(FILTER_RAN)
+            asked = self._parse(body, self._terms, extras)
+            await self._deployment.answer(asked, wanted_tokens, receive, reply, body_bytes=len(body))
         except Refusal as refusal:
-            await send_refusal(send, refusal)
+            await send_refusal(reply, refusal)
+
+    def _extras(self, headers: Mapping[bytes, bytes]) -> Extras:
+        azure = self._terms.dialect is Dialect.AZURE
+        return extras_of(headers.get(b"extra-parameters")) if azure else Extras.FORWARD
 
 
-def check_key(scope: Scope, key: str | None) -> None:
-    """Raise Refusal (401) unless either header carries the key; the SDK sends both."""
-    if key is None:
-        return
-    headers = dict(scope["headers"])
-    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-    given = [headers.get(b"api-key", b""), token.strip() if scheme.lower() == b"bearer" else b""]
-    if not any(hmac.compare_digest(one, key.encode()) for one in given):
-        raise plain(401, "unauthorized", "The key is missing or wrong.", {"www-authenticate": "Bearer"})
+class Elsewhere:
+    """What is under /openai/deployments and no route: of another deployment, or of this one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - it answers nothing
+        check_caller(scope, dict(scope["headers"]), self._settings.key)
+        name, model = scope["path_params"]["name"], self._settings.model.name
+        if name.lower() != model.lower():
+            raise unknown("DeploymentNotFound", f"There is no deployment {name[:100]}; this one is {model}.")
+        raise HTTPException(404)
 
 
-def _wanted_tokens(scope: Scope) -> int | None:
-    raw = dict(scope["headers"]).get(COMPLETION_TOKENS)
+def check_caller(scope: Scope, headers: Mapping[bytes, bytes], key: str | None) -> None:
+    """Raise Refusal: 401 unless a header carries the key (the SDK sends both), 400 for a malformed api-version."""
+    if key is not None:
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        given = [headers.get(b"api-key", b""), token.strip() if scheme.lower() == b"bearer" else b""]
+        if not any(hmac.compare_digest(one, key.encode()) for one in given):
+            raise plain(401, "unauthorized", "The key is missing or wrong.", {"www-authenticate": "Bearer"})
+    if query := scope["query_string"]:
+        version = _VERSION.search(query)
+        if version is not None and not _WELL_FORMED_VERSION.fullmatch(version[1]):
+            raise bad_request("The api-version must look like 2024-05-01-preview or 2025-04-01.", param="api-version")
+
+
+def _inferences(deployment: Deployment, roots: tuple[str, ...], dialect: Dialect) -> dict[str, Inference]:
+    paths = [path for path in INFERENCE if dialect is Dialect.AZURE or path != AZURE_ONLY]
+    return {root + path: Inference(deployment, path, dialect) for root in roots for path in paths}
+
+
+def _about(settings: Settings) -> list[Route]:
+    """The routes that say what is served."""
+    model = settings.model
+    entry = {"id": model.name, "object": "model", "created": 0, "owned_by": model.provider}
+    info = {"model_name": model.name, "model_type": model.modality, "model_provider_name": model.provider}
+
+    async def one(request: Request) -> Response:
+        check_caller(request.scope, dict(request.scope["headers"]), settings.key)
+        name = request.path_params["name"]
+        if name.lower() != model.name.lower():
+            raise unknown("model_not_found", f"There is no model {name[:100]}; this deployment serves {model.name}.")
+        return _json(entry)
+
+    def said(about: Mapping[str, Any]) -> Callable[[Request], Any]:
+        async def say(request: Request) -> Response:
+            check_caller(request.scope, dict(request.scope["headers"]), settings.key)
+            return _json(about)
+
+        return say
+
+    routes = [Route(root + "/info", said(info), methods=["GET"]) for root in AZURE_ROOTS]
+    for root in OPENAI_ROOTS:
+        routes.append(Route(root + "/models", said({"object": "list", "data": [entry]}), methods=["GET"]))
+        routes.append(Route(root + "/models/{name}", one, methods=["GET"]))
+    return routes
+
+
+def _json(about: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(about), media_type="application/json")
+
+
+def _wanted_tokens(headers: Mapping[bytes, bytes]) -> int | None:
+    raw = headers.get(COMPLETION_TOKENS)
     if raw is None:
         return None
     if not (raw.isdigit() and len(raw) <= MOST_DIGITS and int(raw) > 0):

@@ -1,21 +1,45 @@
-"""The few steps of ASGI that the routes share: a body in, an answer out."""
+"""The few steps of ASGI that the routes share: a body in, an answer out, and what every answer carries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import uuid
+from collections.abc import Awaitable, Mapping, MutableMapping
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from loadgen.simulator.pace import Flight
 from loadgen.simulator.refusals import Refusal, plain
 
 MOST_BODY_BYTES = 16 * 1024 * 1024  # several large photographs; what the real service takes is not documented
+REQUEST_ID, CLIENT_REQUEST_ID = b"x-request-id", b"x-ms-client-request-id"
+FILTER_RAN = (b"x-ms-rai-invoked", b"true")
+_CLIENT_ID = re.compile(rb"[A-Za-z0-9_-]{1,40}")
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes | None:
+class Reply:
+    """Sends one answer, with a request id of its own and the client's beside it where that is well formed."""
+
+    __slots__ = ("_send", "headers")
+
+    def __init__(self, send: Send, asked: Mapping[bytes, bytes]) -> None:
+        self._send = send
+        self.headers = [(REQUEST_ID, str(uuid.uuid4()).encode())]
+        client_id = asked.get(CLIENT_REQUEST_ID)
+        if client_id is not None and _CLIENT_ID.fullmatch(client_id):
+            self.headers.append((CLIENT_REQUEST_ID, client_id))
+
+    def __call__(self, message: MutableMapping[str, Any]) -> Awaitable[None]:
+        """No coroutine of its own: a stream comes through here once a token."""
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *self.headers]
+        return self._send(message)
+
+
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
     """The whole body; None if the client left before its end. Raises Refusal (413) without reading on."""
-    if int(dict(scope["headers"]).get(b"content-length", 0)) > MOST_BODY_BYTES:
+    if int(headers.get(b"content-length", 0)) > MOST_BODY_BYTES:
         raise _too_large()
     pieces, size = [], 0
     more = True

@@ -51,6 +51,11 @@ class Asked(Protocol):
     @property
     def prompt_tokens(self) -> int: ...
     @property
+    def context_tokens(self) -> int:
+        """What the context must hold: of several prompts in one request, the longest."""
+        ...
+
+    @property
     def max_tokens(self) -> int | None:
         """What the request allows at most; None where it sets no limit."""
         ...

@@ -1,172 +1,154 @@
-"""What a chat request asks for: its body read, checked and counted."""
+"""What a chat request asks for: its body read, checked and counted, and the answer that it gets."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from random import Random
 from typing import Any
 
 import orjson
 
-from loadgen.simulator.answers import Answer, UsageWhere
-from loadgen.simulator.images import image_size
-from loadgen.simulator.refusals import bad_request, invalid
-from loadgen.tokens import prompt_tokens
+from loadgen.simulator.answers import ChatAnswer
+from loadgen.simulator.drafts import Draft, draft_call, draft_json, draft_text, draft_words, end_before, filter_half
+from loadgen.simulator.messages import read_messages
+from loadgen.simulator.models import Model
+from loadgen.simulator.parameters import (
+    SAMPLING,
+    UNSUPPORTED,
+    Dialect,
+    Extras,
+    Terms,
+    UsageWhere,
+    check_sampling,
+    count,
+    flag,
+    read_fields,
+    stops,
+    top_logprobs,
+    usage_where,
+    whole,
+)
+from loadgen.simulator.refusals import invalid
+from loadgen.simulator.schemas import example
+from loadgen.simulator.tools import Call, choose_call, read_tools
 
-ROLES = ("system", "user", "assistant", "tool")
-RANGES = {  # of the API reference; temperature as the documentation has it, up to what OpenAI's dialect allows
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "presence_penalty": (-2, 2),
-    "frequency_penalty": (-2, 2),
-}
+DEFINED = SAMPLING | {"messages", "response_format", "tools", "tool_choice", "modalities"}
+NOT_OF_THE_ANSWER = ("stream", "stream_options")  # the same seed says the same, streamed or not
 
 
-class Dialect(StrEnum):
-    AZURE = "azure"
-    OPENAI = "openai"
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the answer must be but for its words: JSON of any kind, or (`text`) exactly this JSON."""
+
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """A valid request. `max_tokens` is None where the request sets no limit."""
 
-    dialect: Dialect
     model: str
     prompt_tokens: int
     max_tokens: int | None
     stream: bool
-    include_usage: bool  # in a chunk of its own, as OpenAI's dialect asks for it
+    usage_where: UsageWhere
+    stops: tuple[bytes, ...]
+    call: Call | None
+    form: Form | None  # None: plain text
+    filtered: bool
+    top_logprobs: int | None
+    seed: int | None  # of the words and their number, made from the request's own and its body
 
-    def compose(self, rng: Random, *, room_tokens: int, length: Callable[[Random], int]) -> Answer:
+    @property
+    def context_tokens(self) -> int:
+        return self.prompt_tokens
+
+    def compose(self, rng: Random, *, room_tokens: int, length: Callable[[Random], int]) -> ChatAnswer:
         """The answer, drawn from `rng`: its id, its words and, where nothing cuts it, its length."""
-        answer_id, first_word = f"{rng.getrandbits(128):032x}", rng.getrandbits(16)
-        wanted_tokens = length(rng)
-        ceiling = room_tokens if self.max_tokens is None else min(room_tokens, self.max_tokens)
-        return Answer(
+        answer_id = f"{rng.getrandbits(128):032x}"
+        source = rng if self.seed is None else Random(self.seed)
+        first_word, wanted_tokens = source.getrandbits(16), length(source)
+        ceiling_tokens = room_tokens if self.max_tokens is None else min(room_tokens, self.max_tokens)
+        return ChatAnswer(
             id=answer_id,
             created_s=int(time.time()),
             model=self.model,
-            first_word=first_word,
             prompt_tokens=self.prompt_tokens,
-            completion_tokens=min(wanted_tokens, ceiling),
-            finish_reason="length" if wanted_tokens >= ceiling else "stop",
-            usage_where=UsageWhere.LAST_EVENT
-            if self.dialect is Dialect.AZURE
-            else (UsageWhere.EVENT_OF_ITS_OWN if self.include_usage else UsageWhere.NOWHERE),
+            draft=self._draft(first_word, wanted_tokens, ceiling_tokens),
+            usage_where=self.usage_where,
+            top_logprobs=self.top_logprobs,
         )
 
+    def _draft(self, first_word: int, wanted_tokens: int, ceiling_tokens: int) -> Draft:
+        if self.call is not None:
+            draft = draft_call(self.call, ceiling_tokens)
+        elif self.form is None:
+            draft = draft_words(first_word, wanted_tokens, ceiling_tokens)
+        elif self.form.text is None:
+            draft = draft_json(first_word, wanted_tokens, ceiling_tokens)
+        else:
+            draft = draft_text(self.form.text, ceiling_tokens)
+        if self.stops and draft.call is None:
+            draft = end_before(draft, self.stops)
+        return filter_half(draft) if self.filtered else draft
 
-def parse_chat(body: bytes, dialect: Dialect, model: str) -> ChatRequest:
-    """Read and check a request's body. Raises Refusal: 400 for broken JSON and images, 422 for wrong values."""
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise bad_request("The body is not valid JSON.", code="invalid_json") from None
-    if not isinstance(fields, dict):
-        raise invalid((), fields)
-    messages = fields.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise invalid(("messages",), messages)
-    images = [_image_of(message, index) for index, message in enumerate(messages)]
-    _check_sampling(fields)
+
+def parse_chat(body: bytes, terms: Terms, extras: Extras) -> ChatRequest:
+    """Read and check a request's body.
+
+    Raises Refusal: 400 for broken JSON, images, parameters that are not allowed and filtered prompts, 422 for wrong
+    values and for what the model does not support.
+    """
+    fields = read_fields(body, DEFINED, terms, extras)
+    tools = read_tools(fields, terms.model) if "tools" in fields else ()
+    conversation = read_messages(fields.get("messages"), tools, terms)
+    check_sampling(fields, terms.model)
+    if fields.get("modalities") not in (None, ["text"]):
+        raise invalid(("modalities",), fields["modalities"], code=UNSUPPORTED)
     limit = "max_tokens"
-    if dialect is Dialect.OPENAI and fields.get("max_completion_tokens") is not None:
+    if terms.dialect is Dialect.OPENAI and fields.get("max_completion_tokens") is not None:
         limit = "max_completion_tokens"
     return ChatRequest(
-        dialect=dialect,
-        model=model,
-        # Of several turns with an image, Phi-3-vision keeps only the last in its context.
-        prompt_tokens=prompt_tokens(messages, [size for size in images if size is not None][-1:]),
-        max_tokens=_count(fields, limit),
-        stream=_flag(fields, (), "stream"),
-        include_usage=dialect is Dialect.OPENAI
-        and _flag(_stream_options(fields), ("stream_options",), "include_usage"),
+        model=terms.model.name,
+        prompt_tokens=conversation.prompt_tokens,
+        max_tokens=count(fields, limit),
+        stream=flag(fields, "stream"),
+        usage_where=usage_where(fields, terms.dialect),
+        stops=stops(fields),
+        call=choose_call(fields, tools, asks=conversation.asks),
+        form=_form(fields.get("response_format"), terms.model),
+        filtered=terms.safety is not None and terms.safety.check(conversation.texts, "messages"),
+        top_logprobs=top_logprobs(fields),
+        seed=seed_of(fields),
     )
 
 
-def _image_of(message: Any, index: int) -> tuple[int, int] | None:
-    """The size of a message's image; None where it has none. Raises Refusal unless the message is well formed."""
-    loc = ("messages", index)
-    if not isinstance(message, dict):
-        raise invalid(loc, message)
-    if message.get("role") not in ROLES:
-        raise invalid((*loc, "role"), message.get("role"))
-    content = message.get("content")
-    if isinstance(content, str) or (content is None and message["role"] == "assistant"):
+def seed_of(fields: Mapping[str, Any]) -> int | None:
+    """The randomness of a request that brings a seed: by the seed and the rest of its body, in any order."""
+    if whole(fields, "seed") is None:
         return None
-    if not isinstance(content, list) or not content:
-        raise invalid((*loc, "content"), content)
-    urls = [
-        url for place, part in enumerate(content) if (url := _image_url(part, (*loc, "content", place))) is not None
-    ]
-    param = f"messages[{index}].content"
-    if len(urls) > 1:
-        raise bad_request(f"A message may hold one image, not {len(urls)}.", param=param)
-    return image_size(urls[0], param) if urls else None
+    of_the_answer = {name: value for name, value in fields.items() if name not in NOT_OF_THE_ANSWER}
+    digest = hashlib.blake2b(orjson.dumps(of_the_answer, option=orjson.OPT_SORT_KEYS), digest_size=8)
+    return int.from_bytes(digest.digest())
 
 
-def _image_url(part: Any, loc: tuple[str | int, ...]) -> str | None:
-    """The URL of an image part, None for a text part."""
-    if not isinstance(part, dict) or part.get("type") not in ("text", "image_url"):
-        raise invalid(loc, part.get("type") if isinstance(part, dict) else part)
-    if part["type"] == "text":
-        if not isinstance(part.get("text"), str):
-            raise invalid((*loc, "text"), part.get("text"))
+def _form(given: Any, model: Model) -> Form | None:
+    if given is None:
         return None
-    image = part.get("image_url")
-    url = image.get("url") if isinstance(image, dict) else None
-    # `text` beside an image would be counted as prompt although no model reads it.
-    if not isinstance(url, str) or "text" in part:
-        raise invalid((*loc, "image_url"), image)
-    return url
-
-
-def _check_sampling(fields: Mapping[str, Any]) -> None:
-    for name, (least, most) in RANGES.items():
-        value = fields.get(name)
-        if value is not None and not (_is_number(value) and least <= value <= most):
-            raise invalid((name,), value)
-    if fields.get("n") not in (None, 1):
-        raise invalid(("n",), fields["n"], code="parameter_not_supported")
-    stop = fields.get("stop")
-    if not (
-        stop is None or isinstance(stop, str) or (isinstance(stop, list) and all(isinstance(s, str) for s in stop))
-    ):
-        raise invalid(("stop",), stop)
-    shape = fields.get("response_format")
-    kind = shape.get("type") if isinstance(shape, dict) else shape
-    if kind in ("json_object", "json_schema"):  # Phi-3 models write text only
-        raise invalid(("response_format",), kind, code="parameter_not_supported")
-    if shape is not None and kind != "text":
-        raise invalid(("response_format",), shape)
-
-
-def _stream_options(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    options = fields.get("stream_options")
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise invalid(("stream_options",), options)
-    return options
-
-
-def _count(fields: Mapping[str, Any], name: str) -> int | None:
-    value = fields.get(name)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return value
-    raise invalid((name,), value)
-
-
-def _flag(fields: Mapping[str, Any], loc: tuple[str, ...], name: str) -> bool:
-    value = fields.get(name)
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise invalid((*loc, name), value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    kind = given.get("type") if isinstance(given, dict) else given
+    if isinstance(kind, dict):  # as the documents' Python examples for Mistral-Large write it
+        kind = kind.get("type")
+    match kind:
+        case "text":
+            return None
+        case "json_object" | "json_schema" if not model.json_object:
+            raise invalid(("response_format",), kind, code=UNSUPPORTED)
+        case "json_object":
+            return Form()
+        case "json_schema" if isinstance(given, dict) and isinstance(given.get("json_schema"), dict):
+            return Form(json.dumps(example(given["json_schema"].get("schema", {"type": "object"}))))
+    raise invalid(("response_format",), given)

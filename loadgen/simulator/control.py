@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loadgen.errors import ConfigError
-from loadgen.simulator.app import check_key
+from loadgen.simulator.app import check_caller
 from loadgen.simulator.deployment import Deployment
 from loadgen.simulator.refusals import plain
 
@@ -19,11 +19,11 @@ def control_routes(deployment: Deployment) -> list[Route]:
     """GET /simulator, and POST /simulator/instances/{number}/kill for managed compute."""
 
     async def state(request: Request) -> Response:
-        check_key(request.scope, deployment.settings.key)
+        _check(request, deployment)
         return _json(deployment)
 
     async def kill(request: Request) -> Response:
-        check_key(request.scope, deployment.settings.key)
+        _check(request, deployment)
         try:
             deployment.compute.kill(request.path_params["number"])
         except ConfigError as error:
@@ -34,6 +34,10 @@ def control_routes(deployment: Deployment) -> list[Route]:
         Route("/simulator", state, methods=["GET"]),
         Route("/simulator/instances/{number:int}/kill", kill, methods=["POST"]),
     ]
+
+
+def _check(request: Request, deployment: Deployment) -> None:
+    check_caller(request.scope, dict(request.scope["headers"]), deployment.settings.key)
 
 
 def _json(deployment: Deployment) -> Response:

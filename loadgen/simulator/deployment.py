@@ -11,24 +11,28 @@ from starlette.types import Receive, Send
 
 from loadgen.simulator.asgi import cut_on_disconnect, send_refusal, send_whole, start
 from loadgen.simulator.asked import Answer, Asked, Compute, Events, Pace
+from loadgen.simulator.faults import Faults
 from loadgen.simulator.managed import Managed, ManagedSettings
 from loadgen.simulator.models import Model
 from loadgen.simulator.pace import Flight, Pacemaker
 from loadgen.simulator.refusals import Refusal, bad_request, plain
+from loadgen.simulator.safety import Safety
 from loadgen.simulator.serverless import Serverless, ServerlessSettings
 from loadgen.simulator.serving import Lengths, rng_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is simulated: `compute` makes it serverless or managed."""
+    """What is simulated: `compute` makes it serverless or managed, and only the first has a content filter."""
 
     model: Model
     compute: ServerlessSettings | ManagedSettings
+    safety: Safety | None = None
     lengths: Lengths = field(default_factory=Lengths)
     seed: int = 1
     key: str | None = field(default=None, repr=False)
     time_scale: float = 1.0
+    faults: Faults | None = None
 
     def __str__(self) -> str:
         """In a line, for whoever starts it by hand."""
@@ -95,9 +99,9 @@ class Deployment:
 
     def _admit(self, asked: Asked, wanted_tokens: int | None, flight: Flight) -> Turn:
         context_tokens = self.settings.model.context_tokens
-        room_tokens = context_tokens - asked.prompt_tokens
+        room_tokens = context_tokens - asked.context_tokens
         if room_tokens < 0:
-            message = f"The prompt has {asked.prompt_tokens} tokens; the context holds {context_tokens}."
+            message = f"The prompt has {asked.context_tokens} tokens; the context holds {context_tokens}."
             raise bad_request(message, code="context_length_exceeded", param="messages")
         if self._stopping:
             raise _stopping()

@@ -2,8 +2,8 @@
 
 The limits and their defaults are those documented for Azure Machine Learning's managed online endpoints: 429 at once
 when more than 2 x `max_concurrent_per_instance` x instances requests would be in flight, 429 above 500 requests a
-second, 408 after `request_timeout_ms`, 424 when the container fails; traffic above the bandwidth is delayed. An instance
-works on `max_concurrent_per_instance` requests at most, and on no more than its model runs.
+second, 408 after `request_timeout_ms`, 424 when the container fails; traffic above the bandwidth is delayed. An
+instance works on `max_concurrent_per_instance` requests at most, and on no more than its model runs.
 
 Decided here, as it is not documented: a request waits in the queue of the instance that it was given to, and stays with
 it; only ready instances count for the limit in flight; the requests a second are those of any second, without the ones

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from loadgen.errors import ConfigError
 from loadgen.simulator.serving import rng_of
 
-CHAT_ROUTES = ("/chat/completions", "/v1/chat/completions")
+ANSWERED_BY_MODELS = ("/completions", "/embeddings")  # how the paths of these routes end
 # Marks the draws of faults, so that a fault says nothing about the length or the latency of the answer that it hits.
 _OF_FAULTS = 1 << 63
 
@@ -130,7 +130,7 @@ KINDS: Mapping[Kind, Mapping[str, Any]] = {  # the keys that a kind has beside t
 class Toxic:
     """One way to misbehave. A field that its kind does not have stays as it is here and means nothing.
 
-    `path` None stands for the chat routes; `until_s` None for ever; `every_s` None for once.
+    `path` None stands for the routes that a model answers; `until_s` None for ever; `every_s` None for once.
     """
 
     kind: Kind
@@ -153,7 +153,9 @@ class Toxic:
 
     def covers(self, target: str) -> bool:
         """Whether it may hit requests to `target`, a path with its query if it has one."""
-        return target.partition("?")[0] in CHAT_ROUTES if self.path is None else target.startswith(self.path)
+        if self.path is None:
+            return target.partition("?")[0].endswith(ANSWERED_BY_MODELS)
+        return target.startswith(self.path)
 
     def open_until_s(self, now_s: float) -> float | None:
         """When the window that is open at `now_s` ends (inf: never); None where none is open. Seconds as `from_s`."""
@@ -173,7 +175,7 @@ class Faults:
 
     toxics: tuple[Toxic, ...]
 
-    def of(self, number: int, seed: int, now_s: float, target: str = CHAT_ROUTES[0]) -> tuple[Toxic, ...]:
+    def of(self, number: int, seed: int, now_s: float, target: str = "/chat/completions") -> tuple[Toxic, ...]:
         """The toxics that hit request `number` (from 0) to `target`, which arrives at `now_s`.
 
         `now_s` counts from when the server listened. A freeze is drawn here as the others are, but its schedule is

@@ -17,9 +17,11 @@ from loadgen.simulator.autoscale import parse_rule
 from loadgen.simulator.batching import BatchingModel
 from loadgen.simulator.deployment import Settings
 from loadgen.simulator.endpoint import EndpointSettings, Routing
+from loadgen.simulator.faults import read_faults
 from loadgen.simulator.hardware import batching_of, usual_sku
 from loadgen.simulator.managed import ManagedSettings
-from loadgen.simulator.models import DEFAULT_MODEL, model_of
+from loadgen.simulator.models import DEFAULT_MODEL, Kind, model_of
+from loadgen.simulator.safety import PROMPT_PHRASES, FilterShape, Safety
 from loadgen.simulator.server import Place
 from loadgen.simulator.serverless import ServerlessSettings
 from loadgen.simulator.serving import Lengths, ServingModel
@@ -27,6 +29,7 @@ from loadgen.simulator.serving import Lengths, ServingModel
 MOST_PORT = 65_535
 MOST_DRAIN_S = 3_600
 MOST_TIME_SCALE = 1_000
+OFF = "off"
 CATALOGUE_TIMEOUT_MS = 180_000.0  # the longest that Azure allows
 LYING_HEADERS = re.compile("retry-after(-ms)?|x-ms-retry-after-ms|x-rate-?limit-[a-z-]+")
 QUOTA_FLAGS = {  # flag: field of Quota
@@ -57,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         prog="headroom simulate", description="Simulate one deployment on loopback.", allow_abbrev=False
     )
     add = made.add_argument
-    add("--kind", choices=("serverless", "managed"), default="serverless", help="serverless has a quota, managed none")
+    add("--kind", type=Kind, choices=list(Kind), default=Kind.SERVERLESS, help="serverless has a quota, managed none")
     add("--model", default=DEFAULT_MODEL, help="its name, and with it what it can do (%(default)s)")
     add("--context-tokens", type=int, help="context of a model that is not in the table, or instead of its own")
     add("--host", default="127.0.0.1", help="address to listen on; one beyond loopback needs a key (%(default)s)")
@@ -67,14 +70,14 @@ def parser() -> argparse.ArgumentParser:
     add("--until-eof", action="store_true", help="end when stdin ends")
     add("--drain-s", type=float, default=30, help="asked to end, let answers run for so many seconds (%(default)s)")
     add("--time-scale", type=float, default=1, help="10: the deployment's time runs ten times faster (%(default)s)")
-    add("--faults", type=Path, metavar="FILE", help="misbehave on purpose, as its [[toxic]] tables say")
+    add("--faults", type=Path, metavar="FILE", help="misbehave as its [[toxic]] tables say; the README has all of them")
     add("--serving", metavar="NAME=NUMBER", action="append", default=[], help="a parameter of the serving model")
-    _add_quota(made.add_argument_group("the quota of a serverless deployment").add_argument)
-    _add_endpoint(made.add_argument_group("the endpoint of a managed deployment").add_argument)
+    _add_serverless(made.add_argument_group("a serverless deployment").add_argument)
+    _add_managed(made.add_argument_group("a managed deployment").add_argument)
     return made
 
 
-def _add_quota(add: Any) -> None:
+def _add_serverless(add: Any) -> None:
     add("--tpm", type=int, help="tokens a minute (200,000)")
     add("--rpm", type=int, help="requests a minute (1,000)")
     add("--concurrency", type=int, help="requests in flight at once (no limit; 300 is documented for some endpoints)")
@@ -82,12 +85,12 @@ def _add_quota(add: Any) -> None:
     add("--window", type=WindowKind, choices=list(WindowKind), help="how a limit per minute is enforced (bucket)")
     add("--burst-s", type=float, help="seconds of quota that a bucket holds (60)")
     add("--request-slice-s", type=int, help="requests are checked in slices of so many seconds (60)")
-    add(
-        "--header", metavar="NAME=VALUE", action="append", help="a rate-limit header that lies; an empty VALUE omits it"
-    )
+    add("--header", metavar="NAME=VALUE", action="append", help="a rate-limit header that lies; without VALUE, omitted")
+    add("--content-filter", choices=(*FilterShape, OFF), help="the body that refuses a filtered prompt (wrapped)")
+    add("--content-filter-phrase", metavar="TEXT", action="append", help="one more phrase that filters a prompt")
 
 
-def _add_endpoint(add: Any) -> None:
+def _add_managed(add: Any) -> None:
     add("--sku", help="the machine, such as Standard_NC24ads_A100_v4 (the smallest A100 that the model is offered on)")
     add("--instances", type=int, help="how many (1)")
     add("--max-concurrent", type=int, help="requests that one instance works on; twice as many are let in (64)")
@@ -110,17 +113,19 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise ConfigError(f"--time-scale must be above 0 and at most {MOST_TIME_SCALE}, not {arguments.time_scale:g}")
     if arguments.seed < 0:
         raise ConfigError(f"--seed must be zero or above, not {arguments.seed}")
-    model = model_of(arguments.model, context_tokens)
-    managed = arguments.kind == "managed"
+    model = model_of(arguments.model, arguments.kind, context_tokens)
+    managed = arguments.kind is Kind.MANAGED
     serving = _serving(arguments.serving, BatchingModel if managed else ServingModel)
     lengths = {entry.name: serving.pop(entry.name) for entry in fields(Lengths) if entry.name in serving}
     return Settings(
         model=model,
         compute=_managed(arguments, model.name, serving) if managed else _serverless(arguments, serving),
+        safety=None if managed else _safety(arguments.content_filter, arguments.content_filter_phrase or ()),
         lengths=Lengths(**lengths),
         seed=arguments.seed,
         key=_key(arguments.key_env),
         time_scale=arguments.time_scale,
+        faults=None if arguments.faults is None else read_faults(arguments.faults),
     )
 
 
@@ -150,6 +155,7 @@ def _managed(arguments: argparse.Namespace, model: str, serving: Mapping[str, fl
     For a deployment of one's own Azure's defaults are --max-concurrent 1 and --request-timeout-ms 5000.
     """
     _refuse(arguments, ("header", *QUOTA_FLAGS), "a managed deployment has no quota")
+    _refuse(arguments, ("content_filter", "content_filter_phrase"), "a managed deployment has no content filter")
     sku = arguments.sku or usual_sku(model)
     batching = batching_of(model, sku, serving)
     catalogue = {"max_concurrent_per_instance": batching.max_running, "request_timeout_ms": CATALOGUE_TIMEOUT_MS}
@@ -196,6 +202,16 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
             )
         headers[name.lower()] = value
     return headers
+
+
+def _safety(shape: str | None, phrases: Sequence[str]) -> Safety | None:
+    if not all(phrases):
+        raise ConfigError("--content-filter-phrase must not be empty: it would filter every prompt")
+    if shape != OFF:
+        return Safety(shape=FilterShape(shape or FilterShape.WRAPPED), phrases=(*PROMPT_PHRASES, *phrases))
+    if phrases:
+        raise ConfigError("--content-filter off filters nothing: leave out --content-filter-phrase")
+    return None
 
 
 def _key(variable: str | None) -> str | None:

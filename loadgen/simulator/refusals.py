@@ -31,6 +31,11 @@ def plain(status: int, error: str, message: str, headers: Mapping[str, str] | No
     return Refusal(status, error, {"error": error, "message": message, "status": status}, headers)
 
 
+def unknown(code: str, message: str) -> Refusal:
+    """404 in OpenAI's dialect: a deployment or a model that is not there."""
+    return Refusal(404, code, {"error": {"message": message, "type": None, "param": None, "code": code}})
+
+
 def bad_request(message: str, *, code: str = "bad_request", param: str | None = None) -> Refusal:
     """400: well-formed HTTP that asks for what cannot be."""
     return Refusal(
@@ -44,7 +49,7 @@ def invalid(loc: Sequence[str | int], given: Any, *, code: str = "invalid_parame
         "status": 422,
         "code": code,
         "detail": {"loc": ["body", *loc], "input": _echo(given)},
-        "message": "A parameter has a value that cannot be used.",
+        "message": "One of the parameters contain invalid values.",  # documented wording
     }
     return Refusal(422, code, body)
 

@@ -22,7 +22,6 @@ from loadgen.errors import ConfigError
 from loadgen.simulator.app import create_app
 from loadgen.simulator.control import control_routes
 from loadgen.simulator.deployment import Deployment, Settings
-from loadgen.simulator.faults import Faults
 from loadgen.simulator.pace import Pacemaker
 from loadgen.simulator.protocol import ExposedProtocol
 from loadgen.simulator.toxics import Poisoned
@@ -45,9 +44,9 @@ class Place:
 class Server(uvicorn.Server):
     """Announces itself when it listens. Asked to end, it lets answers run for a while; asked again, it cuts them."""
 
-    def __init__(self, config: uvicorn.Config, deployment: Deployment, place: Place, poisoned: Poisoned | None) -> None:
+    def __init__(self, config: uvicorn.Config, deployment: Deployment, poisoned: Poisoned | None, place: Place) -> None:
         super().__init__(config)
-        self._deployment, self._place, self._poisoned = deployment, place, poisoned
+        self._deployment, self._poisoned, self._place = deployment, poisoned, place
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -87,24 +86,24 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _stop(self) -> None:
+        """Hold nothing back, and answer nothing more."""
         self._deployment.stop()
         if self._poisoned is not None:
             self._poisoned.stop()
 
 
-def serve(settings: Settings, place: Place, faults: Faults | None = None) -> None:
+def serve(settings: Settings, place: Place) -> None:
     """Serve until SIGTERM, SIGINT or, if asked, the end of stdin. Raises ConfigError if the port cannot be had."""
     listener = _listen(place)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, listener, place, faults))
+        runner.run(_serve(settings, listener, place))
 
 
-async def _serve(settings: Settings, listener: socket.socket, place: Place, faults: Faults | None) -> None:
+async def _serve(settings: Settings, listener: socket.socket, place: Place) -> None:
     pacemaker = Pacemaker(settings.time_scale)
     deployment = Deployment(settings, pacemaker)
-    app = create_app(deployment)
-    app.router.routes += control_routes(deployment)
-    poisoned = None if faults is None else Poisoned(app, faults, settings.seed, pacemaker)
+    app = create_app(deployment, *control_routes(deployment))
+    poisoned = None if settings.faults is None else Poisoned(app, settings.faults, settings.seed, pacemaker)
     config = uvicorn.Config(
         app if poisoned is None else poisoned,
         http="httptools" if poisoned is None else ExposedProtocol,
@@ -118,7 +117,7 @@ async def _serve(settings: Settings, listener: socket.socket, place: Place, faul
         timeout_graceful_shutdown=round(place.drain_s) + GRACE_S,
         backlog=BACKLOG,
     )
-    await Server(config, deployment, place, poisoned).serve(sockets=[listener])
+    await Server(config, deployment, poisoned, place).serve(sockets=[listener])
     deployment.compute.close()
     pacemaker.close()
 

@@ -67,7 +67,7 @@ class Poisoned:
         return (self.pacemaker.now_ns() - self._listened_ns) / NS_PER_S
 
     def instant_ns(self, at_s: float) -> int:
-        """A time of that count, as the pacemaker knows it."""
+        """A time of that count, as the pacemaker counts."""
         return self._listened_ns + round(at_s * NS_PER_S)
 
     def stop(self) -> None:
@@ -214,8 +214,9 @@ class Exchange:
         """Wait for the milliseconds of each toxic of this kind."""
         wait_ms = sum(toxic.ms + self._rng.uniform(-toxic.jitter_ms, toxic.jitter_ms) for toxic in self._of(kind))
         if wait_ms > 0:
-            pacemaker = self._server.pacemaker
-            await pacemaker.until(pacemaker.now_ns() + round(wait_ms * NS_PER_MS), self.flight)
+            await self._server.pacemaker.until(
+                self._server.pacemaker.now_ns() + round(wait_ms * NS_PER_MS), self.flight
+            )
 
     def _has(self, kind: Kind) -> bool:
         return any(self._of(kind))

@@ -18,7 +18,7 @@ Arrival = tuple[int, int, int]  # at_ns, prompt_tokens, completion_tokens
 
 @dataclass(slots=True, kw_only=True)
 class Replay:
-    """What became of each arrival, in columns of equal length, and of the fleet. All instants are of the arrivals' clock.
+    """What became of each arrival, in columns of equal length, and of the fleet. Instants are of the arrivals' clock.
 
     A refused request is done when it arrives and has no instance; -1 stands for an instant or an instance there is not.
     """
