@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from tests.test_simulator import CHAT, PATIENCE_S, ask, data_url, eventually, picture, pinned, simulated
+from tests.simulators import CHAT, PATIENCE_S, ask, data_url, eventually, picture, pinned, simulated
 
 # One iteration takes 50 ms, whoever runs, and a prompt costs nothing: token k is there after k iterations.
 STEADY = {

@@ -27,7 +27,7 @@ from loadgen.samples import Sample
 from loadgen.target import address_of
 from loadgen.wire import ResponseReader
 from tests.faults import LoopbackServer
-from tests.test_simulator import FAST, simulated
+from tests.simulators import FAST, simulated
 
 assert not monkey.is_module_patched("socket"), "httpx and the servers here run on real threads"
 SEED = 20_260_512

@@ -12,7 +12,7 @@ deployment:
   rules, and so does the content filter (safety.py).
 - Prompt tokens are counted by loadgen.tokens, the rule that clients estimate by, not by a tokenizer.
 - The request header `x-headroom-completion-tokens: N` sets the length that is generated (`max_tokens` and the context
-  still cut it), so that a replayed trace gets the completions of the trace. Without it lengths are drawn. Tool calls and
-  JSON of a given schema are as long as they are.
+  still cut it), so that a replayed trace gets the completions of the trace. Without it lengths are drawn. Tool calls
+  and JSON of a given schema are as long as they are.
 - Errors have the layouts of the Azure API in the OpenAI dialect too.
 """
