@@ -346,7 +346,12 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
         assert server.process.stderr.read() == b"ending: 1 running, for 0.2 s at most; Ctrl-C cuts them\n"
 
 
-def test_a_toxic_server_says_nothing_on_stderr_whatever_it_sent(tmp_path):
+def test_faults_keep_the_time_of_the_deployment(tmp_path):
+    with misbehaving(tmp_path, [("latency", {"ms": 300_000})], "--time-scale", "1000") as server:
+        assert observe(server, CHAT).at_s[0] >= 0.3  # and five minutes would be too long for it
+
+
+def test_no_toxic_keeps_a_place_that_its_client_has_left(tmp_path):
     rows = [(name, toxics, request) for name, toxics, request, *_ in (*CASES, *RESETS) if "few" not in name]
     toxics = [(kind, {**keys, "path": target_of(name)}) for name, row, _ in rows for kind, keys in row]
     with misbehaving(tmp_path, toxics) as server:
@@ -354,6 +359,7 @@ def test_a_toxic_server_says_nothing_on_stderr_whatever_it_sent(tmp_path):
             observe(server, target_of(name), **request)
             with send(server, target_of(name), **request):
                 pass  # gone at once
+        assert eventually(lambda: server.client.get("/simulator").json()["running"] == 0)
         assert server.client.post(CHAT, json=ask()).status_code == 200
         server.process.terminate()
         assert server.process.wait(PATIENCE_S) == 0
