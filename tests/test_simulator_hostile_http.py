@@ -412,9 +412,6 @@ def test_malformed_requests_are_refused_as_documented_and_leave_no_trace(tmp_pat
         assert "Traceback" not in target.complaints.read_text()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="uvicorn tells only the last of several pipelined requests that their client left"
-)
 def test_a_client_that_leaves_two_pipelined_requests_behind_leaves_no_traceback(slow):
     with socket.create_connection(("127.0.0.1", slow.port), PATIENCE_S) as connection:
         connection.sendall(post(CHAT, GOOD).raw * 2)

@@ -98,6 +98,9 @@ class Exchange:
             await app(self._scope, self._receive, self._send)
         else:
             await self._answer(instead)
+        # The server would complain of an answer without an end, unless its connection has gone before.
+        while self._ended and (await self._from_client())["type"] != "http.disconnect":
+            pass
 
     async def _answer(self, toxic: Toxic) -> None:
         if toxic.kind is Kind.GZIP_BOMB:
