@@ -175,17 +175,27 @@ class Mark:
 class Load:
     """A load process that plays a fixed request, and its recorder."""
 
-    def __init__(self, folder: Path, url: str, scenario: str, cores: Cores, **load: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        scenario: str,
+        cores: Cores,
+        *,
+        place: str | None = None,
+        dialect: str = "azure",
+        **load: Any,
+    ) -> None:
         name = scenario.lower()
         sections = {
-            "target": {"url": url},
+            "target": {"url": url, "dialect": dialect},
             "load": {"throttle": "off", "max_in_flight": 10_000, "max_tokens": 100, **load},
             "scenarios": {name: 1},
             "quota": {"tokens_per_minute": 1_000_000_000, "requests_per_minute": 100_000_000},
         }
         manifest = manifest_of(RunConfig.model_validate(sections), {"model_name": "Phi-3-mini-4k-instruct"})
         create(folder, manifest)
-        command = [sys.executable, "-m", "loadgen", folder, f"{name}=scenarios.fixed:{scenario}"]
+        command = [sys.executable, "-m", "loadgen", folder, f"{name}={place or f'scenarios.fixed:{scenario}'}"]
         self.process = start(cores.load, command, stdin=subprocess.PIPE)
         assert self.process.stdout is not None
         first = self.process.stdout.readline()

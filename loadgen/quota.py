@@ -10,6 +10,7 @@ Fitting is monotonic: what fits at an instant fits at every later one until some
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,6 +106,8 @@ class TokenBucket:
         self._capacity = amount * burst_ns  # in units of amount x ns, so that every refill is a whole number
         self._level = self._capacity
         self._at_ns: int | None = None
+        self._taken = 0  # how often
+        self._peaks: list[tuple[int, int]] = []  # (taken before, level), the levels falling: see _highest_since
 
     @property
     def largest(self) -> int:
@@ -119,13 +122,30 @@ class TokenBucket:
         short = min(amount * self._period_ns, self._capacity) - self._level_at(now_ns)
         return now_ns if short <= 0 else now_ns - (-short // self._amount)
 
-    def take(self, now_ns: int, amount: int) -> None:
+    def take(self, now_ns: int, amount: int) -> int:
         self._refill(now_ns)
+        self._note_peak()
         self._level -= amount * self._period_ns
+        self._taken += 1
+        return self._taken
 
-    def correct(self, now_ns: int, receipt: object, delta: int) -> None:  # noqa: ARG002 - a bucket keeps no history
+    def correct(self, now_ns: int, receipt: object, delta: int) -> None:
+        """Without the amount the bucket would have run over where it was full or nearly so: that is not given back."""
+        assert isinstance(receipt, int)
         self._refill(now_ns)
-        self._level = min(self._capacity, self._level - delta * self._period_ns)
+        missed = self._capacity - self._highest_since(receipt)
+        self._note_peak()
+        self._level -= max(delta * self._period_ns, -missed)
+
+    def _note_peak(self) -> None:
+        while self._peaks and self._peaks[-1][1] <= self._level:
+            self._peaks.pop()
+        self._peaks.append((self._taken, self._level))
+
+    def _highest_since(self, receipt: int) -> int:
+        """The highest level since that amount was taken: a level rises only until the next amount is taken."""
+        place = bisect_left(self._peaks, (receipt,))
+        return max(self._level, self._peaks[place][1]) if place < len(self._peaks) else self._level
 
     def _level_at(self, now_ns: int) -> int:
         if self._at_ns is None or now_ns <= self._at_ns:  # time in a bucket never runs back

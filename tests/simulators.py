@@ -18,14 +18,17 @@ CHAT, OPENAI = "/chat/completions", "/v1/chat/completions"
 # Without jitter and load a request of P prompt tokens and n completion tokens takes exactly TTFT + (n - 1) x ITL.
 EXACT = {"ttft_sigma": 0, "itl_sigma": 0, "ttft_per_prompt_token_ms": 0, "ttft_per_running_ms": 0}
 FAST = {"ttft_base_ms": 2, "itl_base_ms": 0.2, "itl_per_running_ms": 0}
+FAST_BATCHES = {"iteration_base_ms": 0.2, "iteration_per_sequence_ms": 0, "prefill_per_token_ms": 0}
 PATIENCE_S = 10
 
 
 @contextmanager
-def simulated(*flags, serving=FAST, key=None):
-    """A running simulator: its url, pid, process and an HTTP client."""
+def simulated(*flags, serving=None, key=None):
+    """A running simulator: its url, pid, process and an HTTP client. It is fast unless `serving` says otherwise."""
+    if serving is None:
+        serving = FAST_BATCHES if "managed" in flags else FAST
     parameters = [word for name, value in serving.items() for word in ("--serving", f"{name}={value}")]
-    command = [sys.executable, "-m", "loadgen.simulator", "--until-eof", *flags, *parameters]
+    command = [sys.executable, "-m", "loadgen.simulator", "--port", "0", "--until-eof", *flags, *parameters]
     if key is not None:
         command += ["--key-env", "SIMULATOR_KEY"]
     process = subprocess.Popen(
@@ -90,3 +93,16 @@ def data_url(width_px, height_px, kind="JPEG", mime="image/jpeg"):
 
 def picture(url, text="what is this?"):
     return [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
+
+
+def complaint(*flags):
+    """What a simulator that refuses its flags says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "loadgen.simulator", *flags],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr

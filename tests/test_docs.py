@@ -1,6 +1,7 @@
 """The README tells the truth: every command, flag, key, default, metric and exit code, and its examples work."""
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from headroom.cli import app
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.quota import Quota
+from loadgen.simulator.faults import COMMON, KINDS, RULES, read_faults
 from loadgen.slo import LATENCIES
 
 ROOT = Path(__file__).parent.parent
@@ -76,8 +78,37 @@ def test_every_metric_and_exit_code_is_documented():
 
 
 def test_the_configuration_of_the_readme_is_valid(tmp_path):
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    _, example = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     RunConfig.model_validate(tomllib.loads(example))
+
+
+def test_the_faults_file_of_the_readme_is_valid(tmp_path):
+    example, _ = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    file = tmp_path / "faults.toml"
+    file.write_text(example)
+    assert [toxic.kind for toxic in read_faults(file).toxics] == ["cut", "status", "freeze", "gzip_bomb"]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_of_fault_is_documented_with_its_keys_and_their_defaults(kind):
+    row = re.search(rf"^\| `{kind}` \|.+\|(.*)\|$", README, re.MULTILINE)
+    assert row, f"{kind} is not in the README"
+    assert re.findall(r"`(.+?)`", row[1]) == [
+        key if default is None else f"{key} = {json.dumps(default)}" for key, default in KINDS[kind].items()
+    ]
+
+
+@pytest.mark.parametrize("key", list(RULES))
+def test_every_key_of_a_fault_is_documented_with_its_default_and_what_is_allowed(key):
+    default = "of its kind" if key not in COMMON else "" if COMMON[key] is None else f"`{COMMON[key]}`"
+    row = re.search(rf"^\| `{key}` \|(.*)\| {re.escape(str(RULES[key]))} \| .+\|$", README, re.MULTILINE)
+    assert row, f"{key} is not in the README, or not as it is"
+    assert row[1].strip() == default
+
+
+def test_the_readme_documents_no_fault_that_is_not():
+    section = README.partition("### Faults on purpose\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == {*KINDS, *RULES}
 
 
 def test_the_scenario_of_the_readme_runs(tmp_path):

@@ -58,6 +58,12 @@ PURE = (
     "refusals",
     "sse",
     "simulator/serving",
+    "simulator/batching",
+    "simulator/autoscale",
+    "simulator/fleet",
+    "simulator/endpoint",
+    "simulator/virtual",
+    "simulator/hardware",
 )  # and wire, which also knows samples
 IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
 

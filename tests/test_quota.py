@@ -106,6 +106,35 @@ def test_a_settlement_after_the_window_has_passed_changes_nothing(window):
     assert limiter.earliest_ns(61 * S, 1) > 61 * S
 
 
+def test_a_bucket_that_has_run_full_since_gives_nothing_back():
+    limiter = Limiter(tokens=[bucket()], requests=[])
+    grant = limiter.try_take(0, 500)
+    limiter.take(60 * S, 600)  # the bucket was full again, and is empty now
+    limiter.settle(60 * S, grant, 0)
+    assert limiter.earliest_ns(60 * S, 1) > 60 * S
+
+
+@given(
+    schedule=st.lists(st.tuples(st.integers(0, 40 * S), st.integers(0, 300), st.integers(0, 300)), min_size=1),
+    settled=st.data(),
+)
+@settings(max_examples=300)
+def test_a_settled_bucket_stands_as_if_the_real_cost_had_been_taken_at_first(schedule, settled):
+    """Whatever was taken meanwhile, and however often the bucket has run full."""
+    counted, real, now_ns = bucket(may_owe=True), bucket(may_owe=True), 0
+    first_reserved, first_used = schedule[0][1], schedule[0][2]
+    receipt = counted.take(0, first_reserved)
+    real.take(0, min(first_used, first_reserved))
+    for wait_ns, amount, _ in schedule[1:]:
+        now_ns += wait_ns
+        counted.take(now_ns, amount)
+        real.take(now_ns, amount)
+    now_ns += settled.draw(st.integers(0, 40 * S))
+    counted.correct(now_ns, receipt, min(0, first_used - first_reserved))
+    assert counted.available(now_ns) == real.available(now_ns)
+    assert counted.available(now_ns + 7 * S) == real.available(now_ns + 7 * S)
+
+
 def test_a_cancelled_grant_gives_back_its_request_too():
     limiter = enforcing(Quota(tokens_per_minute=600, requests_per_minute=1, window=WindowKind.SLIDING))
     grant = limiter.try_take(0, 600)

@@ -10,13 +10,14 @@ import statistics
 import subprocess
 import sys
 import time
+from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
 
 from loadgen.simulator.pace import Flight, Pacemaker
-from loadgen.simulator.serving import ServingModel, rng_of
-from tests.simulators import CHAT, EXACT, PATIENCE_S, ask, eventually, pinned, simulated, streamed
+from loadgen.simulator.serving import Lengths, ServingModel, rng_of
+from tests.simulators import CHAT, EXACT, PATIENCE_S, ask, complaint, eventually, pinned, simulated, streamed
 
 # Limits
 
@@ -50,6 +51,51 @@ def test_a_request_that_can_never_fit_is_told_to_wait_a_day():
     with simulated("--tpm", "60") as server:
         refused = server.client.post(CHAT, json=ask(max_tokens=61))
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "86400")
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ("retry-after=", None),
+        ("retry-after-ms=", None),
+        ("x-ratelimit-remaining-requests=", None),
+        ("Retry-After=0", "0"),
+        ("retry-after=86400", "86400"),
+        ("retry-after-ms=-1", "-1"),
+        ("x-ratelimit-remaining-tokens=-12", "-12"),
+        ("x-ms-retry-after-ms=700", "700"),
+        ("x-rate-limit-reset-tokens=33", "33"),
+        ("x-ratelimit-type=UserByMinute", "UserByMinute"),
+    ],
+)
+def test_each_rate_limit_header_can_be_left_out_or_lie(lie, said):
+    name = lie.partition("=")[0].lower()
+    with simulated("--tpm", "60", "--header", lie) as server:
+        passed, refused = (server.client.post(CHAT, json=ask(max_tokens=44), headers=pinned(1)) for _ in range(2))
+    assert (passed.status_code, refused.status_code) == (200, 429)
+    assert refused.headers.get(name) == said
+    assert passed.headers.get(name) == (said if name.startswith("x-rate") else None)
+    honest = {"retry-after", "retry-after-ms", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-requests"} - {name}
+    assert honest <= refused.headers.keys()  # the others do not change
+
+
+def test_a_wait_can_be_said_as_a_date():
+    with simulated("--tpm", "60", "--header", "retry-after=http-date") as server:
+        _, refused = (server.client.post(CHAT, json=ask(max_tokens=44), headers=pinned(1)) for _ in range(2))
+        until = parsedate_to_datetime(refused.headers["retry-after"]).timestamp()
+    assert until == pytest.approx(time.time() + int(refused.headers["retry-after-ms"]) / 1000, abs=PATIENCE_S)
+
+
+def test_scaled_time_makes_tokens_quota_and_waits_faster():
+    slow = EXACT | {"ttft_base_ms": 3_000, "itl_base_ms": 300, "itl_per_running_ms": 0}
+    with simulated("--time-scale", "30", "--tpm", "600", "--window", "sliding", serving=slow) as server:
+        began = time.monotonic()
+        first = server.client.post(CHAT, json=ask(max_tokens=500), headers=pinned(41))
+        assert first.status_code == 200
+        assert 0.5 <= time.monotonic() - began < 3  # 3 s + 40 x 0.3 s of model time
+        refused = server.client.post(CHAT, json=ask(max_tokens=500))
+        assert int(refused.headers["retry-after-ms"]) <= 2_000 - 500  # a minute of model time from the first
+        assert eventually(lambda: server.client.post(CHAT, json=ask(max_tokens=500)).status_code == 200)
 
 
 @pytest.mark.parametrize(("admission", "left"), [("prompt+max_tokens", 94), ("max_tokens", 100), ("usage", 984)])
@@ -96,11 +142,11 @@ def test_a_client_that_leaves_frees_its_place():
 
 
 def test_ttft_and_gaps_are_distributed_as_the_model_states():
-    model, n = ServingModel(), 20_000
+    model, lengths, n = ServingModel(), Lengths(), 20_000
     draws = {
         "ttft": [model.ttft_ns(rng_of(5, i), prompt_tokens=1_000, running=10) / 1e6 for i in range(n)],
         "gap": [model.gap_ns(rng_of(5, i), 50) / 1e6 for i in range(n)],
-        "completion": [model.completion_tokens(rng_of(5, i)) for i in range(n)],
+        "completion": [lengths.completion_tokens(rng_of(5, i)) for i in range(n)],
     }
     stated = {"ttft": (60 + 0.06 * 1_000 + 0.4 * 10, 0.15), "gap": (12 + 0.12 * 50, 0.1), "completion": (90, 0.6)}
     for name, (mean, sigma) in stated.items():
@@ -115,10 +161,10 @@ def test_ttft_and_gaps_are_distributed_as_the_model_states():
 
 
 def test_without_jitter_the_formulas_are_exact():
-    model = ServingModel(**EXACT | {"ttft_per_prompt_token_ms": 0.5, "ttft_per_running_ms": 2, "completion_sigma": 0})
+    model = ServingModel(**EXACT | {"ttft_per_prompt_token_ms": 0.5, "ttft_per_running_ms": 2})
     assert model.ttft_ns(random.Random(1), prompt_tokens=100, running=3) == (60 + 50 + 6) * 1_000_000
     assert model.gap_ns(random.Random(1), 100) == 24_000_000
-    assert model.completion_tokens(random.Random(1)) == 90
+    assert Lengths(completion_sigma=0).completion_tokens(random.Random(1)) == 90
 
 
 def test_a_serving_model_refuses_what_is_no_duration():
@@ -212,15 +258,49 @@ def test_it_prints_one_line_and_ends_with_its_stdin():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly_and_cuts_a_running_stream(number):
+def test_asked_to_end_it_answers_what_runs_takes_no_more_and_leaves_with_0(number):
+    with simulated(serving=SLOW) as server:
+        with server.client.stream("POST", CHAT, json=ask(stream=True), headers=pinned(30)) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            server.process.send_signal(number)
+            assert eventually(lambda: not listens(server.url))
+            rest = list(lines)
+        assert sum('"content":" ' in line for line in rest) >= 29
+        assert rest[-2] == "data: [DONE]"
+        assert server.process.wait(PATIENCE_S) == 0
+        assert server.process.stderr.read() == b"ending: 1 running, for 30 s at most; Ctrl-C cuts them\n"
+
+
+def test_asked_twice_it_cuts_what_runs():
     with simulated(serving=SLOW) as server:
         with server.client.stream("POST", CHAT, json=ask(stream=True), headers=pinned(3_000)) as answer:
             lines = answer.iter_lines()
             next(lines)
-            server.process.send_signal(number)
+            server.process.send_signal(signal.SIGINT)
+            assert b"Ctrl-C" in server.process.stderr.readline()
+            server.process.send_signal(signal.SIGINT)
             assert not [line for line in lines if "[DONE]" in line or '"stop"' in line]
         assert server.process.wait(PATIENCE_S) == 0
-        assert server.process.stderr.read() == b""
+
+
+def test_the_time_for_what_runs_is_bounded():
+    with simulated("--drain-s", "0.3", serving=SLOW) as server:
+        with server.client.stream("POST", CHAT, json=ask(stream=True), headers=pinned(3_000)) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            server.process.terminate()
+            assert not [line for line in lines if "[DONE]" in line]
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def listens(url):
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), PATIENCE_S).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_whoever_is_not_answered_when_it_ends_is_told_so():
@@ -229,7 +309,7 @@ def test_whoever_is_not_answered_when_it_ends_is_told_so():
         f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{next(iter(pinned(3_000)))}: 3000\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     hopeless = ask(max_tokens=1_000_000)  # refused whatever is left, so that it can ask what is
-    with simulated("--window", "sliding", serving=SLOW) as server:
+    with simulated("--window", "sliding", "--drain-s", "0.3", serving=SLOW) as server:
         address = ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
         with (
             socket.create_connection(address, PATIENCE_S) as waits,
@@ -241,14 +321,15 @@ def test_whoever_is_not_answered_when_it_ends_is_told_so():
                 lambda: server.client.post(CHAT, json=hopeless).headers["x-ratelimit-remaining-requests"] == "999"
             )
             server.process.terminate()
-            assert waits.recv(12) == b"HTTP/1.1 503"
+            assert eventually(lambda: not listens(server.url))
             sends.sendall(body[-1:])
-            assert sends.recv(12) == b"HTTP/1.1 503"
+            assert sends.recv(12) == b"HTTP/1.1 503"  # it takes no more
+            assert waits.recv(12) == b"HTTP/1.1 503"  # its time is over
         assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_without_until_eof_the_end_of_stdin_means_nothing():
-    command = [sys.executable, "-m", "loadgen.simulator"]
+    command = [sys.executable, "-m", "loadgen.simulator", "--port", "0"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         try:
             url = json.loads(process.stdout.readline())["url"]
@@ -257,18 +338,6 @@ def test_without_until_eof_the_end_of_stdin_means_nothing():
         finally:
             process.terminate()
         assert process.wait(PATIENCE_S) == 0
-
-
-def complaint(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "loadgen.simulator", *flags],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    return done.stderr
 
 
 def test_a_port_in_use_is_one_sentence():
@@ -296,6 +365,15 @@ def test_a_port_in_use_is_one_sentence():
         (["--serving", "itl_base_ms=-1"], "itl_base_ms"),
         (["--context-tokens", "0"], "--context-tokens"),
         (["--seed", "-1"], "--seed"),
+        (["--host", "0.0.0.0"], "--key-env"),
+        (["--host", "::"], "--key-env"),
+        (["--host", "no host at all", "--key-env", "PATH"], "--host"),
+        (["--drain-s", "-1"], "--drain-s"),
+        (["--time-scale", "0"], "--time-scale"),
+        (["--time-scale", "nan"], "--time-scale"),
+        (["--header", "x-powered-by=me"], "x-powered-by"),
+        (["--header", "retry-after"], "NAME=VALUE"),
+        (["--kind", "managed", "--header", "retry-after=1"], "--header"),
         (["--port", "70000"], "70000"),
         (["--no-such-flag"], "--no-such-flag"),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -47,19 +47,19 @@ INFERENCE: dict[str, tuple[Modality, Parse]] = {
 AZURE_ONLY = "/images/embeddings"
 
 
-def create_app(deployment: Deployment) -> ASGIApp:
-    """The ASGI application; it has no lifespan of its own."""
-    return Api(deployment)
+def create_app(deployment: Deployment, *more: Route) -> ASGIApp:
+    """The ASGI application, with `more` routes beside the API's; it has no lifespan of its own."""
+    return Api(deployment, more)
 
 
 class Api:
     """Finds the routes that the model answers by their path, so that nothing stands between them and their socket."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, more: Iterable[Route]) -> None:
         self._model = deployment.settings.model.name
         self._posts = _inferences(deployment, AZURE_ROOTS, Dialect.AZURE)
         self._posts |= _inferences(deployment, (*OPENAI_ROOTS, DEPLOYMENTS + self._model), Dialect.OPENAI)
-        routes = _about(deployment.settings)
+        routes = [*_about(deployment.settings), *more]
         routes += [Route(path, inference, methods=["POST"]) for path, inference in self._posts.items()]
         routes.append(Route(DEPLOYMENTS + "{name}/{rest:path}", Elsewhere(deployment.settings, self._posts)))
         self._others = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted, Refusal: _refused})
@@ -106,7 +106,8 @@ class Inference:
                 return
             if self._filters:
                 reply.headers.append(FILTER_RAN)
-            await self._deployment.answer(self._parse(body, self._terms, extras), wanted_tokens, receive, reply)
+            asked = self._parse(body, self._terms, extras)
+            await self._deployment.answer(asked, wanted_tokens, receive, reply, body_bytes=len(body))
         except Refusal as refusal:
             await send_refusal(reply, refusal)
 

@@ -6,6 +6,10 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
+from starlette.types import Send
+
+from loadgen.simulator.autoscale import ScaleEvent
+from loadgen.simulator.fleet import InstanceView
 from loadgen.simulator.pace import Flight
 from loadgen.simulator.refusals import Refusal
 
@@ -68,6 +72,11 @@ class Pace(Protocol):
 
     generated_tokens: int
 
+    @property
+    def sure(self) -> bool:
+        """Whether no failure can come any more, so that the headers may leave before the first token."""
+        ...
+
     async def token(self) -> bool:
         """Wait for the next token; False if it will never come."""
         ...
@@ -94,4 +103,28 @@ class Compute(Protocol):
 
     def headers(self) -> dict[str, str]:
         """What every answer carries."""
+        ...
+
+    async def take_in(self, body_bytes: int, flight: Flight) -> dict[str, str]:
+        """Wait until a request's body is through the network; the headers that tell of it."""
+        ...
+
+    def through_pipe(self, send: Send, flight: Flight) -> Send:
+        """`send`, as slow as the network makes it."""
+        ...
+
+    def instances(self) -> list[InstanceView]:
+        """The instances there are; none where nobody can see them."""
+        ...
+
+    def scaled(self) -> list[ScaleEvent]:
+        """How the number of instances has changed."""
+        ...
+
+    def kill(self, number: int) -> None:
+        """An instance dies. Raises ConfigError for one that is not there."""
+        ...
+
+    def close(self) -> None:
+        """Do nothing more."""
         ...

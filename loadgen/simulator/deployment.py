@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.types import Receive, Send
 
-from loadgen.quota import Quota
 from loadgen.simulator.asgi import cut_on_disconnect, send_refusal, send_whole, start
 from loadgen.simulator.asked import Answer, Asked, Compute, Events, Pace
-from loadgen.simulator.models import Kind, Model
+from loadgen.simulator.faults import Faults
+from loadgen.simulator.managed import Managed, ManagedSettings
+from loadgen.simulator.models import Model
 from loadgen.simulator.pace import Flight, Pacemaker
 from loadgen.simulator.refusals import Refusal, bad_request, plain
 from loadgen.simulator.safety import Safety
-from loadgen.simulator.serverless import Door, Serverless
-from loadgen.simulator.serving import ServingModel, rng_of
+from loadgen.simulator.serverless import Serverless, ServerlessSettings
+from loadgen.simulator.serving import Lengths, rng_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is simulated. `quota` and `safety` are None for managed compute, which has neither."""
+    """What is simulated: `compute` makes it serverless or managed, and only the first has a content filter."""
 
     model: Model
-    quota: Quota | None
-    kind: Kind = Kind.SERVERLESS
+    compute: ServerlessSettings | ManagedSettings
     safety: Safety | None = None
-    serving: ServingModel = field(default_factory=ServingModel)
+    lengths: Lengths = field(default_factory=Lengths)
     seed: int = 1
     key: str | None = field(default=None, repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict)  # rate-limit headers that lie: see Door
     time_scale: float = 1.0
+    faults: Faults | None = None
+
+    def __str__(self) -> str:
+        """In a line, for whoever starts it by hand."""
+        return f"{self.model.name}, {self.compute}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,10 +53,15 @@ class Deployment:
 
     def __init__(self, settings: Settings, pacemaker: Pacemaker) -> None:
         self.settings = settings
-        self._compute = compute_of(settings, pacemaker)
+        self.compute = compute_of(settings, pacemaker)
         self._flights: set[Flight] = set()
         self._admitted = 0
         self._stopping = False
+
+    @property
+    def running(self) -> int:
+        """How many requests are being answered."""
+        return len(self._flights)
 
     def close(self) -> None:
         """Admit nothing more; what is running goes on."""
@@ -64,13 +73,18 @@ class Deployment:
         for flight in self._flights:
             flight.cut()
 
-    async def answer(self, asked: Asked, wanted_tokens: int | None, receive: Receive, send: Send) -> None:
+    async def answer(
+        self, asked: Asked, wanted_tokens: int | None, receive: Receive, send: Send, *, body_bytes: int
+    ) -> None:
         """Admit the request and answer it; `wanted_tokens` is the length to generate, None to draw it.
 
         Raises Refusal before anything was sent.
         """
         flight = Flight()
+        delayed = await self.compute.take_in(body_bytes, flight)
         turn = self._admit(asked, wanted_tokens, flight)
+        turn.headers |= delayed
+        send = self.compute.through_pipe(send, flight)
         self._flights.add(flight)
         watch = asyncio.ensure_future(cut_on_disconnect(receive, flight))
         try:
@@ -81,7 +95,7 @@ class Deployment:
         finally:
             watch.cancel()
             self._flights.discard(flight)
-            self._compute.end(turn.pace, turn.answer)
+            self.compute.end(turn.pace, turn.answer)
 
     def _admit(self, asked: Asked, wanted_tokens: int | None, flight: Flight) -> Turn:
         context_tokens = self.settings.model.context_tokens
@@ -93,24 +107,29 @@ class Deployment:
             raise _stopping()
         rng = rng_of(self.settings.seed, self._admitted)
         answer = asked.compose(rng, room_tokens=room_tokens, length=self._length(wanted_tokens))
-        pace = self._compute.begin(asked, answer, rng, flight)
+        pace = self.compute.begin(asked, answer, rng, flight)
         self._admitted += 1
-        return Turn(answer=answer, pace=pace, headers=self._compute.headers())
+        return Turn(answer=answer, pace=pace, headers=self.compute.headers())
 
     def _length(self, wanted_tokens: int | None) -> Callable[[random.Random], int]:
         def length(rng: random.Random) -> int:
-            drawn_tokens = self.settings.serving.completion_tokens(rng)  # always: what follows must not depend on it
+            drawn_tokens = self.settings.lengths.completion_tokens(rng)  # always: what follows must not depend on it
             return drawn_tokens if wanted_tokens is None else wanted_tokens
 
         return length
 
     async def _stream(self, turn: Turn, events: Events, send: Send) -> None:
-        """The headers leave at once, the role with the first token, the finish with the last."""
-        await send(start(200, {"content-type": "text/event-stream"} | turn.headers))
+        """The headers leave as soon as nothing can fail, the role with the first token, the finish with the last."""
         pace, last = turn.pace, turn.answer.completion_tokens - 1
+        there = not pace.sure and await pace.token()
+        if not (pace.sure or there):
+            await send_refusal(send, pace.failure() or _stopping())
+            return
+        await send(start(200, {"content-type": "text/event-stream"} | turn.headers))
         message = {"type": "http.response.body", "body": b"", "more_body": True}  # one for all: the server keeps none
         ahead, index = events.role, 0
-        while await pace.token():
+        while there or await pace.token():
+            there = False
             if index >= last:
                 end = (events.token(index) if last >= 0 else b"") + events.end()
                 await send({"type": "http.response.body", "body": ahead + end})
@@ -129,8 +148,9 @@ class Deployment:
 
 def compute_of(settings: Settings, pacemaker: Pacemaker) -> Compute:
     """What the deployment runs on."""
-    door = None if settings.quota is None else Door(settings.quota, settings.headers, settings.time_scale)
-    return Serverless(door, settings.serving, pacemaker)
+    if isinstance(settings.compute, ManagedSettings):
+        return Managed(settings.model.name, settings.compute, pacemaker)
+    return Serverless(settings.compute, settings.time_scale, pacemaker)
 
 
 def _stopping() -> Refusal:

@@ -37,6 +37,11 @@ class Flight:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
+    async def until_cut(self) -> None:
+        """Wait for whoever cuts it, and for nothing else."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+
     def waits_for(self, wake: asyncio.Future[None]) -> None:
         self._waiting = wake
 

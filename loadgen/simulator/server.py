@@ -9,7 +9,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import orjson
 import uvicorn
@@ -17,72 +20,106 @@ import uvloop
 
 from loadgen.errors import ConfigError
 from loadgen.simulator.app import create_app
+from loadgen.simulator.control import control_routes
 from loadgen.simulator.deployment import Deployment, Settings
 from loadgen.simulator.pace import Pacemaker
+from loadgen.simulator.protocol import ExposedProtocol
+from loadgen.simulator.toxics import Poisoned
 
-HOST = "127.0.0.1"
 BACKLOG = 4096
 KEEP_ALIVE_S = 240  # longer than a client leaves a connection idle between two requests of one run
-GRACE_S = 2
+GRACE_S = 2  # for what does not end although it was cut, such as a request whose body never comes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where to listen, and how to end. `port` 0 is any that is free."""
+
+    host: str
+    port: int
+    drain_s: float  # how long answers may still run once the end was asked for
+    until_eof: bool  # of stdin, which ends at once
 
 
 class Server(uvicorn.Server):
-    """Announces itself when it listens, and ends without waiting for the streams to be read to their end."""
+    """Announces itself when it listens. Asked to end, it lets answers run for a while; asked again, it cuts them."""
 
-    def __init__(self, config: uvicorn.Config, deployment: Deployment) -> None:
+    def __init__(self, config: uvicorn.Config, deployment: Deployment, poisoned: Poisoned | None, place: Place) -> None:
         super().__init__(config)
-        self._deployment = deployment
+        self._deployment, self._poisoned, self._place = deployment, poisoned, place
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         assert sockets is not None
-        url = f"http://{HOST}:{sockets[0].getsockname()[1]}"
+        host, port = sockets[0].getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         sys.stdout.buffer.write(orjson.dumps({"url": url, "pid": os.getpid()}) + b"\n")
         sys.stdout.flush()
+        if sys.stdout.isatty():
+            sys.stderr.write(f"{self._deployment.settings} at {url}; Ctrl-C ends it\n")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._deployment.stop()
+        self._deployment.close()
+        if running := self._deployment.running:
+            sys.stderr.write(f"ending: {running} running, for {self._place.drain_s:g} s at most; Ctrl-C cuts them\n")
+        asyncio.get_running_loop().call_later(self._place.drain_s, self._stop)
         await super().shutdown(sockets)
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Through the loop, and without raising them again at the end, so that the exit code is 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        if self._place.until_eof:
+            cut = partial(loop.call_soon_threadsafe, self._cut)
+            threading.Thread(target=_call_at_eof, args=(cut,), daemon=True).start()
+        yield
 
-def serve(settings: Settings, *, port: int, until_eof: bool) -> None:
+    def _end(self) -> None:
+        if self.should_exit:
+            self._stop()
+        self.should_exit = True
+
+    def _cut(self) -> None:
+        self._stop()
+        self.should_exit = True
+
+    def _stop(self) -> None:
+        """Hold nothing back, and answer nothing more."""
+        self._deployment.stop()
+        if self._poisoned is not None:
+            self._poisoned.stop()
+
+
+def serve(settings: Settings, place: Place) -> None:
     """Serve until SIGTERM, SIGINT or, if asked, the end of stdin. Raises ConfigError if the port cannot be had."""
-    listener = _listen(port)
+    listener = _listen(place)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, listener, until_eof=until_eof))
+        runner.run(_serve(settings, listener, place))
 
 
-async def _serve(settings: Settings, listener: socket.socket, *, until_eof: bool) -> None:
+async def _serve(settings: Settings, listener: socket.socket, place: Place) -> None:
     pacemaker = Pacemaker(settings.time_scale)
     deployment = Deployment(settings, pacemaker)
+    app = create_app(deployment, *control_routes(deployment))
+    poisoned = None if settings.faults is None else Poisoned(app, settings.faults, settings.seed, pacemaker)
     config = uvicorn.Config(
-        create_app(deployment),
-        http="httptools",
+        app if poisoned is None else poisoned,
+        http="httptools" if poisoned is None else ExposedProtocol,
         ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
-        log_level="warning",
+        log_level="error",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=round(place.drain_s) + GRACE_S,
         backlog=BACKLOG,
     )
-    server = Server(config, deployment)
-    _end_on_request(server, until_eof=until_eof)
-    await server.serve(sockets=[listener])
+    await Server(config, deployment, poisoned, place).serve(sockets=[listener])
+    deployment.compute.close()
     pacemaker.close()
-
-
-def _end_on_request(server: Server, *, until_eof: bool) -> None:
-    def end(*_: object) -> None:
-        server.should_exit = True
-
-    # Once ended, uvicorn raises the signal again for whoever handled it before: for us, so that the exit code stays 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    if until_eof:
-        threading.Thread(target=_call_at_eof, args=(end,), daemon=True).start()
 
 
 def _call_at_eof(end: Callable[[], None]) -> None:
@@ -92,15 +129,22 @@ def _call_at_eof(end: Callable[[], None]) -> None:
     end()
 
 
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _listen(place: Place) -> socket.socket:
+    where = f"port {place.port} of {place.host}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(f"{where} cannot be had ({error}); give another with --host and --port") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} of {HOST} is in use; give another with --port, or 0 for any") from None
-        raise ConfigError(f"port {port} of {HOST} cannot be had ({error}); give another with --port") from None
+            raise ConfigError(f"{where} is in use; give another with --port, or 0 for any") from None
+        raise ConfigError(f"{where} cannot be had ({error}); give another with --host and --port") from None
     return listener

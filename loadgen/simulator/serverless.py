@@ -1,14 +1,20 @@
-"""Serverless compute: a quota at the door, and behind it a pool that is known only by its latencies."""
+"""Serverless compute: a quota at the door, and behind it machines that are known only by their latencies."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from email.utils import formatdate
 
+from starlette.types import Send
+
+from loadgen.errors import ConfigError
 from loadgen.quota import NEVER_NS, Admission, Grant, Quota, enforcing
 from loadgen.simulator.asked import Answer, Asked, Pace
+from loadgen.simulator.autoscale import ScaleEvent
+from loadgen.simulator.fleet import InstanceView
 from loadgen.simulator.pace import Flight, Pacemaker
 from loadgen.simulator.refusals import Refusal, rate_limited
 from loadgen.simulator.serving import ServingModel
@@ -20,6 +26,20 @@ HOPELESS_RETRY_NS = 86_400 * NS_PER_S  # what Azure has been seen to ask for whe
 UNSEEN_TOKENS = 8  # an answer that is not streamed looks at the load once for so many tokens
 RATE_HEADERS = ("x-ratelimit-", "x-rate-limit-")
 HTTP_DATE = "http-date"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerlessSettings:
+    """`headers` are rate-limit headers that lie: see Door."""
+
+    quota: Quota
+    serving: ServingModel = field(default_factory=ServingModel)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """For the line that a person reads."""
+        tokens, requests = self.quota.tokens_per_minute, self.quota.requests_per_minute
+        return f"serverless, {tokens:,} tokens and {requests:,} requests a minute"
 
 
 class Door:
@@ -77,17 +97,16 @@ class Door:
 class Serverless:
     """The door and what is behind it. `running` is the load that the latencies depend on."""
 
-    def __init__(self, door: Door | None, model: ServingModel, pacemaker: Pacemaker) -> None:
-        self._door, self._pacemaker = door, pacemaker
-        self.model, self.running = model, 0
+    def __init__(self, settings: ServerlessSettings, time_scale: float, pacemaker: Pacemaker) -> None:
+        self._door, self._pacemaker = Door(settings.quota, settings.headers, time_scale), pacemaker
+        self.model, self.running = settings.serving, 0
 
     def begin(self, asked: Asked, answer: Answer, rng: random.Random, flight: Flight) -> Paced:
         """Admit the request and start on its answer. Raises Refusal (429)."""
-        now_ns, grant = self._pacemaker.now_ns(), None
-        if self._door is not None:
-            grant = self._door.admit(
-                now_ns, running=self.running, prompt_tokens=asked.prompt_tokens, max_tokens=asked.max_tokens
-            )
+        now_ns = self._pacemaker.now_ns()
+        grant = self._door.admit(
+            now_ns, running=self.running, prompt_tokens=asked.prompt_tokens, max_tokens=asked.max_tokens
+        )
         self.running += 1
         ttft_ns = self.model.ttft_ns(rng, prompt_tokens=answer.prompt_tokens, running=self.running)
         return Paced(self, grant, now_ns + ttft_ns, rng, self._pacemaker, flight)
@@ -96,23 +115,41 @@ class Serverless:
         """The answer is over, complete or not."""
         assert isinstance(pace, Paced)
         self.running -= 1
-        if self._door is not None and pace.grant is not None:
-            used_tokens = answer.prompt_tokens + pace.generated_tokens
-            self._door.settle(self._pacemaker.now_ns(), pace.grant, used_tokens)
+        used_tokens = answer.prompt_tokens + pace.generated_tokens
+        self._door.settle(self._pacemaker.now_ns(), pace.grant, used_tokens)
 
     def headers(self) -> dict[str, str]:
-        return {} if self._door is None else self._door.headers(self._pacemaker.now_ns())
+        return self._door.headers(self._pacemaker.now_ns())
+
+    async def take_in(self, body_bytes: int, flight: Flight) -> dict[str, str]:  # noqa: ARG002 - no limit is documented
+        return {}
+
+    def through_pipe(self, send: Send, flight: Flight) -> Send:  # noqa: ARG002
+        return send
+
+    def instances(self) -> list[InstanceView]:
+        return []
+
+    def scaled(self) -> list[ScaleEvent]:
+        return []
+
+    def kill(self, number: int) -> None:
+        raise ConfigError(f"there is no instance {number}: serverless compute shows none")
+
+    def close(self) -> None:
+        """Nothing runs by itself."""
 
 
 class Paced:
     """The tokens of one answer, at the instants that the serving model owes them."""
 
+    sure = True
     __slots__ = ("_due_ns", "_flight", "_pacemaker", "_pool", "_rng", "generated_tokens", "grant")
 
     def __init__(  # noqa: PLR0917 - one caller, and every one of them is needed
         self,
         pool: Serverless,
-        grant: Grant | None,
+        grant: Grant,
         first_token_ns: int,
         rng: random.Random,
         pacemaker: Pacemaker,

@@ -30,17 +30,9 @@ class ServingModel:
     itl_base_ms: float = 12.0
     itl_per_running_ms: float = 0.12
     itl_sigma: float = 0.1
-    completion_mean_tokens: float = 90.0
-    completion_sigma: float = 0.6
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if not 0 <= getattr(self, field.name) < math.inf:
-                raise ValueError(f"{field.name} must be zero or above, not {getattr(self, field.name)}")
-
-    def completion_tokens(self, rng: random.Random) -> int:
-        """The length of an answer that nothing cuts."""
-        return max(1, round(self.completion_mean_tokens * jitter(rng, self.completion_sigma)))
+        _check_parameters(self)
 
     def ttft_ns(self, rng: random.Random, *, prompt_tokens: int, running: int) -> int:
         """From the request's admission to its first token. `running` counts this request too."""
@@ -52,6 +44,27 @@ class ServingModel:
         """From one token to the next. `running` counts this request too."""
         mean_ms = self.itl_base_ms + self.itl_per_running_ms * running
         return round(mean_ms * jitter(rng, self.itl_sigma) * NS_PER_MS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """How much is written, whatever it is written on."""
+
+    completion_mean_tokens: float = 90.0
+    completion_sigma: float = 0.6
+
+    def __post_init__(self) -> None:
+        _check_parameters(self)
+
+    def completion_tokens(self, rng: random.Random) -> int:
+        """The length of an answer that nothing cuts."""
+        return max(1, round(self.completion_mean_tokens * jitter(rng, self.completion_sigma)))
+
+
+def _check_parameters(stated: ServingModel | Lengths) -> None:
+    for field in fields(stated):
+        if not 0 <= getattr(stated, field.name) < math.inf:
+            raise ValueError(f"{field.name} must be zero or above, not {getattr(stated, field.name)}")
 
 
 def jitter(rng: random.Random, sigma: float) -> float:

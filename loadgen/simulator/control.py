@@ -1,0 +1,50 @@
+"""Routes that no real deployment has: what runs inside this one, and the death of an instance."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from loadgen.errors import ConfigError
+from loadgen.simulator.app import check_caller
+from loadgen.simulator.deployment import Deployment
+from loadgen.simulator.refusals import plain
+
+
+def control_routes(deployment: Deployment) -> list[Route]:
+    """GET /simulator, and POST /simulator/instances/{number}/kill for managed compute."""
+
+    async def state(request: Request) -> Response:
+        _check(request, deployment)
+        return _json(deployment)
+
+    async def kill(request: Request) -> Response:
+        _check(request, deployment)
+        try:
+            deployment.compute.kill(request.path_params["number"])
+        except ConfigError as error:
+            raise plain(404, "not_found", str(error)) from None
+        return _json(deployment)
+
+    return [
+        Route("/simulator", state, methods=["GET"]),
+        Route("/simulator/instances/{number:int}/kill", kill, methods=["POST"]),
+    ]
+
+
+def _check(request: Request, deployment: Deployment) -> None:
+    check_caller(request.scope, dict(request.scope["headers"]), deployment.settings.key)
+
+
+def _json(deployment: Deployment) -> Response:
+    state = {
+        "serves": str(deployment.settings),
+        "running": deployment.running,
+        "instances": [asdict(instance) for instance in deployment.compute.instances()],
+        "scaled": [asdict(event) for event in deployment.compute.scaled()],
+    }
+    return Response(orjson.dumps(state), media_type="application/json")

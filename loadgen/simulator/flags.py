@@ -1,0 +1,230 @@
+"""The flags of the simulated deployment, and what they make: Settings and a Place. Every complaint names its flag."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from loadgen.errors import ConfigError
+from loadgen.quota import Admission, Quota, WindowKind
+from loadgen.simulator.autoscale import parse_rule
+from loadgen.simulator.batching import BatchingModel
+from loadgen.simulator.deployment import Settings
+from loadgen.simulator.endpoint import EndpointSettings, Routing
+from loadgen.simulator.faults import read_faults
+from loadgen.simulator.hardware import batching_of, usual_sku
+from loadgen.simulator.managed import ManagedSettings
+from loadgen.simulator.models import DEFAULT_MODEL, Kind, model_of
+from loadgen.simulator.safety import PROMPT_PHRASES, FilterShape, Safety
+from loadgen.simulator.server import Place
+from loadgen.simulator.serverless import ServerlessSettings
+from loadgen.simulator.serving import Lengths, ServingModel
+
+MOST_PORT = 65_535
+MOST_DRAIN_S = 3_600
+MOST_TIME_SCALE = 1_000
+OFF = "off"
+CATALOGUE_TIMEOUT_MS = 180_000.0  # the longest that Azure allows
+LYING_HEADERS = re.compile("retry-after(-ms)?|x-ms-retry-after-ms|x-rate-?limit-[a-z-]+")
+QUOTA_FLAGS = {  # flag: field of Quota
+    "tpm": "tokens_per_minute",
+    "rpm": "requests_per_minute",
+    "concurrency": "concurrency",
+    "admission": "admission",
+    "window": "window",
+    "burst_s": "burst_s",
+    "request_slice_s": "request_slice_s",
+}
+ENDPOINT_FLAGS = {  # flag: field of EndpointSettings
+    "instances": "instances",
+    "max_concurrent": "max_concurrent_per_instance",
+    "request_timeout_ms": "request_timeout_ms",
+    "requests_per_second": "requests_per_second",
+    "bandwidth_bytes_per_s": "bandwidth_bytes_per_s",
+    "routing": "routing",
+    "boot_s": "boot_s",
+    "min_instances": "min_instances",
+    "max_instances": "max_instances",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags; those of one kind of compute are None unless given."""
+    made = argparse.ArgumentParser(
+        prog="headroom simulate", description="Simulate one deployment on loopback.", allow_abbrev=False
+    )
+    add = made.add_argument
+    add("--kind", type=Kind, choices=list(Kind), default=Kind.SERVERLESS, help="serverless has a quota, managed none")
+    add("--model", default=DEFAULT_MODEL, help="its name, and with it what it can do (%(default)s)")
+    add("--context-tokens", type=int, help="context of a model that is not in the table, or instead of its own")
+    add("--host", default="127.0.0.1", help="address to listen on; one beyond loopback needs a key (%(default)s)")
+    add("--port", type=int, default=8181, help="0: any that is free (%(default)s)")
+    add("--seed", type=int, default=1, help="draws the same lengths and latencies again (%(default)s)")
+    add("--key-env", metavar="NAME", help="environment variable with the key that requests must carry")
+    add("--until-eof", action="store_true", help="end when stdin ends")
+    add("--drain-s", type=float, default=30, help="asked to end, let answers run for so many seconds (%(default)s)")
+    add("--time-scale", type=float, default=1, help="10: the deployment's time runs ten times faster (%(default)s)")
+    add("--faults", type=Path, metavar="FILE", help="misbehave as its [[toxic]] tables say; the README has all of them")
+    add("--serving", metavar="NAME=NUMBER", action="append", default=[], help="a parameter of the serving model")
+    _add_serverless(made.add_argument_group("a serverless deployment").add_argument)
+    _add_managed(made.add_argument_group("a managed deployment").add_argument)
+    return made
+
+
+def _add_serverless(add: Any) -> None:
+    add("--tpm", type=int, help="tokens a minute (200,000)")
+    add("--rpm", type=int, help="requests a minute (1,000)")
+    add("--concurrency", type=int, help="requests in flight at once (no limit; 300 is documented for some endpoints)")
+    add("--admission", type=Admission, choices=list(Admission), help="what a request costs (prompt+max_tokens)")
+    add("--window", type=WindowKind, choices=list(WindowKind), help="how a limit per minute is enforced (bucket)")
+    add("--burst-s", type=float, help="seconds of quota that a bucket holds (60)")
+    add("--request-slice-s", type=int, help="requests are checked in slices of so many seconds (60)")
+    add("--header", metavar="NAME=VALUE", action="append", help="a rate-limit header that lies; without VALUE, omitted")
+    add("--content-filter", choices=(*FilterShape, OFF), help="the body that refuses a filtered prompt (wrapped)")
+    add("--content-filter-phrase", metavar="TEXT", action="append", help="one more phrase that filters a prompt")
+
+
+def _add_managed(add: Any) -> None:
+    add("--sku", help="the machine, such as Standard_NC24ads_A100_v4 (the smallest A100 that the model is offered on)")
+    add("--instances", type=int, help="how many (1)")
+    add("--max-concurrent", type=int, help="requests that one instance works on; twice as many are let in (64)")
+    add("--request-timeout-ms", type=float, help="then 408, or a stream that has not begun (180000)")
+    add("--requests-per-second", type=int, help="above it 429 (500)")
+    add("--bandwidth-bytes-per-s", type=int, help="above it delays (5000000)")
+    add("--routing", type=Routing, choices=list(Routing), help="which instance gets a request (least_loaded)")
+    add("--boot-s", type=float, help="from an instance's start to its first request (900)")
+    add("--min-instances", type=int, help="of the autoscale rules (--instances)")
+    add("--max-instances", type=int, help="of the autoscale rules (--instances)")
+    add("--scale-rule", metavar="RULE", action="append", help="such as utilization_percent>70:+1, over 5 minutes")
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Raises ConfigError or ValueError, saying which flag."""
+    context_tokens: int | None = arguments.context_tokens
+    if context_tokens is not None and context_tokens < 1:
+        raise ConfigError(f"--context-tokens must be above zero, not {context_tokens}")
+    if not 0 < arguments.time_scale <= MOST_TIME_SCALE:
+        raise ConfigError(f"--time-scale must be above 0 and at most {MOST_TIME_SCALE}, not {arguments.time_scale:g}")
+    if arguments.seed < 0:
+        raise ConfigError(f"--seed must be zero or above, not {arguments.seed}")
+    model = model_of(arguments.model, arguments.kind, context_tokens)
+    managed = arguments.kind is Kind.MANAGED
+    serving = _serving(arguments.serving, BatchingModel if managed else ServingModel)
+    lengths = {entry.name: serving.pop(entry.name) for entry in fields(Lengths) if entry.name in serving}
+    return Settings(
+        model=model,
+        compute=_managed(arguments, model.name, serving) if managed else _serverless(arguments, serving),
+        safety=None if managed else _safety(arguments.content_filter, arguments.content_filter_phrase or ()),
+        lengths=Lengths(**lengths),
+        seed=arguments.seed,
+        key=_key(arguments.key_env),
+        time_scale=arguments.time_scale,
+        faults=None if arguments.faults is None else read_faults(arguments.faults),
+    )
+
+
+def place_of(arguments: argparse.Namespace) -> Place:
+    """Raises ConfigError: answers stay on this machine, unless a key guards them."""
+    if not 0 <= arguments.drain_s <= MOST_DRAIN_S:
+        raise ConfigError(f"--drain-s must be from 0 to {MOST_DRAIN_S}, not {arguments.drain_s:g}")
+    if not 0 <= arguments.port <= MOST_PORT:
+        raise ConfigError(f"--port must be from 0 to {MOST_PORT}, not {arguments.port}")
+    if arguments.key_env is None and not _is_loopback(arguments.host):
+        raise ConfigError(f"--host {arguments.host} can be reached from elsewhere: give it a key with --key-env NAME")
+    return Place(host=arguments.host, port=arguments.port, drain_s=arguments.drain_s, until_eof=arguments.until_eof)
+
+
+def _serverless(arguments: argparse.Namespace, serving: Mapping[str, float]) -> ServerlessSettings:
+    _refuse(arguments, ("sku", "scale_rule", *ENDPOINT_FLAGS), "a serverless deployment has no instances to see")
+    return ServerlessSettings(
+        quota=Quota(**_given(arguments, QUOTA_FLAGS)),
+        serving=ServingModel(**serving),
+        headers=_headers(arguments.header or ()),
+    )
+
+
+def _managed(arguments: argparse.Namespace, model: str, serving: Mapping[str, float]) -> ManagedSettings:
+    """What a deployment from Azure's catalogue allows is not documented: here an instance takes all it can run.
+
+    For a deployment of one's own Azure's defaults are --max-concurrent 1 and --request-timeout-ms 5000.
+    """
+    _refuse(arguments, ("header", *QUOTA_FLAGS), "a managed deployment has no quota")
+    _refuse(arguments, ("content_filter", "content_filter_phrase"), "a managed deployment has no content filter")
+    sku = arguments.sku or usual_sku(model)
+    batching = batching_of(model, sku, serving)
+    catalogue = {"max_concurrent_per_instance": batching.max_running, "request_timeout_ms": CATALOGUE_TIMEOUT_MS}
+    rules = tuple(parse_rule(text) for text in arguments.scale_rule or ())
+    return ManagedSettings(
+        sku=sku,
+        batching=batching,
+        endpoint=EndpointSettings(**catalogue | _given(arguments, ENDPOINT_FLAGS), rules=rules),
+    )
+
+
+def _given(arguments: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:
+    return {name: value for flag, name in names.items() if (value := getattr(arguments, flag)) is not None}
+
+
+def _refuse(arguments: argparse.Namespace, flags: Sequence[str], why: str) -> None:
+    given = ["--" + flag.replace("_", "-") for flag in flags if getattr(arguments, flag) is not None]
+    if given:
+        raise ConfigError(f"{why}: leave out {', '.join(given)}")
+
+
+def _serving(pairs: Sequence[str], model: type[BatchingModel | ServingModel]) -> dict[str, float]:
+    names = [entry.name for entry in (*fields(model), *fields(Lengths))]
+    values = {}
+    for pair in pairs:
+        name, _, number = pair.partition("=")
+        if name not in names:
+            raise ConfigError(f"--serving {pair}: the serving model has {', '.join(names)}")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            raise ConfigError(f"--serving {pair}: {number!r} is not a number") from None
+    return values
+
+
+def _headers(pairs: Sequence[str]) -> dict[str, str]:
+    headers = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (equals and LYING_HEADERS.fullmatch(name.lower()) and value.isascii() and value.isprintable()):
+            raise ConfigError(
+                f"--header {pair}: give NAME=VALUE, where NAME is retry-after, retry-after-ms, x-ms-retry-after-ms, "
+                "x-ratelimit-... or x-rate-limit-..., and VALUE is printable"
+            )
+        headers[name.lower()] = value
+    return headers
+
+
+def _safety(shape: str | None, phrases: Sequence[str]) -> Safety | None:
+    if not all(phrases):
+        raise ConfigError("--content-filter-phrase must not be empty: it would filter every prompt")
+    if shape != OFF:
+        return Safety(shape=FilterShape(shape or FilterShape.WRAPPED), phrases=(*PROMPT_PHRASES, *phrases))
+    if phrases:
+        raise ConfigError("--content-filter off filters nothing: leave out --content-filter-phrase")
+    return None
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise ConfigError(f"--key-env: the environment has no {variable}")
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

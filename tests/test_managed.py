@@ -1,0 +1,230 @@
+"""Managed compute as its clients see it: a real process on loopback that drives the endpoint's model in real time."""
+
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+
+from tests.simulators import CHAT, PATIENCE_S, ask, data_url, eventually, picture, pinned, simulated
+
+# One iteration takes 50 ms, whoever runs, and a prompt costs nothing: token k is there after k iterations.
+STEADY = {
+    "iteration_base_ms": 50,
+    "iteration_per_sequence_ms": 0,
+    "prefill_per_token_ms": 0,
+    "kv_tokens": 1_000_000,
+    "max_running": 8,
+}
+
+
+@contextmanager
+def managed(*flags, **serving):
+    with simulated("--kind", "managed", *flags, serving=STEADY | serving) as server:
+        yield server
+
+
+@contextmanager
+def stream(server, tokens):
+    """A stream of so many tokens whose headers have come."""
+    with (
+        httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE_S) as client,
+        client.stream("POST", CHAT, json=ask(stream=True), headers=pinned(tokens)) as answer,
+    ):
+        yield answer
+
+
+def instances(server):
+    return server.client.get("/simulator").json()["instances"]
+
+
+def post(server, tokens, **fields):
+    """A plain answer, or its refusal; from a client of its own, so that many can wait at once."""
+    return httpx.post(
+        server.url + CHAT, json=ask(**fields), headers=pinned(tokens), trust_env=False, timeout=PATIENCE_S
+    )
+
+
+def contents(lines):
+    return [line for line in lines if '"content":" ' in line]
+
+
+def test_tokens_come_one_an_iteration_and_never_early():
+    with managed() as server:
+        began = time.monotonic()
+        with stream(server, 12) as answer:
+            seen = [time.monotonic() - began for line in answer.iter_lines() if '"content":" ' in line]
+    assert len(seen) == 12
+    assert all(at_s >= 0.05 * (index + 1) for index, at_s in enumerate(seen))
+
+
+def test_a_prompt_is_prefilled_in_chunks_before_the_first_token():
+    with managed(prefill_chunk_tokens=100) as server:
+        began = time.monotonic()
+        answer = post(server, 1, text="a" * 4 * 950)
+        assert answer.status_code == 200
+        assert time.monotonic() - began >= 10 * 0.05  # 954 tokens, 100 at a time
+
+
+def test_beyond_the_running_and_the_waiting_429_at_once():
+    """As documented: 2 x max_concurrent_requests_per_instance x instances, here with Azure's default of 1."""
+    with managed("--instances", "3", "--max-concurrent", "1") as server, ExitStack() as stack:
+        with ThreadPoolExecutor(6) as clients:
+            waiting = [clients.submit(post, server, 20) for _ in range(6)]
+            assert eventually(lambda: sum(one["running"] + one["queued"] for one in instances(server)) == 6)
+            assert [(one["running"], one["queued"]) for one in instances(server)] == [(1, 1)] * 3
+            refused = post(server, 1)
+            assert (refused.status_code, refused.headers["x-ms-error-code"]) == (429, "too_many_requests")
+            assert refused.json()["error"] == "too_many_requests"
+            assert not any(name.startswith("x-ratelimit") for name in refused.headers)
+            assert [one.result().status_code for one in waiting] == [200] * 6
+        stack.enter_context(stream(server, 1))  # the places are free again
+
+
+def test_what_takes_too_long_is_answered_408_but_a_stream_that_runs_goes_on():
+    with managed("--request-timeout-ms", "300") as server:
+        plain = post(server, 100)
+        assert (plain.status_code, plain.json()["status"]) == (408, 408)
+        with stream(server, 20) as answer:  # a second
+            assert len(contents(answer.iter_lines())) == 20
+        assert eventually(lambda: [one["running"] for one in instances(server)] == [0])  # its place is free
+
+
+def test_a_stream_that_has_not_begun_in_time_is_answered_408():
+    with managed("--request-timeout-ms", "300", prefill_chunk_tokens=100) as server:
+        late = post(server, 1, text="a" * 4 * 2_000, stream=True)
+        assert (late.status_code, late.headers["content-type"]) == (408, "application/json")
+
+
+def test_an_instance_that_dies_fails_what_it_had_and_comes_back_after_its_boot():
+    with managed("--instances", "2", "--time-scale", "10", "--boot-s", "20") as server:
+        with stream(server, 3_000) as first, stream(server, 3_000) as second, ThreadPoolExecutor(2) as clients:
+            lines = [answer.iter_lines() for answer in (first, second)]
+            assert all(next(each) for each in lines)
+            assert [one["running"] for one in instances(server)] == [1, 1]
+            waiting = [clients.submit(post, server, 3_000) for _ in range(2)]
+            assert eventually(lambda: [one["running"] for one in instances(server)] == [2, 2])
+            state = server.client.post("/simulator/instances/1/kill").json()["instances"]
+            assert [one["state"] for one in state] == ["ready", "booting"]
+            rest = list(lines[1])
+            assert not any("[DONE]" in line or 'finish_reason":"' in line for line in rest)
+            assert any('"content":" ' in next(lines[0]) for _ in range(4))  # the other goes on
+            assert eventually(lambda: any(one.done() for one in waiting))
+            (failed,) = (one.result() for one in waiting if one.done())
+            assert (failed.status_code, failed.headers["ms-azureml-model-error-statuscode"]) == (424, "502")
+            assert eventually(lambda: [one["state"] for one in instances(server)] == ["ready", "ready"])
+            server.client.post("/simulator/instances/0/kill")
+        assert server.client.post("/simulator/instances/7/kill").status_code == 404
+
+
+def test_while_every_instance_boots_503():
+    with managed() as server:
+        server.client.post("/simulator/instances/0/kill")
+        assert post(server, 1).status_code == 503
+
+
+def test_a_client_that_leaves_gives_its_place_back():
+    with managed("--max-concurrent", "1") as server:
+        with stream(server, 10_000):
+            assert instances(server)[0]["running"] == 1
+        assert eventually(lambda: instances(server)[0]["running"] == 0)
+        assert post(server, 1).status_code == 200
+
+
+@pytest.mark.parametrize(("routing", "dealt"), [("least_loaded", [1, 1]), ("round_robin", [2, 0])])
+def test_where_a_request_goes_follows_the_routing(routing, dealt):
+    """One runs long on the first, a short one passes through the second, a third comes."""
+    with managed("--instances", "2", "--routing", routing) as server, stream(server, 1_000) as long:
+        lines = long.iter_lines()  # kept: a client whose lines are dropped leaves
+        next(lines)
+        assert post(server, 1).status_code == 200
+        with stream(server, 1_000):
+            assert [one["running"] for one in instances(server)] == dealt
+
+
+def test_rules_add_instances_which_serve_after_their_boot():
+    """Two hundred times faster: the window of five minutes is 1.5 s, the boot of four minutes 1.2 s."""
+    flags = ("--time-scale", "200", "--max-instances", "3", "--boot-s", "240", "--scale-rule", "pending>1:+2")
+    with managed(*flags) as server, ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(stream(server, 4_000))
+        assert eventually(lambda: len(instances(server)) == 3)
+        state = server.client.get("/simulator").json()
+        assert [(event["before"], event["after"]) for event in state["scaled"]] == [(1, 3)]
+        assert "pending" in state["scaled"][0]["why"]
+        assert [one["state"] for one in state["instances"]] == ["ready", "booting", "booting"]
+        assert eventually(lambda: [one["state"] for one in instances(server)] == ["ready"] * 3)
+
+
+def test_what_is_more_than_the_bandwidth_is_delayed_and_says_so():
+    image = data_url(336, 336)
+    body = ask(picture(image))
+    size = len(json.dumps(body))
+    flags = ("--model", "Phi-3-vision-128k-instruct", "--bandwidth-bytes-per-s", str(size))
+    with managed(*flags) as server:
+        answers = [server.client.post(CHAT, json=body, headers=pinned(1)) for _ in range(3)]
+    delays = [int(answer.headers.get("ms-azureml-bandwidth-request-delay-ms", 0)) for answer in answers]
+    assert delays[0] == 0  # one second's worth
+    assert all(300 < delay <= 1_100 for delay in delays[1:])  # each waits until the one before is through
+
+
+def test_a_prompt_that_no_instance_holds_is_refused():
+    with managed(kv_tokens=100) as server:
+        assert post(server, 1, text="a" * 4 * 200).status_code == 400
+
+
+def test_two_hundred_streams_lose_nothing():
+    flags = ("--max-concurrent", "100", "--instances", "2")
+    with managed(*flags, max_running=100, iteration_base_ms=20) as server, ExitStack() as stack:
+        got = [0] * 200
+        client = stack.enter_context(
+            httpx.Client(base_url=server.url, trust_env=False, timeout=60, limits=httpx.Limits(max_connections=None))
+        )
+
+        def one(number):
+            with client.stream("POST", CHAT, json=ask(stream=True), headers=pinned(10)) as answer:
+                got[number] = len(contents(answer.iter_lines()))
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert got == [10] * 200
+        assert [one["running"] for one in instances(server)] == [0, 0]
+
+
+def test_asked_to_end_it_lets_its_streams_end():
+    with managed() as server:
+        with stream(server, 20) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            server.process.terminate()
+            assert list(lines)[-2] == "data: [DONE]"
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_serverless_compute_shows_no_instances():
+    with simulated() as server:
+        assert instances(server) == []
+        assert server.client.post("/simulator/instances/0/kill").status_code == 404
+
+
+def test_whoever_has_no_key_sees_and_kills_nothing():
+    with simulated("--kind", "managed", serving=STEADY, key="k" * 32) as server:
+        assert server.client.get("/simulator").status_code == 401
+        assert server.client.post("/simulator/instances/0/kill").status_code == 401
+        assert server.client.get("/simulator", headers={"api-key": "k" * 32}).json()["instances"][0]["state"] == "ready"
+
+
+def test_a_socket_that_goes_while_its_body_comes_leaves_no_trace():
+    with managed() as server:
+        address = ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+        with socket.create_connection(address, PATIENCE_S) as raw:
+            raw.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{{".encode())
+        assert eventually(lambda: server.client.get("/simulator").json()["running"] == 0)
+        assert post(server, 1).status_code == 200
