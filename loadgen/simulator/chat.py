@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import orjson
+
 from loadgen.simulator.answers import ChatAnswer
 from loadgen.simulator.drafts import Draft, draft_call, draft_json, draft_text, draft_words, end_before, filter_half
 from loadgen.simulator.messages import read_messages
@@ -23,7 +25,6 @@ from loadgen.simulator.parameters import (
     UsageWhere,
     check_sampling,
     count,
-    encoded,
     flag,
     read_fields,
     stops,
@@ -131,7 +132,7 @@ def seed_of(fields: Mapping[str, Any]) -> int | None:
     if whole(fields, "seed") is None:
         return None
     of_the_answer = {name: value for name, value in fields.items() if name not in NOT_OF_THE_ANSWER}
-    digest = hashlib.blake2b(encoded(of_the_answer, ()), digest_size=8)
+    digest = hashlib.blake2b(orjson.dumps(of_the_answer, option=orjson.OPT_SORT_KEYS), digest_size=8)
     return int.from_bytes(digest.digest())
 
 

@@ -5,7 +5,7 @@ Numbers may come as strings ("0.1"): the documented clients send their penalties
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -93,14 +93,6 @@ def read_fields(body: bytes, defined: frozenset[str], terms: Terms, extras: Extr
         if extras is Extras.DROP:
             return {name: value for name, value in fields.items() if name in defined}
     return fields
-
-
-def encoded(value: Any, loc: Sequence[str]) -> bytes:
-    """What was read, as JSON of one form. Raises Refusal (422) where it is nested too deeply to be written again."""
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        raise invalid(loc, value) from None
 
 
 def check_sampling(fields: Mapping[str, Any], model: Model) -> None:

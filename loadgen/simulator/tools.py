@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadgen.simulator.models import Model
-from loadgen.simulator.parameters import UNSUPPORTED, encoded
+from loadgen.simulator.parameters import UNSUPPORTED
 from loadgen.simulator.refusals import invalid
 from loadgen.simulator.schemas import example
 
@@ -46,7 +46,6 @@ def read_tools(fields: Mapping[str, Any], model: Model) -> Sequence[Mapping[str,
             raise invalid(("tools", index, "function", "name"), name)
         if not isinstance(schema, dict | None):
             raise invalid(("tools", index, "function", "parameters"), schema)
-    encoded(tools, ("tools",))  # they will be counted as written
     return tools
 
 
