@@ -204,6 +204,13 @@ def test_two_hundred_streams_lose_nothing():
         assert [one["running"] for one in instances(server)] == [0, 0]
 
 
+def test_iterations_that_take_no_time_hold_nobody_up():
+    with managed(iteration_base_ms=0) as server, ThreadPoolExecutor(4) as clients:
+        waiting = [clients.submit(post, server, 3_000) for _ in range(4)]
+        assert server.client.get("/info").status_code == 200
+        assert [one.result().json()["usage"]["completion_tokens"] for one in waiting] == [3_000] * 4
+
+
 def test_asked_to_end_it_lets_its_streams_end():
     with managed() as server:
         with stream(server, 20) as answer:

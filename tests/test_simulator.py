@@ -47,6 +47,17 @@ def test_beyond_the_requests_a_429_and_a_refused_body_takes_nothing():
     assert statuses == [422, 200, 422, 200, 429]
 
 
+@pytest.mark.parametrize("window", ["bucket", "minute", "sliding"])
+@pytest.mark.parametrize("slice_s", [1, 10, 60])
+def test_sixty_requests_a_minute_are_so_many_in_each_slice(window, slice_s):
+    flags = ("--rpm", "60", "--window", window, "--request-slice-s", str(slice_s))
+    with simulated(*flags) as server:
+        answers = [server.client.post(CHAT, json=ask(max_tokens=1)) for _ in range(slice_s + 1)]
+    assert [answer.status_code for answer in answers] == [200] * slice_s + [429]
+    wait_s = int(answers[-1].headers["retry-after"])
+    assert wait_s <= (1 if window == "bucket" else slice_s)  # a bucket refills as time goes, the others at once
+
+
 def test_a_request_that_can_never_fit_is_told_to_wait_a_day():
     with simulated("--tpm", "60") as server:
         refused = server.client.post(CHAT, json=ask(max_tokens=61))
@@ -358,7 +369,7 @@ def test_a_port_in_use_is_one_sentence():
         (["--content-filter", "off", "--content-filter-phrase", "x"], "--content-filter-phrase"),
         (["--content-filter-phrase", ""], "--content-filter-phrase"),
         (["--kind", "managed", "--tpm", "5"], "--tpm"),
-        (["--tpm", "0"], "tokens_per_minute"),
+        (["--tpm", "0"], "--tpm must be above zero"),
         (["--key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
         (["--serving", "speed=9"], "itl_base_ms"),
         (["--serving", "itl_base_ms=x"], "'x'"),
@@ -374,6 +385,14 @@ def test_a_port_in_use_is_one_sentence():
         (["--header", "x-powered-by=me"], "x-powered-by"),
         (["--header", "retry-after"], "NAME=VALUE"),
         (["--kind", "managed", "--header", "retry-after=1"], "--header"),
+        (["--kind", "managed", "--sku", "Standard_X9"], "NC24ads_A100_v4"),
+        (["--kind", "managed", "--model", "Phi-3-medium-128k-instruct", "--sku", "NC6s_v3"], "NC48ads_A100_v4"),
+        (["--kind", "managed", "--instances", "0"], "--instances must be at least 1"),
+        (["--kind", "managed", "--min-instances", "3", "--max-instances", "2"], "--max-instances"),
+        (["--kind", "managed", "--scale-rule", "pending>1:+1"], "--max-instances"),
+        (["--kind", "managed", "--scale-rule", "utilization_percent=70"], "METRIC>NUMBER:+N"),
+        (["--kind", "managed", "--serving", "itl_base_ms=3"], "iteration_base_ms"),
+        (["--instances", "2", "--scale-rule", "pending>1:+1"], "--scale-rule, --instances"),
         (["--port", "70000"], "70000"),
         (["--no-such-flag"], "--no-such-flag"),
     ],

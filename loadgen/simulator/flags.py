@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission, Quota, WindowKind
@@ -26,6 +26,7 @@ from loadgen.simulator.server import Place
 from loadgen.simulator.serverless import ServerlessSettings
 from loadgen.simulator.serving import Lengths, ServingModel
 
+Made = TypeVar("Made")
 MOST_PORT = 65_535
 MOST_DRAIN_S = 3_600
 MOST_TIME_SCALE = 1_000
@@ -94,7 +95,7 @@ def _add_serverless(add: Any) -> None:
 
 def _add_managed(add: Any) -> None:
     add("--sku", help="the machine, such as Standard_NC24ads_A100_v4 (the smallest A100 that the model is offered on)")
-    add("--instances", type=int, help="how many (1)")
+    add("--instances", type=int, help="how many (--min-instances, else 1)")
     add("--max-concurrent", type=int, help="requests that one instance works on; twice as many are let in (64)")
     add("--request-timeout-ms", type=float, help="then 408, or a stream that has not begun (180000)")
     add("--requests-per-second", type=int, help="above it 429 (500)")
@@ -147,7 +148,7 @@ def place_of(arguments: argparse.Namespace) -> Place:
 def _serverless(arguments: argparse.Namespace, serving: Mapping[str, float]) -> ServerlessSettings:
     _refuse(arguments, ("sku", "scale_rule", *ENDPOINT_FLAGS), "a serverless deployment has no instances to see")
     return ServerlessSettings(
-        quota=Quota(**_given(arguments, QUOTA_FLAGS)),
+        quota=_made(Quota, QUOTA_FLAGS, **_given(arguments, QUOTA_FLAGS)),
         serving=ServingModel(**serving),
         headers=_headers(arguments.header or ()),
     )
@@ -162,13 +163,27 @@ def _managed(arguments: argparse.Namespace, model: str, serving: Mapping[str, fl
     _refuse(arguments, ("content_filter", "content_filter_phrase"), "a managed deployment has no content filter")
     sku = arguments.sku or usual_sku(model)
     batching = batching_of(model, sku, serving)
-    catalogue = {"max_concurrent_per_instance": batching.max_running, "request_timeout_ms": CATALOGUE_TIMEOUT_MS}
+    usual = {
+        "instances": arguments.min_instances or 1,
+        "max_concurrent_per_instance": batching.max_running,
+        "request_timeout_ms": CATALOGUE_TIMEOUT_MS,
+    }
     rules = tuple(parse_rule(text) for text in arguments.scale_rule or ())
-    return ManagedSettings(
-        sku=sku,
-        batching=batching,
-        endpoint=EndpointSettings(**catalogue | _given(arguments, ENDPOINT_FLAGS), rules=rules),
-    )
+    endpoint = _made(EndpointSettings, ENDPOINT_FLAGS, rules=rules, **usual | _given(arguments, ENDPOINT_FLAGS))
+    if rules and len(set(endpoint.bounds)) == 1:
+        raise ConfigError("--scale-rule can change nothing: give --min-instances or --max-instances")
+    return ManagedSettings(sku=sku, batching=batching, endpoint=endpoint)
+
+
+def _made(kind: type[Made], names: Mapping[str, str], **values: Any) -> Made:
+    """The value, or a complaint that names the flags instead of its fields. Raises ConfigError."""
+    try:
+        return kind(**values)
+    except ValueError as error:
+        complaint = str(error)
+        for flag, name in names.items():
+            complaint = re.sub(rf"\b{name}\b", "--" + flag.replace("_", "-"), complaint)
+        raise ConfigError(complaint) from None
 
 
 def _given(arguments: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:

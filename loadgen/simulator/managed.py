@@ -127,6 +127,7 @@ class Managed:
             for sequence in ended:
                 if (waiting := self._waiting.get(sequence)) is not None:
                     waiting.tell()
+            await asyncio.sleep(0)  # where iterations are shorter than this turn was, the answers still get theirs
 
     def _wake_if_due(self) -> None:
         """What was just done may have brought the endpoint's next instant forward."""
