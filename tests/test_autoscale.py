@@ -69,7 +69,7 @@ def test_an_event_says_why():
     scaler = Autoscaler([parse_rule(OUT)], min_instances=1, max_instances=5)
     grain = dict.fromkeys(Metric) | {UTILIZATION: 82.5}
     events = [scaler.decide(minute * MINUTE_NS, 2, grain) for minute in range(1, 6)]
-    assert events[-1].why == "utilization_percent was 82.5 over 300 s (utilization_percent>70:+1)"
+    assert events[-1].why == "utilization_percent was 82.5 over the window (utilization_percent>70:+1)"
 
 
 @pytest.mark.parametrize(

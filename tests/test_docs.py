@@ -17,7 +17,12 @@ from headroom.cli import app
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.quota import Quota
+from loadgen.simulator.autoscale import Metric
+from loadgen.simulator.batching import BatchingModel
+from loadgen.simulator.endpoint import EndpointSettings
 from loadgen.simulator.faults import COMMON, KINDS, RULES, read_faults
+from loadgen.simulator.flags import ENDPOINT_FLAGS
+from loadgen.simulator.flags import parser as simulator_flags
 from loadgen.slo import LATENCIES
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +49,37 @@ def test_every_config_key_is_documented_with_its_meaning(key, meaning):
 def test_the_readme_documents_no_key_that_is_not():
     documented = re.findall(r"^\| `((?:target|load|quota|timeouts|output|plan)\.\w+)`", README, re.MULTILINE)
     assert set(documented) <= {key for key, _ in keys(RunConfig)}
+
+
+def flags_of_simulate():
+    for group in simulator_flags()._action_groups:
+        for action in group._group_actions:
+            if "--help" not in action.option_strings:
+                choices = f"{', '.join(action.choices)}: " if action.choices else ""
+                yield action.option_strings[-1], choices + action.help % {"default": action.default}
+
+
+@pytest.mark.parametrize(("flag", "meaning"), list(flags_of_simulate()))
+def test_every_flag_of_simulate_is_documented_with_its_meaning(flag, meaning):
+    assert f"| `{flag}` | {meaning} |\n" in README
+
+
+@pytest.mark.parametrize("model", [BatchingModel, EndpointSettings])
+def test_every_parameter_of_managed_compute_is_documented(model):
+    flags = {field: flag for flag, field in ENDPOINT_FLAGS.items()} | {"rules": "scale_rule"}
+    for each in fields(model):
+        name = f"--{flags[each.name].replace('_', '-')}" if model is EndpointSettings else each.name
+        assert name in README, each.name
+
+
+def test_every_metric_of_a_scale_rule_is_documented():
+    assert all(f"`{metric}`" in README for metric in Metric)
+
+
+def test_the_replay_of_the_readme_runs():
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "replay" in block)
+    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert 1e6 < int(done.stdout) < 1e9, done.stderr
 
 
 def commands(typer_app, prefix=""):
@@ -112,7 +148,7 @@ def test_the_readme_documents_no_fault_that_is_not():
 
 
 def test_the_scenario_of_the_readme_runs(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
     assert len(example.splitlines()) <= 12
     (tmp_path / "mine.py").write_text(example)
     command = [sys.executable, "-m", "headroom", "run", "--scenario", "mine.py:Mine", "--rate", "20/s", "--rpm", "9999"]

@@ -182,6 +182,12 @@ def test_a_step_of_demand_adds_an_instance_when_the_average_of_five_minutes_cros
 QUIET = (parse_rule("requests_per_minute<1:-1"),)
 
 
+def test_a_shorter_window_decides_sooner():
+    endpoint = endpoint_of(rules=(parse_rule("utilization_percent>70:+1"),), grain_s=2, window_s=6, **STEP)
+    loaded(endpoint, 10, 17, 8)  # grains end at 12, 14, 16 s: the third fills the window to 100 %
+    assert [event.at_ns for event in endpoint.scale_events] == [16 * S]
+
+
 def test_an_instance_that_is_taken_away_finishes_its_requests_first_and_is_billed_until_then():
     endpoint = endpoint_of(instances=2, min_instances=1, rules=QUIET, **ROOMY)
     for tokens in (5_000, 2_000, 5_000):  # 3 requests in 5 minutes; instance 1 has the least to do
@@ -331,6 +337,10 @@ def test_the_actions_of_that_property_meet_every_end():
         ("requests_per_second", 0),
         ("bandwidth_bytes_per_s", 0),
         ("boot_s", -1),
+        ("grain_s", 0),
+        ("window_s", 90),
+        ("window_s", 0),
+        ("window_s", float("inf")),
         ("min_instances", 2),
         ("max_instances", 0),
     ],

@@ -6,7 +6,8 @@ import pytest
 
 from loadgen.errors import ConfigError
 from loadgen.simulator.batching import BatchingModel
-from loadgen.simulator.hardware import SHAPES, SKUS, batching_of, sku_of
+from loadgen.simulator.hardware import SHAPES, SKUS, batching_of, sku_of, usual_sku
+from loadgen.simulator.models import MODELS, Kind, model_of
 
 STATED = {"iteration_base_ms": 9, "iteration_per_sequence_ms": 0.2, "prefill_per_token_ms": 0.04, "kv_tokens": 50_000}
 
@@ -103,3 +104,16 @@ def test_a_missing_parameter_of_an_unknown_model_is_asked_for_alone():
         batching_of("mine", "NC6s_v3", given)
     assert str(caught.value).endswith("state how it is served: --serving kv_tokens=NUMBER")
     assert {field.name for field in fields(BatchingModel)} > STATED.keys()
+
+
+@pytest.mark.parametrize("model", [model.name for model in MODELS if Kind.MANAGED in model.kinds])
+def test_every_model_that_is_offered_managed_has_a_machine_that_holds_a_whole_context(model):
+    batching = batching_of(model, usual_sku(model))
+    assert batching.kv_tokens >= model_of(model, Kind.MANAGED).context_tokens
+
+
+def test_the_usual_machine_is_the_smallest_a100_that_fits():
+    assert usual_sku("phi-3-mini-4k-instruct") == "NC24ads_A100_v4"
+    assert usual_sku("Phi-3-vision-128k-instruct") == "NC48ads_A100_v4"  # not offered on one GPU
+    assert usual_sku("Meta-Llama-3-70B-Instruct") == "NC48ads_A100_v4"  # 141 GB of weights
+    assert usual_sku("nobody's") == "NC24ads_A100_v4"

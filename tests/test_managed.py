@@ -2,14 +2,20 @@
 
 import json
 import socket
+import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 
 import httpx
 import pytest
 
+from loadgen.samples import Run
+from loadgen.simulator.batching import BatchingModel
+from loadgen.simulator.endpoint import Endpoint, EndpointSettings, Routing
+from tests.commands import headroom
 from tests.simulators import CHAT, PATIENCE_S, ask, data_url, eventually, picture, pinned, simulated
 
 # One iteration takes 50 ms, whoever runs, and a prompt costs nothing: token k is there after k iterations.
@@ -228,3 +234,67 @@ def test_a_socket_that_goes_while_its_body_comes_leaves_no_trace():
             raw.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{{".encode())
         assert eventually(lambda: server.client.get("/simulator").json()["running"] == 0)
         assert post(server, 1).status_code == 200
+
+
+# The same model, in real and in virtual time
+
+MODEL = {
+    "iteration_base_ms": 25,
+    "iteration_per_sequence_ms": 1.2,
+    "iteration_exponent": 0.9,
+    "prefill_per_token_ms": 0.15,
+    "prefill_chunk_tokens": 256,
+    "kv_tokens": 9_000,
+    "max_running": 12,
+}
+
+
+def instants_of_tokens(arrivals, settings):
+    """For each arrival (at_ns, prompt, completion tokens) when each of its tokens is there, in virtual time."""
+    endpoint, instants = Endpoint(BatchingModel(**MODEL), settings), {}
+
+    def note(now_ns):
+        for sequence, seen in instants.items():
+            seen.extend([now_ns] * (sequence.generated_tokens - len(seen)))
+
+    def work_until(until_ns):
+        while (due_ns := endpoint.next_ns()) is not None and due_ns <= until_ns:
+            endpoint.advance(due_ns)
+            note(due_ns)
+
+    for at_ns, prompt_tokens, completion_tokens in arrivals:
+        work_until(at_ns)
+        instants[endpoint.submit(at_ns, prompt_tokens, completion_tokens, streamed=True)] = []
+    work_until(1 << 61)
+    return list(instants.values())
+
+
+def quantiles(values):
+    return [statistics.quantiles(values, n=100)[percent - 1] for percent in (10, 50, 75, 90, 95)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("routing", "rate"), [("least_loaded", 5), ("round_robin", 5), ("least_loaded", 7)])
+def test_sockets_and_virtual_time_agree_within_3_percent(tmp_path, routing, rate):
+    """TTFT and ITL of a minute of real streams against the same arrivals given to the model alone."""
+    flags = ("--instances", "2", "--routing", routing)
+    with managed(*flags, **MODEL, completion_mean_tokens=60) as server:
+        load = ("--kind", "managed", "--scenario", "streaming", "--rate", f"{rate}/s", "--arrivals", "poisson")
+        played = ("--duration", "60s", "--warmup", "0s", "--max-tokens", "200", "--no-report", "--quiet")
+        done = headroom(tmp_path, "run", "--target", server.url, *load, *played, "--out", "run")
+    run = Run.open(tmp_path / "run")
+    rows = run.samples.sort("sent_ns").collect()
+    assert rows["outcome"].unique().to_list() == ["ok"], done.stderr
+    gaps_us = run.chunks.collect()["gap_us"].to_list()
+    arrivals = list(rows.select("sent_ns", "prompt_tokens", "completion_tokens").iter_rows())
+    settings = EndpointSettings(
+        instances=2, max_concurrent_per_instance=12, request_timeout_ms=180_000, routing=Routing(routing)
+    )
+    instants = instants_of_tokens(arrivals, settings)
+    assert [len(each) for each in instants] == rows["completion_tokens"].to_list()
+    ttft_ms = (rows["first_token_ns"] - rows["sent_ns"]) / 1e6
+    modelled_ttft_ms = [(each[0] - arrival[0]) / 1e6 for each, arrival in zip(instants, arrivals, strict=True)]
+    modelled_gaps_us = [(later - earlier) / 1e3 for each in instants for earlier, later in pairwise(each)]
+    assert len(gaps_us) == len(modelled_gaps_us) > 5_000
+    assert quantiles(ttft_ms) == pytest.approx(quantiles(modelled_ttft_ms), rel=0.03)
+    assert quantiles(gaps_us) == pytest.approx(quantiles(modelled_gaps_us), rel=0.03)

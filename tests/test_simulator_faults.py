@@ -17,6 +17,7 @@ from loadgen.errors import ConfigError
 from loadgen.samples import Outcome, Run
 from loadgen.simulator.faults import Faults, Kind, Toxic, read_faults
 from loadgen.simulator.serving import rng_of
+from loadgen.simulator.spoiling import drop_usage_of_event
 from loadgen.wire import ResponseReader
 from tests.commands import headroom
 from tests.simulators import CHAT, FAST, OPENAI, PATIENCE_S, ask, complaint, eventually, pinned, simulated
@@ -246,6 +247,11 @@ def is_json(text):
     return True
 
 
+def test_an_event_that_says_more_than_usage_is_kept_without_it():
+    filtered = b'data: {"choices":[],"prompt_filter_results":[],"usage":null}\n\n'
+    assert drop_usage_of_event(filtered) == filtered.replace(b',"usage":null', b"")
+
+
 def test_usage_is_missing_and_nothing_else(server, seen):
     for name in ("no usage", "no usage in a plain answer"):
         answer = seen(name)
@@ -340,7 +346,12 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
         assert server.process.stderr.read() == b"ending: 1 running, for 0.2 s at most; Ctrl-C cuts them\n"
 
 
-def test_a_toxic_server_says_nothing_on_stderr_whatever_it_sent(tmp_path):
+def test_faults_keep_the_time_of_the_deployment(tmp_path):
+    with misbehaving(tmp_path, [("latency", {"ms": 300_000})], "--time-scale", "1000") as server:
+        assert observe(server, CHAT).at_s[0] >= 0.3  # and five minutes would be too long for it
+
+
+def test_no_toxic_keeps_a_place_that_its_client_has_left(tmp_path):
     rows = [(name, toxics, request) for name, toxics, request, *_ in (*CASES, *RESETS) if "few" not in name]
     toxics = [(kind, {**keys, "path": target_of(name)}) for name, row, _ in rows for kind, keys in row]
     with misbehaving(tmp_path, toxics) as server:
@@ -348,6 +359,7 @@ def test_a_toxic_server_says_nothing_on_stderr_whatever_it_sent(tmp_path):
             observe(server, target_of(name), **request)
             with send(server, target_of(name), **request):
                 pass  # gone at once
+        assert eventually(lambda: server.client.get("/simulator").json()["running"] == 0)
         assert server.client.post(CHAT, json=ask()).status_code == 200
         server.process.terminate()
         assert server.process.wait(PATIENCE_S) == 0

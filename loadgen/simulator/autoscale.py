@@ -21,8 +21,8 @@ from enum import StrEnum
 
 from loadgen.errors import ConfigError
 
-GRAIN_S = 60
-WINDOW_GRAINS = 5
+GRAIN_S = 60.0
+WINDOW_S = 300.0
 NS_PER_S = 1_000_000_000
 NEVER_NS = 1 << 62
 _RULE = re.compile(r"(\w+)\s*([<>])\s*([0-9.]+)\s*:\s*([+-]\d+)(?:\s*/\s*([0-9.]+)\s*s)?")
@@ -99,16 +99,19 @@ def parse_rule(text: str) -> ScaleRule:
 class Autoscaler:
     """Remembers the grains of one window and the last action of one deployment."""
 
-    def __init__(self, rules: Sequence[ScaleRule], *, min_instances: int, max_instances: int) -> None:
+    def __init__(
+        self, rules: Sequence[ScaleRule], *, min_instances: int, max_instances: int, window_grains: int = 5
+    ) -> None:
         self._rules = tuple(rules)
         self._bounds = (min_instances, max_instances)
-        self._grains: deque[Mapping[Metric, float | None]] = deque(maxlen=WINDOW_GRAINS)
+        self._window_grains = window_grains
+        self._grains: deque[Mapping[Metric, float | None]] = deque(maxlen=window_grains)
         self._scaled_ns = -NEVER_NS
 
     def decide(self, now_ns: int, instances: int, grain: Mapping[Metric, float | None]) -> ScaleEvent | None:
         """Take in the averages of the grain that ends now; what to do about `instances` (those that stay)."""
         self._grains.append(grain)
-        if len(self._grains) < WINDOW_GRAINS:
+        if len(self._grains) < self._window_grains:
             return None
         averages = {rule.metric: self._average(rule.metric) for rule in self._rules}
         rule = self._acting(now_ns, averages)
@@ -119,7 +122,7 @@ class Autoscaler:
         if after == instances or (after > instances) != (rule.change > 0):
             return None
         self._scaled_ns = now_ns
-        why = f"{rule.metric} was {averages[rule.metric]:.4g} over {GRAIN_S * WINDOW_GRAINS} s ({rule})"
+        why = f"{rule.metric} was {averages[rule.metric]:.4g} over the window ({rule})"
         return ScaleEvent(at_ns=now_ns, before=instances, after=after, why=why)
 
     def _average(self, metric: Metric) -> float | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from operator import attrgetter
 
-from loadgen.simulator.autoscale import GRAIN_S, Autoscaler, Meter, ScaleEvent, ScaleRule
+from loadgen.simulator.autoscale import GRAIN_S, WINDOW_S, Autoscaler, Meter, ScaleEvent, ScaleRule
 from loadgen.simulator.batching import NEVER_NS, NS_PER_MS, BatchingModel, Instance, Outcome, Sequence
 from loadgen.simulator.fleet import Fleet, InstanceView
 
@@ -45,6 +45,8 @@ class EndpointSettings:
     routing: Routing = Routing.LEAST_LOADED
     boot_s: float = 900.0  # not documented; probes of catalogue models wait 1,000 s
     rules: tuple[ScaleRule, ...] = ()
+    grain_s: float = GRAIN_S  # the rules look at the averages of so many seconds
+    window_s: float = WINDOW_S  # and of them at so many; a multiple of the grain
     min_instances: int | None = None
     max_instances: int | None = None
 
@@ -56,9 +58,19 @@ class EndpointSettings:
             raise ValueError(f"request_timeout_ms must be above zero, not {self.request_timeout_ms}")
         if not 0 <= self.boot_s < math.inf:
             raise ValueError(f"boot_s must be zero or above, not {self.boot_s}")
+        if not 0.001 <= self.grain_s < math.inf:
+            raise ValueError(f"grain_s must be at least 0.001, not {self.grain_s}")
+        if not self.grain_s <= self.window_s < math.inf or not math.isclose(
+            self.window_grains * self.grain_s, self.window_s
+        ):
+            raise ValueError(f"window_s must be a multiple of grain_s ({self.grain_s:g}), not {self.window_s:g}")
         least, most = self.bounds
         if not 0 < least <= self.instances <= most:
             raise ValueError(f"instances must lie within min_instances and max_instances: {self.instances}")
+
+    @property
+    def window_grains(self) -> int:
+        return round(self.window_s / self.grain_s)
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -92,8 +104,11 @@ class Endpoint:
         boot_ns = round(settings.boot_s * NS_PER_S)
         self._fleet = Fleet(self.model, settings.instances, boot_ns, self._meter, now_ns)
         least, most = settings.bounds
-        self._autoscaler = Autoscaler(settings.rules, min_instances=least, max_instances=most)
-        self._grain_ns = now_ns + GRAIN_S * NS_PER_S if settings.rules else NEVER_NS  # when the grain that runs ends
+        self._autoscaler = Autoscaler(
+            settings.rules, min_instances=least, max_instances=most, window_grains=settings.window_grains
+        )
+        self._grain_length_ns = round(settings.grain_s * NS_PER_S)
+        self._grain_ns = now_ns + self._grain_length_ns if settings.rules else NEVER_NS  # when the grain that runs ends
         self._timeout_ns = round(settings.request_timeout_ms * NS_PER_MS)
         self._waiting: deque[Sequence] = deque()  # in the order of their deadlines; those that ended are dropped late
         self._passed_ns: deque[int] = deque(maxlen=settings.requests_per_second)  # the last requests let through
@@ -243,7 +258,7 @@ class Endpoint:
     def _scale(self, now_ns: int) -> None:
         """The grain is over: let the rules decide."""
         self._fleet.meter_up(now_ns)
-        self._grain_ns += GRAIN_S * NS_PER_S
+        self._grain_ns += self._grain_length_ns
         event = self._autoscaler.decide(now_ns, self._fleet.staying, self._meter.close_grain(now_ns))
         if event is None:
             return

@@ -49,6 +49,8 @@ ENDPOINT_FLAGS = {  # flag: field of EndpointSettings
     "bandwidth_bytes_per_s": "bandwidth_bytes_per_s",
     "routing": "routing",
     "boot_s": "boot_s",
+    "scale_grain_s": "grain_s",
+    "scale_window_s": "window_s",
     "min_instances": "min_instances",
     "max_instances": "max_instances",
 }
@@ -101,7 +103,9 @@ def _add_managed(add: Any) -> None:
     add("--boot-s", type=float, help="from an instance's start to its first request (900)")
     add("--min-instances", type=int, help="of the autoscale rules (--instances)")
     add("--max-instances", type=int, help="of the autoscale rules (--instances)")
-    add("--scale-rule", metavar="RULE", action="append", help="such as utilization_percent>70:+1, over 5 minutes")
+    add("--scale-rule", metavar="RULE", action="append", help="such as utilization_percent>70:+1; repeatable")
+    add("--scale-grain-s", type=float, help="a rule looks at averages of so many seconds (60)")
+    add("--scale-window-s", type=float, help="and at the mean of those of so many (300)")
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

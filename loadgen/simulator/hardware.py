@@ -128,6 +128,8 @@ SHAPES = {
     "Mistral-Nemo-Instruct": ModelShape(12.2, 12.2, 40, 1_024),
     "Mixtral-8x7B-Instruct": ModelShape(46.7, 12.9, 32, 1_024, ("NC96ads_A100_v4", *_A100_ND)),
     "Mixtral-8x22B-Instruct": ModelShape(140.6, 39.1, 56, 1_024, ("ND96amsr_A100_v4",)),
+    "Meta-Llama-3-8B-Instruct": ModelShape(8.03, 8.03, 32, 1_024),
+    "Meta-Llama-3-70B-Instruct": ModelShape(70.6, 70.6, 80, 1_024),
     "Llama-2-7b-chat": ModelShape(6.74, 6.74, 32, 4_096, ("NC12s_v3", "NC24s_v3", "ND40rs_v2", *_A100_ND)),
     "Llama-2-13b-chat": ModelShape(13.0, 13.0, 40, 5_120, ("NC24s_v3", "ND40rs_v2", *_A100_ND)),
     "Llama-2-70b-chat": ModelShape(69.0, 69.0, 80, 1_024, ("ND40rs_v2", "NC96ads_A100_v4", *_A100_ND)),
@@ -149,10 +151,13 @@ def batching_of(model: str, sku: str, overrides: Mapping[str, float] | None = No
 
 
 def usual_sku(model: str) -> str:
-    """The smallest A100 machine that the model is offered on, else the first; of a model unknown the smallest."""
+    """The smallest A100 machine that the model is offered on and fits, else the first; for any other NC24ads."""
     known = _find(SHAPES, model)
-    offered = known[1].skus if known is not None and known[1].skus else _A100_80
-    return next((sku for sku in _A100_80 if sku in offered), offered[0])
+    if known is None:
+        return _A100_80[0]
+    offered = known[1].skus or _A100_80
+    fitting = (sku for sku in _A100_80 if sku in offered and _room_bytes(known[1], SKUS[sku]) > 0)
+    return next(fitting, offered[0])
 
 
 def sku_of(name: str) -> tuple[str, Sku]:
@@ -166,8 +171,7 @@ def sku_of(name: str) -> tuple[str, Sku]:
 def _estimated(model: str, shape: ModelShape, sku_name: str, sku: Sku) -> dict[str, float]:
     if shape.skus and sku_name not in shape.skus:
         raise ConfigError(f"{model} is not offered on {sku_name}; take one of {', '.join(shape.skus)}")
-    room_bytes = sku.memory_bytes * MEMORY_SHARE - shape.weight_bytes
-    kv_tokens = int(room_bytes / shape.kv_bytes_per_token)
+    kv_tokens = int(_room_bytes(shape, sku) / shape.kv_bytes_per_token)
     if kv_tokens < 1:
         raise ConfigError(
             f"{model} needs {shape.weight_bytes / GIB:.1f} GiB for its weights; {sku_name} has "
@@ -180,6 +184,11 @@ def _estimated(model: str, shape: ModelShape, sku_name: str, sku: Sku) -> dict[s
         "prefill_per_token_ms": 2 * shape.active_b * 1e9 / sku.flop_per_ms,
         "kv_tokens": kv_tokens,
     }
+
+
+def _room_bytes(shape: ModelShape, sku: Sku) -> float:
+    """What the weights leave for the KV cache."""
+    return sku.memory_bytes * MEMORY_SHARE - shape.weight_bytes
 
 
 def _stated(model: str, given: dict[str, float]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from loadgen.simulator.app import create_app
 from loadgen.simulator.control import control_routes
 from loadgen.simulator.deployment import Deployment, Settings
 from loadgen.simulator.pace import Pacemaker
-from loadgen.simulator.protocol import ExposedProtocol
+from loadgen.simulator.protocol import Connection, ExposedConnection
 from loadgen.simulator.toxics import Poisoned
 
 BACKLOG = 4096
@@ -106,7 +106,7 @@ async def _serve(settings: Settings, listener: socket.socket, place: Place) -> N
     poisoned = None if settings.faults is None else Poisoned(app, settings.faults, settings.seed, pacemaker)
     config = uvicorn.Config(
         app if poisoned is None else poisoned,
-        http="httptools" if poisoned is None else ExposedProtocol,
+        http=Connection if poisoned is None else ExposedConnection,
         ws="none",
         lifespan="off",
         access_log=False,

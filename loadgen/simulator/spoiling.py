@@ -30,8 +30,8 @@ def drop_usage_of_event(event: bytes) -> bytes:
     if b'"usage"' not in event:
         return event
     chunk = orjson.loads(event.removeprefix(b"data: "))
-    chunk.pop("usage", None)
-    return b"data: " + orjson.dumps(chunk) + b"\n\n" if chunk["choices"] else b""
+    usage = chunk.pop("usage", None)  # null, beside what OpenAI's dialect says before the last event
+    return b"" if usage and not chunk.get("choices") else b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
 def drop_usage_of_answer(body: bytes) -> bytes:
