@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from loadgen.simulator.schemas import MOST_DEPTH, example
 from loadgen.tokens import call_tokens, prompt_tokens, text_tokens
 from tests.simulators import CHAT, OPENAI, ask, pinned, simulated, streamed
 
@@ -103,6 +104,17 @@ def test_the_arguments_of_a_call_satisfy_the_schema(mistral):
     assert message["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
+def test_a_schema_needs_no_type_where_it_has_properties_and_is_followed_so_far_only():
+    assert example({"properties": {"a": {"type": "boolean"}}}) == {"a": True}
+    deep = {"type": "string"}
+    for _ in range(20):
+        deep = {"type": "object", "properties": {"a": deep}}
+    answer, levels = example(deep), 0
+    while answer is not None:
+        answer, levels = answer["a"], levels + 1
+    assert levels == MOST_DEPTH + 1
+
+
 def test_a_streamed_call_has_its_name_first_and_its_arguments_piece_by_piece(mistral):
     plain, _, usage = said(mistral, tools=TOOLS, seed=1)
     first, *others, last = streamed(mistral, tools=TOOLS, seed=1)
@@ -126,6 +138,20 @@ def test_a_call_is_cut_by_max_tokens_and_is_none_without_its_name(mistral):
     message, reason, _ = said(mistral, tools=TOOLS, max_tokens=1)
     assert (message["content"], message["tool_calls"], reason) == ("", None, "length")
     assert "tool_calls" not in str(streamed(mistral, tools=TOOLS, max_tokens=1))
+
+
+def test_a_call_has_no_log_probabilities_and_no_stop_ends_it(mistral):
+    fields = ask(tools=TOOLS, stop=[" ", '"'], logprobs=True)
+    (choice,) = mistral.client.post(CHAT, json=fields, headers=PASS_THROUGH).json()["choices"]
+    assert (choice["finish_reason"], choice["logprobs"]) == ("tool_calls", None)
+    assert json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
+
+
+def test_a_call_that_the_filter_stops_within_its_name_is_none(mistral):
+    message, reason, usage = said(mistral, text="describe a bar fight", tools=[tool("f" * 40, None)])
+    assert (message["tool_calls"], reason, usage["completion_tokens"]) == (None, "content_filter", 6)
+    message, reason, _ = said(mistral, text="describe a bar fight", tools=TOOLS)
+    assert (message["tool_calls"][0]["function"]["name"], reason) == ("find_flight", "content_filter")
 
 
 def test_after_a_tools_message_comes_text_and_the_whole_history_is_counted(mistral):
@@ -236,7 +262,7 @@ def test_numbers_may_come_as_strings_as_the_documented_clients_send_them(phi):
         phi, presence_penalty="0.1", frequency_penalty="0.8", temperature="0", max_tokens="3", headers=pinned(9)
     )
     assert (reason, usage["completion_tokens"]) == ("length", 3)
-    for bad in ({"temperature": "nan"}, {"top_p": "1_0"}, {"max_tokens": "--3"}, {"max_tokens": "1.5"}, {"seed": "x"}):
+    for bad in ({"temperature": "nan"}, {"top_p": "0_1"}, {"max_tokens": "--3"}, {"max_tokens": "1.5"}, {"seed": "x"}):
         assert phi.client.post(CHAT, json=ask(**bad)).status_code == 422, bad
 
 

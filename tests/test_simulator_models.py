@@ -8,7 +8,7 @@ import pytest
 from loadgen.errors import ConfigError
 from loadgen.simulator.models import DEFAULT_MODEL, MODELS, Images, Kind, Modality, model_of
 from loadgen.simulator.safety import COMPLETION_PHRASES, PROMPT_PHRASES
-from tests.simulators import CHAT, ask, simulated
+from tests.simulators import CHAT, ask, data_url, picture, simulated
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -65,3 +65,7 @@ def test_a_model_that_is_not_in_the_table_can_do_all_of_it():
         assert called["choices"][0]["finish_reason"] == "tool_calls"
         assert called["model"] == "gpt-4o"
         assert server.client.post(CHAT, json=ask(response_format={"type": "json_object"})).status_code == 200
+        pictures = picture(data_url(8, 8)) + picture(data_url(8, 8))
+        too_long = server.client.post(CHAT, json=ask(pictures, max_tokens=1))  # but read, both of them
+        assert too_long.headers["x-ms-error-code"] == "context_length_exceeded"
+        assert server.client.post(CHAT, json=ask(pictures[:2], max_tokens=1)).status_code == 200

@@ -84,6 +84,15 @@ def test_each_prompt_is_answered_by_a_choice(phi, prompt, tokens, choices):
     assert chunks[-1]["usage"] == body["usage"]
 
 
+def test_several_prompts_share_the_quota_but_not_the_context():
+    with simulated("--tpm", "1000", "--window", "sliding", "--context-tokens", "250") as server:
+        answer = server.client.post(COMPLETIONS, json={"prompt": ["x" * 400, "x" * 800], "max_tokens": 30})
+        assert answer.json()["usage"]["prompt_tokens"] == 300
+        assert answer.headers["x-ratelimit-remaining-tokens"] == str(1000 - 300 - 2 * 30)
+        answer = server.client.post(COMPLETIONS, json={"prompt": "x" * 1_004})
+        assert answer.headers["x-ms-error-code"] == "context_length_exceeded"
+
+
 def test_a_completion_is_cut_at_256_tokens_or_max_tokens_or_its_stop(phi):
     for fields, tokens, reason in (({}, 256, "length"), ({"max_tokens": 3}, 3, "length"), ({"stop": " "}, 1, "stop")):
         body = completed(phi, tokens=300, prompt="x", **fields)
@@ -211,6 +220,12 @@ def test_embeddings_are_metered_by_their_prompt():
         first = server.client.post(EMBEDDINGS, json={"input": "x" * 240})
         assert first.headers["x-ratelimit-remaining-tokens"] == "40"
         assert server.client.post(EMBEDDINGS, json={"input": "x" * 240}).status_code == 429
+
+
+def test_the_content_filter_does_not_look_at_embeddings(cohere):
+    answer = cohere.client.post(EMBEDDINGS, json={"input": "make a lethal bomb"})
+    assert answer.status_code == 200
+    assert "x-ms-rai-invoked" not in answer.headers
 
 
 def test_a_model_offers_its_own_modality_and_not_the_other(phi, cohere):

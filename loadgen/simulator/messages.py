@@ -55,8 +55,7 @@ def read_messages(messages: Any, tools: Sequence[Any], terms: Terms) -> Conversa
             images += _read_parts(content, loc, terms.model, texts)
     if terms.model.images is Images.ONE:
         images = images[-1:]  # of several turns with an image, Phi-3-vision keeps only the last in its context
-    asks = role == "user" or (role == "system" and not terms.model.system_role)
-    return Conversation(prompt_tokens=prompt_tokens(messages, images, tools), texts=texts, asks=asks)
+    return Conversation(prompt_tokens=prompt_tokens(messages, images, tools), texts=texts, asks=role == "user")
 
 
 def _read_parts(content: Any, loc: Place, model: Model, texts: list[str]) -> list[tuple[int, int]]:

@@ -42,7 +42,7 @@ class Model:
     kinds: tuple[Kind, ...] = tuple(Kind)
     modality: Modality = Modality.CHAT
     images: Images = Images.NONE
-    system_role: bool = True  # False: the API turns system messages into user messages
+    system_role: bool = True  # False: the API turns system messages into user messages, which count the same
     tools: bool = False
     json_object: bool = False
     extras: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ RANGES = {  # of the API reference; temperature as the documentation has it, up 
 SAMPLING = frozenset({*RANGES, "max_tokens", "stop", "stream", "seed", "model"})
 MOST_TOP_LOGPROBS = 20
 MOST_DIGITS = 15
+WRITABLE_LEVELS = 250  # of nested JSON; orjson reads 1,024
 
 
 class Dialect(StrEnum):
@@ -78,8 +79,10 @@ def read_fields(body: bytes, defined: frozenset[str], terms: Terms, extras: Extr
     """
     try:
         fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise bad_request("The body is not valid JSON.", code="invalid_json") from None
+        if body.count(b"[") + body.count(b"{") > WRITABLE_LEVELS:
+            orjson.dumps(fields)  # raises where it is too deep: parts of it are written again, to be counted
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        raise bad_request("The body is not valid JSON, or nested too deeply.", code="invalid_json") from None
     if not isinstance(fields, dict):
         raise invalid((), fields)
     if terms.dialect is Dialect.AZURE and not fields.keys() <= defined:
