@@ -260,7 +260,7 @@ def test_settling_never_lets_a_window_hold_more_than_its_limit_of_settled_tokens
             assert sum(used for at_ns, used in settled if from_ns <= at_ns < from_ns + MINUTE_NS) <= LIMIT_TOKENS
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(quotas, makers, st.lists(st.integers(1, 600), min_size=20, max_size=60))
 def test_demand_above_the_quota_uses_at_least_99_percent_of_it(quota, make, sizes):
     """Four minutes of more than the limit; no request is above 1 % of it, which is what a fixed minute may leave over."""

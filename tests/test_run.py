@@ -19,7 +19,7 @@ import pytest
 from headroom.running import simulated_model
 from loadgen.samples import Run
 from loadgen.simulator.models import Images, Kind, model_of
-from tests.commands import SHORT, deployment, environment, headroom, start, wait_for_rows
+from tests.commands import SHORT, deployment, environment, headroom, side_by_side, start, wait_for_rows
 from tests.servers import Server, always, response, stream
 
 CANARY = "canary-7f3a9c1e5b2d4860canary"
@@ -139,8 +139,8 @@ def test_report_draws_a_run_again(simulated):
 
 
 def test_the_same_seed_sends_the_same_bytes_and_another_does_not(tmp_path):
-    bodies = []
-    for number, seed in enumerate((5, 5, 6)):
+    def bodies_of(numbered):
+        number, seed = numbered
         with Server(deployment) as server:
             done = headroom(
                 tmp_path,
@@ -158,7 +158,9 @@ def test_the_same_seed_sends_the_same_bytes_and_another_does_not(tmp_path):
                 "--no-report",
             )
             assert done.returncode in (0, 4), done.stderr
-            bodies.append({call.header("x-ms-client-request-id").partition("-")[2]: call.body for call in server.calls})
+            return {call.header("x-ms-client-request-id").partition("-")[2]: call.body for call in server.calls}
+
+    bodies = side_by_side(bodies_of, enumerate((5, 5, 6)))
     assert len(bodies[0]) > 10
     assert bodies[0] == bodies[1]
     assert bodies[0] != bodies[2]
@@ -324,22 +326,16 @@ def test_rows_lost_after_the_generator_counted_them_make_every_later_plan_invali
 
 
 def test_a_closed_loop_that_was_refused_is_no_measure_of_demand(tmp_path):
-    done = headroom(
-        tmp_path,
-        "run",
-        *SHORT,
-        "--users",
-        2,
-        "--throttle",
-        "off",
-        "--tpm",
-        1_000,
-        "--scenario",
-        "streaming",
-        "--out",
-        "run",
-        "--no-report",
-    )
+    async def mostly_refusing(call, writer):
+        if call.number > 5:
+            await asyncio.sleep(0.02)
+            await always(response(b"{}", "429 Too Many", retry_after="60"))(call, writer)
+        else:
+            await deployment(call, writer)
+
+    with Server(mostly_refusing) as server:
+        load = ("--users", 2, "--throttle", "off", "--scenario", "streaming", *SHORT)
+        done = headroom(tmp_path, "run", "--target", server.url, *load, "--out", "run", "--no-report")
     assert done.returncode == 4
     assert "asked again at once" in " ".join(done.stdout.split())
 
@@ -372,15 +368,16 @@ def test_without_a_throttle_the_endpoint_refuses_and_with_one_it_does_not(tmp_pa
         "--no-report",
     ]
     (tmp_path / "burst.toml").write_text("[quota]\nburst_s = 5\n[load]\ndrain = 3\n")
-    outcomes = {}
-    for mode in ("off", "pace", "feedback"):
+
+    def outcomes_of(mode):
         done = headroom(tmp_path, "run", "burst.toml", *load, "--throttle", mode, "--out", mode)
         assert done.returncode in (0, 4), done.stderr
-        samples = Run.open(tmp_path / mode).samples.collect()
-        outcomes[mode] = dict(samples.group_by("outcome").len().iter_rows())
-        if mode == "off":
-            refused = samples.filter(pl.col("outcome") == "throttled")
-            assert (refused["retry_after_ms"] > 0).all() and (refused["status"] == 429).all()
+        return dict(Run.open(tmp_path / mode).samples.collect().group_by("outcome").len().iter_rows())
+
+    modes = ("off", "pace", "feedback")
+    outcomes = dict(zip(modes, side_by_side(outcomes_of, modes), strict=True))
+    refused = Run.open(tmp_path / "off").samples.filter(pl.col("outcome") == "throttled").collect()
+    assert (refused["retry_after_ms"] > 0).all() and (refused["status"] == 429).all()
     assert outcomes["off"]["throttled"] > 10
     assert "throttled" not in outcomes["pace"] and "throttled" not in outcomes["feedback"]
     assert outcomes["pace"]["dropped"] > 5  # still waiting when the patience ended: never sent, and recorded
@@ -696,23 +693,35 @@ FAILURES = {
 }
 
 
+@pytest.fixture(scope="module")
+def failed_with_a_key(tmp_path_factory):
+    """By failure: the folder of a run that carried the key into it, and what the command said."""
+
+    def run_into(failure):
+        script, extra = FAILURES[failure]
+        cwd = tmp_path_factory.mktemp("key")
+        (cwd / "timeouts.toml").write_text("[timeouts]\nfirst_byte = 0.3\n")
+        (cwd / "leaky.py").write_text(
+            "from loadgen.player import DeploymentUser\nfrom loadgen.requests import chat\n"
+            "class Leaky(DeploymentUser):\n    def request(self, arrival):\n        if arrival.seq > 63: raise ValueError(self.player.credential, vars(self.player.credential).keys())\n"
+            "        return chat(self.scenario, [], max_tokens=1)\n"
+        )
+        with Server(script) as server:
+            done = headroom(
+                cwd, "run", *extra, "--target", server.url, "--duration", "1.5s", "--warmup", "0s", "--rate", "60/s", "--rpm", "99999",
+                "--tpm", 9_999_999, "--out", "run", AZURE_INFERENCE_CREDENTIAL=CANARY,
+            )  # fmt: skip
+            assert any(call.header("authorization") == f"Bearer {CANARY}" for call in server.calls), done.stderr
+        return cwd, done
+
+    return dict(zip(FAILURES, side_by_side(run_into, FAILURES), strict=True))
+
+
 @pytest.mark.parametrize("failure", FAILURES)
-def test_the_key_is_in_no_file_and_on_no_screen(tmp_path, failure):
-    script, extra = FAILURES[failure]
-    (tmp_path / "timeouts.toml").write_text("[timeouts]\nfirst_byte = 0.3\n")
-    (tmp_path / "leaky.py").write_text(
-        "from loadgen.player import DeploymentUser\nfrom loadgen.requests import chat\n"
-        "class Leaky(DeploymentUser):\n    def request(self, arrival):\n        if arrival.seq > 63: raise ValueError(self.player.credential, vars(self.player.credential).keys())\n"
-        "        return chat(self.scenario, [], max_tokens=1)\n"
-    )
-    with Server(script) as server:
-        done = headroom(
-            tmp_path, "run", *extra, "--target", server.url, "--duration", "1.5s", "--warmup", "0s", "--rate", "60/s", "--rpm", "99999",
-            "--tpm", 9_999_999, "--out", "run", AZURE_INFERENCE_CREDENTIAL=CANARY,
-        )  # fmt: skip
-        assert any(call.header("authorization") == f"Bearer {CANARY}" for call in server.calls), done.stderr
-    assert_no_canary(tmp_path, done)
-    rows = Run.open(tmp_path / "run").samples.collect().write_csv()
+def test_the_key_is_in_no_file_and_on_no_screen(failed_with_a_key, failure):
+    folder, done = failed_with_a_key[failure]
+    assert_no_canary(folder, done)
+    rows = Run.open(folder / "run").samples.collect().write_csv()
     assert not any(form in rows for form in CANARY_FORMS)
 
 
