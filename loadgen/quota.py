@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Protocol
@@ -258,11 +257,7 @@ class Limiter:
         self._tokens, self._requests = tokens, requests
         self._not_before_ns = 0
         self._last_ns = 0
-
-    @property
-    def largest(self) -> int:
-        """The largest request, in tokens, that can ever be admitted."""
-        return min(window.largest for window in self._tokens)
+        self.largest = min(window.largest for window in tokens)  # in tokens, the largest request ever admitted
 
     def check_fits(self, tokens: int, what: str = "a request") -> None:
         """Raise ConfigError if `tokens` can never be admitted, however long it waits."""
@@ -275,14 +270,17 @@ class Limiter:
     def earliest_ns(self, now_ns: int, tokens: int) -> int:
         """The first instant from `now_ns` at which the request fits both limits; NEVER_NS if it is too large."""
         at_ns = max(now_ns, self._not_before_ns)
-        for window, amount in self._each(tokens):
-            at_ns = max(at_ns, window.earliest_ns(now_ns, amount))
+        for window in self._tokens:
+            at_ns = max(at_ns, window.earliest_ns(now_ns, tokens))
+        for window in self._requests:
+            at_ns = max(at_ns, window.earliest_ns(now_ns, 1))
         return at_ns
 
     def take(self, now_ns: int, tokens: int) -> Grant:
         """Debit both limits. The caller has made sure that the request fits now."""
         self._last_ns = max(self._last_ns, now_ns)
-        return Grant(tokens, now_ns, [window.take(now_ns, amount) for window, amount in self._each(tokens)])
+        of_tokens = [window.take(now_ns, tokens) for window in self._tokens]
+        return Grant(tokens, now_ns, of_tokens + [window.take(now_ns, 1) for window in self._requests])
 
     def try_take(self, now_ns: int, tokens: int) -> Grant | None:
         """Admit the request now or not at all: what a server does at its door."""
@@ -329,12 +327,6 @@ class Limiter:
                     continue  # it would hold that against us for a minute; a bucket refills as the server's does
                 if (excess := window.available(now_ns) - (left or 0)) > 0:
                     window.take(now_ns, excess)
-
-    def _each(self, tokens: int) -> Iterator[tuple[Window, int]]:
-        for window in self._tokens:
-            yield window, tokens
-        for window in self._requests:
-            yield window, 1
 
 
 def enforcing(quota: Quota, origin_ns: int | None = None) -> Limiter:

@@ -130,7 +130,8 @@ def _some_of(arrivals: pl.DataFrame, deployments: int) -> tuple[pl.DataFrame, in
 def _row(demand: Demand, quota: Quota, window: str, deployments: int) -> WhatIf:
     arrivals, replayed = _some_of(demand.arrivals, deployments)
     refusing = what_if(arrivals, quota, replayed, mode="reject")
-    queueing = what_if(arrivals, quota, replayed, mode="queue")
+    # Where none is refused, none would wait.
+    queueing = what_if(arrivals, quota, replayed, mode="queue") if refusing.rejected_requests else refusing
     return WhatIf(
         deployments=deployments,
         window=window,
