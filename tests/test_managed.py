@@ -1,5 +1,6 @@
 """Managed compute as its clients see it: a real process on loopback that drives the endpoint's model in real time."""
 
+import asyncio
 import json
 import socket
 import statistics
@@ -8,6 +9,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
+from random import Random
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -15,6 +18,9 @@ import pytest
 from loadgen.samples import Run
 from loadgen.simulator.batching import BatchingModel
 from loadgen.simulator.endpoint import Endpoint, EndpointSettings, Routing
+from loadgen.simulator.managed import Managed, ManagedSettings
+from loadgen.simulator.pace import Flight, Pacemaker
+from loadgen.simulator.refusals import Refusal
 from tests.commands import headroom
 from tests.simulators import CHAT, PATIENCE_S, ask, data_url, eventually, picture, pinned, simulated
 
@@ -176,6 +182,67 @@ def test_what_is_more_than_the_bandwidth_is_delayed_and_says_so():
     delays = [int(answer.headers.get("ms-azureml-bandwidth-request-delay-ms", 0)) for answer in answers]
     assert delays[0] == 0  # one second's worth
     assert all(300 < delay <= 1_100 for delay in delays[1:])  # each waits until the one before is through
+
+
+def test_the_delay_that_is_told_is_the_clients():
+    flags = ("--time-scale", "10", "--bandwidth-bytes-per-s", "20")
+    with managed(*flags) as server:
+        began = time.monotonic()
+        server.client.post(CHAT, json=ask("a" * 60), headers=pinned(1))
+        delayed = server.client.post(CHAT, json=ask(), headers=pinned(1))
+        took_ms = (time.monotonic() - began) * 1000
+    assert 0 < int(delayed.headers["ms-azureml-bandwidth-request-delay-ms"]) <= took_ms
+
+
+def test_answers_pass_the_same_pipe():
+    with managed("--bandwidth-bytes-per-s", "1000", iteration_base_ms=0) as server:
+        began = time.monotonic()
+        answer = post(server, 600)
+        assert time.monotonic() - began >= (len(answer.content) - 1_000) / 1_000  # beyond one second's worth
+
+
+def test_a_death_is_told_at_once_however_long_the_iteration():
+    with managed(iteration_base_ms=60_000) as server, ThreadPoolExecutor(1) as clients:
+        waiting = clients.submit(post, server, 5)
+        assert eventually(lambda: instances(server)[0]["running"] == 1)
+        server.client.post("/simulator/instances/0/kill")
+        assert waiting.result().status_code == 424
+
+
+def test_a_driver_that_fails_leaves_nobody_waiting_and_no_request_leaves_a_trace(monkeypatch):
+    async def scene():
+        pacemaker, reported = Pacemaker(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+        settings = ManagedSettings(sku="any", batching=BatchingModel(**STEADY), endpoint=EndpointSettings())
+        compute, rng = Managed("model", settings, pacemaker), Random(1)
+        asked = SimpleNamespace(stream=True)
+        for stream in (True, False, True):
+            asked.stream = stream
+            pace = compute.begin(asked, Composed, rng, Flight())
+            assert await pace.all_of(Composed.completion_tokens)
+            compute.end(pace, Composed)
+        assert not compute._waiting and not compute._streams
+
+        def failing(_):
+            raise ArithmeticError("on purpose")
+
+        pace = compute.begin(asked, Composed, rng, Flight())
+        monkeypatch.setattr(compute._endpoint, "advance", failing)
+        assert not await asyncio.wait_for(pace.all_of(Composed.completion_tokens), PATIENCE_S)
+        assert pace.failure().status == 500
+        with pytest.raises(Refusal) as refused:
+            compute.begin(asked, Composed, rng, Flight())
+        assert refused.value.status == 500
+        assert [type(error) for error in reported] == [ArithmeticError]
+        pacemaker.close()
+
+    asyncio.run(scene())
+
+
+class Composed:
+    """What an endpoint needs to know of an answer."""
+
+    prompt_tokens, completion_tokens = 5, 2
 
 
 def test_a_prompt_that_no_instance_holds_is_refused():

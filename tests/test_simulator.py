@@ -58,6 +58,13 @@ def test_sixty_requests_a_minute_are_so_many_in_each_slice(window, slice_s):
     assert wait_s <= (1 if window == "bucket" else slice_s)  # a bucket refills as time goes, the others at once
 
 
+def test_a_prompt_that_fills_the_context_is_answered_with_nothing_and_a_longer_one_refused():
+    with simulated("--context-tokens", "50") as server:
+        full = server.client.post(CHAT, json=ask("a" * 4 * 46))
+        assert full.json()["usage"] == {"prompt_tokens": 50, "total_tokens": 50, "completion_tokens": 0}
+        assert server.client.post(CHAT, json=ask("a" * 4 * 47)).status_code == 400
+
+
 def test_a_request_that_can_never_fit_is_told_to_wait_a_day():
     with simulated("--tpm", "60") as server:
         refused = server.client.post(CHAT, json=ask(max_tokens=61))
@@ -295,6 +302,39 @@ def test_asked_twice_it_cuts_what_runs():
         assert server.process.wait(PATIENCE_S) == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "sent"),
+    [
+        ((), lambda head, body: head + body[:-1]),  # half a body
+        (("--kind", "managed", "--bandwidth-bytes-per-s", "10"), lambda head, body: head + body),  # in the pipe
+        ((), lambda head, body: (head + body) * 50),  # many answers that nobody reads
+    ],
+    ids=["half a body", "a body that the bandwidth delays", "a client that does not read"],
+)
+def test_asked_twice_it_ends_whatever_state_a_request_is_in(flags, sent):
+    body = json.dumps(ask(stream=True)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{next(iter(pinned(1)))}: 4000\r\nContent-Length: {len(body)}\r\n\r\n"
+    with simulated(*flags) as server:
+        address = ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+        with socket.create_connection(address, PATIENCE_S) as connection:
+            connection.sendall(sent(head.encode(), body))
+            time.sleep(0.3)
+            server.process.send_signal(signal.SIGINT)
+            assert b"1 running" in server.process.stderr.readline()
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(PATIENCE_S) == 0
+        assert server.process.stderr.read() == b""
+
+
+def test_the_end_of_stdin_cuts_what_runs_at_once():
+    with (
+        simulated(serving=SLOW) as server,
+        server.client.stream("POST", CHAT, json=ask(stream=True), headers=pinned(3_000)),
+    ):
+        server.process.stdin.close()
+        assert server.process.wait(PATIENCE_S) == 0
+
+
 def test_the_time_for_what_runs_is_bounded():
     with simulated("--drain-s", "0.3", serving=SLOW) as server:
         with server.client.stream("POST", CHAT, json=ask(stream=True), headers=pinned(3_000)) as answer:
@@ -337,6 +377,16 @@ def test_whoever_is_not_answered_when_it_ends_is_told_so():
             assert sends.recv(12) == b"HTTP/1.1 503"  # it takes no more
             assert waits.recv(12) == b"HTTP/1.1 503"  # its time is over
         assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_it_listens_on_ipv6_too():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with simulated("--host", "::1") as server:
+        assert server.url.startswith("http://[::1]:")
+        assert server.client.get("/info").status_code == 200
 
 
 def test_without_until_eof_the_end_of_stdin_means_nothing():
@@ -383,6 +433,12 @@ def test_a_port_in_use_is_one_sentence():
         (["--time-scale", "0"], "--time-scale"),
         (["--time-scale", "nan"], "--time-scale"),
         (["--header", "x-powered-by=me"], "x-powered-by"),
+        (["--header", "x-ratelimit-reset-tokens=http-date"], "retry-after only"),
+        (["--kind", "managed", "--boot-s", "1e300"], "--boot-s must be at most 86,400"),
+        (["--kind", "managed", "--instances", "51"], "--instances must be at most 50"),
+        (["--kind", "managed", "--max-instances", "5"], "--scale-rule"),
+        (["--kind", "managed", "--min-instances", "0"], "--min-instances must be at least 1"),
+        (["--kind", "managed", "--serving", "iteration_base_ms=1e305"], "iteration_base_ms"),
         (["--header", "retry-after"], "NAME=VALUE"),
         (["--kind", "managed", "--header", "retry-after=1"], "--header"),
         (["--kind", "managed", "--sku", "Standard_X9"], "NC24ads_A100_v4"),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 import signal
 import socket
 import time
@@ -343,7 +344,41 @@ def test_whoever_leaves_is_held_no_longer_and_neither_is_the_servers_end(tmp_pat
             server.process.send_signal(signal.SIGTERM)
             assert late.recv(12) == b"HTTP/1.1 503"
             assert server.process.wait(PATIENCE_S) == 0
-        assert server.process.stderr.read() == b"ending: 1 running, for 0.2 s at most; Ctrl-C cuts them\n"
+        assert server.process.stderr.read() == b"ending: 2 running, for 0.2 s at most; Ctrl-C cuts them\n"
+
+
+def test_whoever_leaves_while_a_toxic_holds_the_request_is_let_go(tmp_path):
+    """Not only from the application, which has not seen it: the server keeps nothing of it."""
+    toxics = [
+        ("latency", {"ms": 3_600_000, "path": target_of("late")}),
+        ("freeze", {"until_s": 86_400, "path": target_of("frozen")}),
+        ("status", {"path": target_of("frozen")}),
+    ]
+    with misbehaving(tmp_path, toxics) as server:
+        for name in ("late", "frozen"):
+            for _ in range(20):
+                with send(server, target_of(name)):
+                    pass  # gone at once
+        assert eventually(lambda: sockets_of(server.pid) <= 3)  # it listens, and the client's own
+        server.process.terminate()
+        assert server.process.wait(PATIENCE_S) == 0
+        assert server.process.stderr.read() == b""
+
+
+def sockets_of(pid):
+    links = (os.readlink(f"/proc/{pid}/fd/{each}") for each in os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH115, PTH208
+    return sum(link.startswith("socket:") for link in links)
+
+
+def test_the_body_that_came_while_a_request_was_held_is_not_lost(tmp_path):
+    with misbehaving(tmp_path, [("latency", {"ms": 300})]) as server:
+        answer = server.client.post(CHAT, json=ask("a" * 8_000), headers=pinned(3))
+        assert answer.json()["usage"]["prompt_tokens"] == 2_004
+
+
+def test_the_wait_that_a_status_asks_for_is_the_clients(tmp_path):
+    with misbehaving(tmp_path, [("status", {"retry_after_s": 60})], "--time-scale", "30") as server:
+        assert server.client.post(CHAT, json=ask()).headers["retry-after"] == "2"
 
 
 def test_faults_keep_the_time_of_the_deployment(tmp_path):

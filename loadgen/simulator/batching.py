@@ -43,6 +43,12 @@ class BatchingModel:
                 raise ValueError(f"{entry.name} must be at least {least}, not {value}")
             if least and value != int(value):
                 raise ValueError(f"{entry.name} must be a whole number, not {value}")
+        try:
+            longest_ns = self.iteration_ns(self.max_running, self.prefill_chunk_tokens)
+        except OverflowError:
+            longest_ns = NEVER_NS
+        if longest_ns >= NEVER_NS:
+            raise ValueError("iteration_base_ms and the other times make an iteration of more than a century")
 
     def base_ns(self, running: int) -> float:
         """What an iteration of so many sequences takes without any prefill, not yet rounded."""

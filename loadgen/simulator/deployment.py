@@ -44,6 +44,7 @@ class Turn:
     """An admitted request until it is answered."""
 
     answer: Answer
+    stream: bool
     pace: Pace
     headers: dict[str, str]
 
@@ -81,20 +82,26 @@ class Deployment:
         Raises Refusal before anything was sent.
         """
         flight = Flight()
-        delayed = await self.compute.take_in(body_bytes, flight)
-        turn = self._admit(asked, wanted_tokens, flight)
-        turn.headers |= delayed
-        send = self.compute.through_pipe(send, flight)
         self._flights.add(flight)
         watch = asyncio.ensure_future(cut_on_disconnect(receive, flight))
         try:
-            if asked.stream:
+            delayed = await self.compute.take_in(body_bytes, flight)
+            if flight.cut_off and not self._stopping:
+                return  # its client has left
+            await self._answer(self._admit(asked, wanted_tokens, flight), delayed, send, flight)
+        finally:
+            watch.cancel()
+            self._flights.discard(flight)
+
+    async def _answer(self, turn: Turn, headers: dict[str, str], send: Send, flight: Flight) -> None:
+        turn.headers |= headers
+        send = self.compute.through_pipe(send, flight)
+        try:
+            if turn.stream:
                 await self._stream(turn, turn.answer.events(), send)
             else:
                 await self._whole(turn, send)
         finally:
-            watch.cancel()
-            self._flights.discard(flight)
             self.compute.end(turn.pace, turn.answer)
 
     def _admit(self, asked: Asked, wanted_tokens: int | None, flight: Flight) -> Turn:
@@ -109,7 +116,7 @@ class Deployment:
         answer = asked.compose(rng, room_tokens=room_tokens, length=self._length(wanted_tokens))
         pace = self.compute.begin(asked, answer, rng, flight)
         self._admitted += 1
-        return Turn(answer=answer, pace=pace, headers=self.compute.headers())
+        return Turn(answer=answer, stream=asked.stream, pace=pace, headers=self.compute.headers())
 
     def _length(self, wanted_tokens: int | None) -> Callable[[random.Random], int]:
         def length(rng: random.Random) -> int:
@@ -150,7 +157,7 @@ def compute_of(settings: Settings, pacemaker: Pacemaker) -> Compute:
     """What the deployment runs on."""
     if isinstance(settings.compute, ManagedSettings):
         return Managed(settings.model.name, settings.compute, pacemaker)
-    return Serverless(settings.compute, settings.time_scale, pacemaker)
+    return Serverless(settings.compute, pacemaker)
 
 
 def _stopping() -> Refusal:

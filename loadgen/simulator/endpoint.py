@@ -65,6 +65,8 @@ class EndpointSettings:
         ):
             raise ValueError(f"window_s must be a multiple of grain_s ({self.grain_s:g}), not {self.window_s:g}")
         least, most = self.bounds
+        if least < 1:
+            raise ValueError(f"min_instances must be at least 1, not {least}")
         if not 0 < least <= self.instances <= most:
             raise ValueError(f"instances must lie within min_instances and max_instances: {self.instances}")
 

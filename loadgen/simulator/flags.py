@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
@@ -23,7 +24,7 @@ from loadgen.simulator.managed import ManagedSettings
 from loadgen.simulator.models import DEFAULT_MODEL, Kind, model_of
 from loadgen.simulator.safety import PROMPT_PHRASES, FilterShape, Safety
 from loadgen.simulator.server import Place
-from loadgen.simulator.serverless import ServerlessSettings
+from loadgen.simulator.serverless import HTTP_DATE, ServerlessSettings
 from loadgen.simulator.serving import Lengths, ServingModel
 
 Made = TypeVar("Made")
@@ -54,6 +55,16 @@ ENDPOINT_FLAGS = {  # flag: field of EndpointSettings
     "scale_window_s": "window_s",
     "min_instances": "min_instances",
     "max_instances": "max_instances",
+}
+
+
+MOST_OF_ENDPOINT = {  # a deployment may have 50 instances, by Azure's documented limits; the others keep times sane
+    "instances": 50,
+    "max_instances": 50,
+    "request_timeout_ms": 86_400_000,
+    "boot_s": 86_400,
+    "scale_grain_s": 86_400,
+    "scale_window_s": 86_400,
 }
 
 
@@ -140,9 +151,16 @@ def place_of(arguments: argparse.Namespace) -> Place:
         raise ConfigError(f"--drain-s must be from 0 to {MOST_DRAIN_S}, not {arguments.drain_s:g}")
     if not 0 <= arguments.port <= MOST_PORT:
         raise ConfigError(f"--port must be from 0 to {MOST_PORT}, not {arguments.port}")
+    if arguments.until_eof and sys.stdin is None:
+        raise ConfigError("--until-eof: there is no stdin whose end could be seen")
     if arguments.key_env is None and not _is_loopback(arguments.host):
         raise ConfigError(f"--host {arguments.host} can be reached from elsewhere: give it a key with --key-env NAME")
-    return Place(host=arguments.host, port=arguments.port, drain_s=arguments.drain_s, until_eof=arguments.until_eof)
+    return Place(
+        host=arguments.host.strip("[]"),
+        port=arguments.port,
+        drain_s=arguments.drain_s,
+        until_eof=arguments.until_eof,
+    )
 
 
 def _serverless(arguments: argparse.Namespace, serving: Mapping[str, float]) -> ServerlessSettings:
@@ -168,10 +186,16 @@ def _managed(arguments: argparse.Namespace, model: str, serving: Mapping[str, fl
         "max_concurrent_per_instance": batching.max_running,
         "request_timeout_ms": CATALOGUE_TIMEOUT_MS,
     }
+    for flag, most in MOST_OF_ENDPOINT.items():
+        value = getattr(arguments, flag)
+        if value is not None and not value <= most:
+            raise ConfigError(f"--{flag.replace('_', '-')} must be at most {most:,}, not {value:g}")
     rules = tuple(parse_rule(text) for text in arguments.scale_rule or ())
     endpoint = _made(EndpointSettings, ENDPOINT_FLAGS, rules=rules, **usual | _given(arguments, ENDPOINT_FLAGS))
     if rules and len(set(endpoint.bounds)) == 1:
         raise ConfigError("--scale-rule can change nothing: give --min-instances or --max-instances")
+    if not rules and len(set(endpoint.bounds)) > 1:
+        raise ConfigError("--min-instances and --max-instances do nothing without a --scale-rule")
     return ManagedSettings(sku=sku, batching=batching, endpoint=endpoint)
 
 
@@ -214,10 +238,11 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
     headers = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not (equals and LYING_HEADERS.fullmatch(name.lower()) and value.isascii() and value.isprintable()):
+        dated = value == HTTP_DATE and name.lower() != "retry-after"
+        if dated or not (equals and LYING_HEADERS.fullmatch(name.lower()) and value.isascii() and value.isprintable()):
             raise ConfigError(
                 f"--header {pair}: give NAME=VALUE, where NAME is retry-after, retry-after-ms, x-ms-retry-after-ms, "
-                "x-ratelimit-... or x-rate-limit-..., and VALUE is printable"
+                "x-ratelimit-... or x-rate-limit-..., and VALUE is printable (http-date for retry-after only)"
             )
         headers[name.lower()] = value
     return headers
@@ -239,11 +264,13 @@ def _key(variable: str | None) -> str | None:
     key = os.environ.get(variable)
     if not key:
         raise ConfigError(f"--key-env: the environment has no {variable}")
+    if not (key.isascii() and key.isprintable()) or key != key.strip():
+        raise ConfigError(f"--key-env: {variable} holds what no header can carry, such as a newline at its end")
     return key
 
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"

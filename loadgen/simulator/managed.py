@@ -45,10 +45,12 @@ class Managed:
         self._waiting: dict[Sequence, Batched] = {}  # told of their end
         self._nap, self._due_ns = Flight(), NEVER_NS
         self._driver = asyncio.ensure_future(self._drive())
-        self._driver.add_done_callback(_never_silently)
+        self._driver.add_done_callback(self._end_all)
 
     def begin(self, asked: Asked, answer: Answer, rng: random.Random, flight: Flight) -> Batched:  # noqa: ARG002
         """Hand the request to an instance. Raises Refusal: 429, 503, or 400 for what no instance can hold."""
+        if self._driver.done():
+            raise _broken()
         given = self._endpoint.submit(
             self._pacemaker.now_ns(), answer.prompt_tokens, answer.completion_tokens, streamed=asked.stream
         )
@@ -67,15 +69,14 @@ class Managed:
         self._streams.discard(pace)
         self._waiting.pop(pace.sequence, None)
         self._endpoint.leave(self._pacemaker.now_ns(), pace.sequence)
-        self._wake_if_due()
 
     def headers(self) -> dict[str, str]:
         return {"azureml-model-deployment": self._name}
 
     async def take_in(self, body_bytes: int, flight: Flight) -> dict[str, str]:
         """Let a request's body through the endpoint's pipe; the header that says how long that was delayed."""
-        delay_ns = await self._pass(body_bytes, flight)
-        return {"ms-azureml-bandwidth-request-delay-ms": str(delay_ns // NS_PER_MS)} if delay_ns else {}
+        delay_ms = self._pacemaker.real_ns(await self._pass(body_bytes, flight)) // NS_PER_MS
+        return {"ms-azureml-bandwidth-request-delay-ms": str(delay_ms)} if delay_ms else {}
 
     def through_pipe(self, send: Send, flight: Flight) -> Send:
         """A `send` that delays what is more than the bandwidth."""
@@ -129,6 +130,13 @@ class Managed:
                     waiting.tell()
             await asyncio.sleep(0)  # where iterations are shorter than this turn was, the answers still get theirs
 
+    def _end_all(self, driver: asyncio.Future[None]) -> None:
+        """Nobody waits for a driver that is gone; what ended it is raised in the loop, which prints it."""
+        for pace in self._waiting.values():
+            pace.lose()
+        if not driver.cancelled():
+            driver.result()
+
     def _wake_if_due(self) -> None:
         """What was just done may have brought the endpoint's next instant forward."""
         due_ns = self._endpoint.next_ns()
@@ -140,17 +148,23 @@ class Batched:
     """The tokens of one answer, as its instance makes them."""
 
     sure = False
-    __slots__ = ("_flight", "_wake", "generated_tokens", "sequence")
+    __slots__ = ("_flight", "_lost", "_wake", "generated_tokens", "sequence")
 
     def __init__(self, sequence: Sequence, flight: Flight) -> None:
         self.sequence, self._flight = sequence, flight
         self.generated_tokens = 0  # that were waited for
+        self._lost = False
         self._wake: asyncio.Future[None] | None = None
 
     def tell(self) -> None:
         """Something may have come."""
         if self._wake is not None and not self._wake.done() and self._has_come():
             self._wake.set_result(None)
+
+    def lose(self) -> None:
+        """Nobody will make the tokens that are missing."""
+        self._lost = True
+        self.tell()
 
     async def token(self) -> bool:
         """Wait for the next token; False if it will never come."""
@@ -178,10 +192,12 @@ class Batched:
             case Outcome.FAILED:
                 return plain(424, "failed_dependency", "The instance that had the request is gone.", MODEL_ERROR)
             case _:
-                return None
+                return _broken() if self._lost else None
 
     def _has_come(self) -> bool:
-        return self.sequence.generated_tokens > self.generated_tokens or self.sequence.outcome is not None
+        """A token, the end, or that there will be neither."""
+        sequence = self.sequence
+        return sequence.generated_tokens > self.generated_tokens or sequence.outcome is not None or self._lost
 
 
 MODEL_ERROR: Mapping[str, str] = {
@@ -190,10 +206,8 @@ MODEL_ERROR: Mapping[str, str] = {
 }
 
 
-def _never_silently(driver: asyncio.Future[None]) -> None:
-    """Raises in the loop, which prints it, what ended the driver; without it every request would wait for ever."""
-    if not driver.cancelled():
-        driver.result()
+def _broken() -> Refusal:
+    return plain(500, "internal_error", "The simulation of the instances has failed; its server's stderr says why.")
 
 
 def _refusal(refused: Refused) -> Refusal:

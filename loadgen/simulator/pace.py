@@ -12,10 +12,11 @@ import asyncio
 import ctypes
 import os
 import time
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 NS_PER_S = 1_000_000_000
 IDLE_NS = 1 << 62
+FEW = 64
 TICK_NS = 200_000  # wakes are at least this far apart, so that thousands of streams share them: 5,000 a second at most
 _ABSOLUTE = 1  # TFD_TIMER_ABSTIME
 
@@ -57,6 +58,7 @@ class Pacemaker:
         self._loop = asyncio.get_running_loop()
         self._due: list[tuple[int, int, asyncio.Future[None]]] = []  # heap of (instant, serial, who waits)
         self._serial = 0
+        self._cut = 0  # at least so many of the heap wait for nothing any more
         self._armed_ns = IDLE_NS
         self._last_tick_ns = 0
         self._setting = (ctypes.c_long * 4)()  # struct itimerspec: interval s, ns; first expiry s, ns
@@ -84,18 +86,34 @@ class Pacemaker:
             if due_ns < self._armed_ns:
                 self._arm(due_ns)
             await wake
+            if flight.cut_off:
+                self._forget_cut()
         return not flight.cut_off
+
+    def real_ns(self, model_ns: int) -> int:
+        """How long a time of the model is for a client."""
+        return model_ns if self._time_scale == 1 else round(model_ns / self._time_scale)
 
     def close(self) -> None:
         self._loop.remove_reader(self._timer)
         os.close(self._timer)
+
+    def _forget_cut(self) -> None:
+        """A wait that was cut stays in the heap until it would have been due; not where they are most of it."""
+        self._cut += 1
+        if self._cut > FEW and 2 * self._cut > len(self._due):
+            self._due = [entry for entry in self._due if not entry[2].done()]
+            heapify(self._due)
+            self._cut = 0
 
     def _tick(self) -> None:
         now_ns = self._last_tick_ns = time.monotonic_ns()
         due = self._due
         while due and due[0][0] <= now_ns:
             wake = heappop(due)[2]
-            if not wake.done():
+            if wake.done():
+                self._cut = max(0, self._cut - 1)
+            else:
                 wake.set_result(None)
         self._arm(due[0][0] if due else IDLE_NS)
 

@@ -23,6 +23,11 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._earlier: list[RequestResponseCycle] = []
 
+    @property
+    def answers(self) -> bool:
+        """Whether a request of it is being received or answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def on_headers_complete(self) -> None:
         earlier = self.cycle
         super().on_headers_complete()

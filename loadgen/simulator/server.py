@@ -28,7 +28,7 @@ from loadgen.simulator.toxics import Poisoned
 
 BACKLOG = 4096
 KEEP_ALIVE_S = 240  # longer than a client leaves a connection idle between two requests of one run
-GRACE_S = 2  # for what does not end although it was cut, such as a request whose body never comes
+GRACE_S = 1  # for what does not end although it was cut, such as a request whose body never comes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._deployment.close()
-        if running := self._deployment.running:
+        if running := sum(each.answers for each in self.server_state.connections if isinstance(each, Connection)):
             sys.stderr.write(f"ending: {running} running, for {self._place.drain_s:g} s at most; Ctrl-C cuts them\n")
         asyncio.get_running_loop().call_later(self._place.drain_s, self._stop)
         await super().shutdown(sockets)
@@ -86,10 +86,15 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _stop(self) -> None:
-        """Hold nothing back, and answer nothing more."""
+        """Hold nothing back, and answer nothing more; who has not ended then is disconnected."""
         self._deployment.stop()
         if self._poisoned is not None:
             self._poisoned.stop()
+        asyncio.get_running_loop().call_later(GRACE_S, self._disconnect)
+
+    def _disconnect(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def serve(settings: Settings, place: Place) -> None:
@@ -114,7 +119,6 @@ async def _serve(settings: Settings, listener: socket.socket, place: Place) -> N
         log_level="error",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=round(place.drain_s) + GRACE_S,
         backlog=BACKLOG,
     )
     await Server(config, deployment, poisoned, place).serve(sockets=[listener])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
@@ -49,9 +49,9 @@ class Door:
     instant to come back instead of the seconds to wait. Those of RATE_HEADERS stand on every answer, others on a 429.
     """
 
-    def __init__(self, quota: Quota, lies: Mapping[str, str], time_scale: float) -> None:
+    def __init__(self, quota: Quota, lies: Mapping[str, str], real_ns: Callable[[int], int]) -> None:
         self._quota, self._limiter = quota, enforcing(quota)
-        self._time_scale = time_scale
+        self._real_ns = real_ns  # of a time of the deployment: a client's clock may be slower
         self._lies_of_429 = lies
         self._lies = {name: value for name, value in lies.items() if name.startswith(RATE_HEADERS)}
 
@@ -86,7 +86,7 @@ class Door:
         }
 
     def _refusal(self, now_ns: int, wait_ns: int) -> Refusal:
-        real_ns = round(wait_ns / self._time_scale)  # the client's clock is not scaled
+        real_ns = self._real_ns(wait_ns)
         wait_s, wait_ms = -(-real_ns // NS_PER_S), -(-real_ns // NS_PER_MS)
         honest = {"retry-after": str(wait_s), "retry-after-ms": str(wait_ms)} | self._left(now_ns)
         date = formatdate(time.time() + wait_s, usegmt=True)
@@ -97,8 +97,8 @@ class Door:
 class Serverless:
     """The door and what is behind it. `running` is the load that the latencies depend on."""
 
-    def __init__(self, settings: ServerlessSettings, time_scale: float, pacemaker: Pacemaker) -> None:
-        self._door, self._pacemaker = Door(settings.quota, settings.headers, time_scale), pacemaker
+    def __init__(self, settings: ServerlessSettings, pacemaker: Pacemaker) -> None:
+        self._door, self._pacemaker = Door(settings.quota, settings.headers, pacemaker.real_ns), pacemaker
         self.model, self.running = settings.serving, 0
 
     def begin(self, asked: Asked, answer: Answer, rng: random.Random, flight: Flight) -> Paced:
@@ -115,7 +115,7 @@ class Serverless:
         """The answer is over, complete or not."""
         assert isinstance(pace, Paced)
         self.running -= 1
-        used_tokens = answer.prompt_tokens + pace.generated_tokens
+        used_tokens = answer.prompt_tokens + min(pace.generated_tokens, answer.completion_tokens)
         self._door.settle(self._pacemaker.now_ns(), pace.grant, used_tokens)
 
     def headers(self) -> dict[str, str]:

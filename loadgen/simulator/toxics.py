@@ -8,13 +8,14 @@ times, and an answer that is no stream in one message.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loadgen.simulator.answers import DONE
-from loadgen.simulator.asgi import send_refusal, send_whole
+from loadgen.simulator.asgi import MOST_BODY_BYTES, send_refusal, send_whole
 from loadgen.simulator.faults import Faults, Kind, Toxic
 from loadgen.simulator.pace import NS_PER_S, Flight, Pacemaker
 from loadgen.simulator.protocol import CONNECTION
@@ -86,28 +87,37 @@ class Exchange:
         self._server, self._toxics = server, toxics
         self._rng = rng_of(server.seed, _OF_JITTER | number)
         self._scope, self._from_client, self._to_client = scope, receive, send
+        self._left = False  # the client
         self._streams = False
         self._events = 0  # of the application, so far
         self._ended = False  # by a toxic: what the application still says reaches nobody
+        self._inbox: deque[Message] = deque()  # of the client, while the application did not listen
 
     async def run(self, app: ASGIApp) -> None:
         """Let the application answer through the toxics, or answer in its place."""
-        await self._hold(Kind.LATENCY)
         instead = next(self._of(Kind.STATUS, Kind.GZIP_BOMB), None)
-        if instead is None:
-            await app(self._scope, self._receive, self._send)
-        else:
-            await self._answer(instead)
+        watch = asyncio.ensure_future(self._gather())
+        try:
+            await self._hold(Kind.LATENCY)
+            if instead is not None:
+                await self._answer(instead)
+        finally:
+            watch.cancel()
+        if instead is None and not self._left:
+            await app(self._scope, self._receive_for_app, self._send)
         # The server would complain of an answer without an end, unless its connection has gone before.
         while self._ended and (await self._from_client())["type"] != "http.disconnect":
             pass
 
     async def _answer(self, toxic: Toxic) -> None:
         if toxic.kind is Kind.GZIP_BOMB:
-            headers = {"content-type": "application/json", "content-encoding": "gzip"}
-            await send_whole(self._send, 200, headers, self._server.bombs[toxic.megabytes])
+            gzipped = {"content-type": "application/json", "content-encoding": "gzip"}
+            await send_whole(self._send, 200, gzipped, self._server.bombs[toxic.megabytes])
             return
-        headers = {} if toxic.retry_after_s is None else {"retry-after": f"{toxic.retry_after_s:g}"}
+        headers = {}
+        if toxic.retry_after_s is not None:
+            real_s = self._server.pacemaker.real_ns(round(toxic.retry_after_s * NS_PER_S)) / NS_PER_S
+            headers["retry-after"] = f"{real_s:g}"
         if toxic.html:
             page = gateway_page(toxic.status)
             await send_whole(self._send, toxic.status, {"content-type": "text/html"} | headers, page)
@@ -115,11 +125,23 @@ class Exchange:
             refusal = plain(toxic.status, "fault_on_purpose", "The simulated deployment was told to fail.", headers)
             await send_refusal(self._send, refusal)
 
+    async def _gather(self) -> None:
+        """Listen to the client while nobody else does, so that one who leaves is held no longer."""
+        size = 0
+        while not self._left and size <= MOST_BODY_BYTES:
+            message = await self._receive()
+            self._inbox.append(message)
+            size += len(message.get("body", b""))
+
     async def _receive(self) -> Message:
         message = await self._from_client()
         if message["type"] == "http.disconnect":
+            self._left = True
             self.flight.cut()
         return message
+
+    async def _receive_for_app(self) -> Message:
+        return self._inbox.popleft() if self._inbox else await self._receive()
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

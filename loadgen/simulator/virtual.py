@@ -27,7 +27,7 @@ class Replay:
     status: array[int] = field(default_factory=lambda: array("h"))  # 200, or 400, 408, 424, 429, 503
     first_token_ns: array[int] = field(default_factory=lambda: array("q"))
     done_ns: array[int] = field(default_factory=lambda: array("q"))
-    instance: array[int] = field(default_factory=lambda: array("h"))
+    instance: array[int] = field(default_factory=lambda: array("i"))
     refusals: Counter[str] = field(default_factory=Counter)  # by reason
     scale_events: list[ScaleEvent] = field(default_factory=list)
     instances: list[InstanceView] = field(default_factory=list)  # those there are at the end
