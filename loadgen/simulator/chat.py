@@ -150,5 +150,6 @@ def _form(given: Any, model: Model) -> Form | None:
         case "json_object":
             return Form()
         case "json_schema" if isinstance(given, dict) and isinstance(given.get("json_schema"), dict):
-            return Form(json.dumps(example(given["json_schema"].get("schema", {"type": "object"}))))
+            schema = given["json_schema"].get("schema", {"type": "object"})
+            return Form(json.dumps(example(schema, ("response_format", "json_schema", "schema"))))
     raise invalid(("response_format",), given)
