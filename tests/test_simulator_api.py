@@ -383,3 +383,21 @@ def test_a_body_too_large_is_refused_by_its_announced_length_and_by_its_bytes(fa
         assert raw.recv(12) == b"HTTP/1.1 413"  # before a byte of the body was sent
     answer = fast.client.post(CHAT, content=flood())
     assert (answer.status_code, answer.json()["status"]) == (413, 413)
+
+
+# What no real deployment has
+
+
+@pytest.fixture(scope="module")
+def killable():
+    with simulated("--kind", "managed", key=KEY) as server:
+        yield server
+
+
+@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 9, "7", "-1", "0x0", "²", "%0a"])
+def test_an_instance_that_is_not_there_is_not_found_once_the_key_is_right(killable, number):
+    path = f"/simulator/instances/{number}/kill"
+    assert killable.client.post(path).status_code == 401
+    answer = killable.client.post(path, headers={"api-key": KEY})
+    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (404, "not_found")
+    assert answer.json().keys() == {"error", "message", "status"}
