@@ -25,9 +25,9 @@ def fast():
 @contextmanager
 def connected(server):
     """(the socket, a file of what comes from it)."""
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), PATIENCE_S) as connection:
-        with connection.makefile("rb") as received:
-            yield connection, received
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    with socket.create_connection(address, PATIENCE_S) as connection, connection.makefile("rb") as received:
+        yield connection, received
 
 
 def answer_in(received):
@@ -79,3 +79,66 @@ def test_a_tunnel_is_not_opened(fast):
     with connected(fast) as (connection, received):
         connection.sendall(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer_in(received)[0] == 400
+
+
+ENDLESS = {  # what never becomes a request, begun
+    "headers": b"GET /info HTTP/1.1\r\n" + b"some: thing\r\n" * 100,
+    "one header's value": b"GET /info HTTP/1.1\r\nsome: ",
+    "one header's name": b"GET /info HTTP/1.1\r\nsome",
+    "the target": b"GET /",
+    "nothing": b"\r\n",
+}
+REPEATED = {"headers": b"some: thing\r\n", "nothing": b"\r\n"}
+
+
+def refused_headers(received):
+    status, headers, body = answer_in(received)
+    assert (status, headers["content-type"], headers["connection"]) == (431, "application/json", "close")
+    assert json.loads(body).keys() == {"error", "message", "status"}
+    assert headers["x-ms-error-code"] == json.loads(body)["error"]
+    assert headers["x-request-id"]
+    return True
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_headers_that_do_not_end_are_refused_and_the_connection_closed(fast, what):
+    piece = REPEATED.get(what, b"a") * 1_000
+    with connected(fast) as (connection, _):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(ENDLESS[what])
+        with pytest.raises(ConnectionError):
+            for _ in range(50_000):  # 50 MB at least, were it not refused
+                connection.sendall(piece)
+    assert fast.client.get("/info").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"some: " + b"a" * 60_000 + b"\r\n", 200),
+        (b"some: thing\r\n" * 4_500, 200),
+        (b"some: " + b"a" * 70_000 + b"\r\n", 431),
+        (b"some: thing\r\n" * 5_500, 431),
+        (b"Connection: upgrade\r\nUpgrade: h2c\r\n" + b"some: thing\r\n" * 5_500, 431),
+    ],
+)
+def test_a_request_has_64_kib_of_headers(fast, headers, status):
+    with connected(fast) as (connection, received):
+        connection.sendall(chat(headers))
+        assert refused_headers(received) if status == 431 else answer_in(received)[0] == status
+
+
+def test_the_limit_is_of_one_request_and_not_of_its_connection(fast):
+    with connected(fast) as (connection, received):
+        for _ in range(4):
+            connection.sendall(chat(b"some: thing\r\n" * 3_000))
+            assert answer_in(received)[0] == 200
+
+
+def test_trailers_without_end_are_not_kept(fast):
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n".encode()
+    with connected(fast) as (connection, _):
+        connection.sendall(head)
+        with pytest.raises(ConnectionError):
+            for _ in range(4_000):
+                connection.sendall(REPEATED["headers"] * 1_000)
