@@ -343,6 +343,8 @@ def test_a_wrong_value_is_unprocessable_and_its_place_is_named(fast, body, loc):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "list"),
         ({"modalities": ["text", "audio"]}, "list"),
         ({"n": 2}, 2),
+        ({"n": True}, True),  # equal to 1, and so is the next
+        ({"n": 1.0}, 1.0),
     ],
 )
 def test_what_phi_3_does_not_support_is_unprocessable(fast, fields, given):

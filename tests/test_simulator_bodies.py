@@ -101,6 +101,13 @@ def test_a_body_is_answered_or_refused_whatever_it_holds(dialect):
     assert min(seen[200], seen[422]) > BODIES / 10
 
 
+def test_a_request_names_the_field_that_holds_its_prompt():
+    terms = Terms(model=EVERYTHING, dialect=Dialect.OPENAI, safety=None)
+    for parse, fields in SEEDS:
+        asked = parse(json.dumps(fields).encode(), terms, Extras.FORWARD)
+        assert asked.param in {"messages", "prompt", "input"} & fields.keys()
+
+
 def test_what_is_nested_too_deeply_to_be_written_again_is_refused():
     deep = []
     for _ in range(600):

@@ -62,6 +62,7 @@ class ChatRequest:
     filtered: bool
     top_logprobs: int | None
     seed: int | None  # of the words and their number, made from the request's own and its body
+    param: str = "messages"
 
     @property
     def context_tokens(self) -> int:

@@ -106,8 +106,8 @@ def check_sampling(fields: Mapping[str, Any], model: Model) -> None:
             value = number(fields, name)
             if value is not None and not least <= value <= most:
                 raise invalid((name,), fields[name])
-    if fields.get("n") not in (None, 1):
-        raise invalid(("n",), fields["n"], code=UNSUPPORTED)
+    if (choices := fields.get("n")) is not None and (type(choices) is not int or choices != 1):
+        raise invalid(("n",), choices, code=UNSUPPORTED)
     if not isinstance(fields.get("model"), str | None):
         raise invalid(("model",), fields["model"])
     for name in model.extras:
