@@ -39,7 +39,7 @@ ONLY_IN = {  # library -> the files allowed to know it
     ),
     "httpx": ("loadgen/target.py", "planner/retail.py"),
     "asyncio_throttle": ("planner/retail.py",),
-    "httptools": ("loadgen/wire.py",),
+    "httptools": ("loadgen/wire.py", "loadgen/simulator/protocol.py"),
     "plotly": ("dashboards/",),
     "jinja2": ("dashboards/",),
     "rich": ("dashboards/", "headroom/"),

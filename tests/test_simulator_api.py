@@ -316,6 +316,10 @@ USER = {"role": "user", "content": "hello"}
         ({"messages": [USER], "presence_penalty": "2.1"}, ["presence_penalty"]),
         ({"messages": [USER], "frequency_penalty": -3}, ["frequency_penalty"]),
         ({"messages": [USER], "stop": [1]}, ["stop"]),
+        ({"messages": [USER], "stop": ""}, ["stop"]),
+        ({"messages": [USER], "stop": []}, ["stop"]),
+        ({"messages": [USER], "stop": ["x", ""]}, ["stop"]),
+        ({"messages": [USER], "stop": ["x"] * 17}, ["stop"]),
         ({"messages": [USER], "response_format": "text"}, None),
         ({"messages": [USER], "response_format": {"type": "yaml"}}, ["response_format"]),
     ],
@@ -339,6 +343,8 @@ def test_a_wrong_value_is_unprocessable_and_its_place_is_named(fast, body, loc):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "list"),
         ({"modalities": ["text", "audio"]}, "list"),
         ({"n": 2}, 2),
+        ({"n": True}, True),  # equal to 1, and so is the next
+        ({"n": 1.0}, 1.0),
     ],
 )
 def test_what_phi_3_does_not_support_is_unprocessable(fast, fields, given):
@@ -379,3 +385,21 @@ def test_a_body_too_large_is_refused_by_its_announced_length_and_by_its_bytes(fa
         assert raw.recv(12) == b"HTTP/1.1 413"  # before a byte of the body was sent
     answer = fast.client.post(CHAT, content=flood())
     assert (answer.status_code, answer.json()["status"]) == (413, 413)
+
+
+# What no real deployment has
+
+
+@pytest.fixture(scope="module")
+def killable():
+    with simulated("--kind", "managed", key=KEY) as server:
+        yield server
+
+
+@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 9, "7", "-1", "0x0", "²", "%0a"])
+def test_an_instance_that_is_not_there_is_not_found_once_the_key_is_right(killable, number):
+    path = f"/simulator/instances/{number}/kill"
+    assert killable.client.post(path).status_code == 401
+    answer = killable.client.post(path, headers={"api-key": KEY})
+    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (404, "not_found")
+    assert answer.json().keys() == {"error", "message", "status"}

@@ -13,7 +13,7 @@ from loadgen.simulator.models import Images, Model
 from loadgen.simulator.parameters import Dialect, Extras, Terms
 from loadgen.simulator.refusals import Refusal
 from loadgen.simulator.safety import Safety
-from loadgen.simulator.schemas import example
+from loadgen.simulator.schemas import MOST_BYTES, example
 from tests.simulators import CHAT, OPENAI, ask, data_url, simulated
 
 BODIES = 4_000
@@ -101,6 +101,13 @@ def test_a_body_is_answered_or_refused_whatever_it_holds(dialect):
     assert min(seen[200], seen[422]) > BODIES / 10
 
 
+def test_a_request_names_the_field_that_holds_its_prompt():
+    terms = Terms(model=EVERYTHING, dialect=Dialect.OPENAI, safety=None)
+    for parse, fields in SEEDS:
+        asked = parse(json.dumps(fields).encode(), terms, Extras.FORWARD)
+        assert asked.param in {"messages", "prompt", "input"} & fields.keys()
+
+
 def test_what_is_nested_too_deeply_to_be_written_again_is_refused():
     deep = []
     for _ in range(600):
@@ -114,8 +121,63 @@ def test_what_is_nested_too_deeply_to_be_written_again_is_refused():
         assert server.client.post(CHAT, json=ask()).status_code == 200
 
 
-def test_a_schema_of_arrays_in_arrays_does_not_multiply():
-    schema = {"type": "string"}
-    for _ in range(5):
-        schema = {"type": "array", "minItems": 16, "items": schema}
-    assert json.dumps(example(schema)).count("text") == 16**3
+def arrays(levels, schema, least=16):
+    for _ in range(levels):
+        schema = {"type": "array", "minItems": least, "items": schema}
+    return schema
+
+
+def within(schema, *, required):
+    return {"type": "object", "properties": {"a": {"type": "integer"}, "b": schema}, "required": ["a", "b"][:required]}
+
+
+LONG = {"const": "x" * MOST_BYTES}
+MANY = {"type": "object", "properties": {f"p{n}": {} for n in range(5_000)}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (LONG, None),  # what must be does not fit
+        ({"enum": [{"a": ["x" * MOST_BYTES]}]}, None),
+        ({"type": "object", "required": [f"r{n}" for n in range(5_000)]}, None),
+        ({"type": "object", "required": ["x" * MOST_BYTES]}, None),
+        (arrays(3, {"const": "x" * 100}), None),
+        (arrays(5, {"type": "string"}), None),
+        (within(LONG, required=2), None),
+        (within(LONG, required=0), {"a": 1}),  # what need not be is left out
+        (within(LONG, required=1), {"a": 1}),
+        (arrays(1, LONG, least=0), []),
+        (arrays(2, within(LONG, required=0)), [[{"a": 1}] * 16] * 16),
+        (arrays(1, {"type": "string"}), ["text"] * 16),
+    ],
+)
+def test_a_value_for_a_schema_has_a_size_that_no_schema_exceeds(schema, expected):
+    if expected is None:
+        with pytest.raises(Refusal) as refused:
+            example(schema, ("there",))
+        assert json.loads(refused.value.body)["detail"] == {"loc": ["body", "there"], "input": "dict"}
+    else:
+        assert example(schema) == expected
+
+
+def test_of_many_properties_that_need_not_be_as_many_are_said_as_have_room():
+    said = example(MANY)
+    assert 300 < len(said) < 5_000
+    assert MOST_BYTES * 0.9 < len(json.dumps(said)) <= MOST_BYTES
+    assert len(json.dumps(example(arrays(3, MANY, least=0)))) <= MOST_BYTES
+
+
+def test_a_schema_that_is_too_large_is_unprocessable_at_its_place():
+    huge = within(arrays(3, {"const": "x" * 20_000}), required=2)
+    shape = {"type": "json_schema", "json_schema": {"schema": huge}}
+    second = [TOOL, {"type": "function", "function": {"name": "g", "parameters": huge}}]
+    choice = {"type": "function", "function": {"name": "g"}}
+    with simulated("--model", "mistral-large") as server:
+        for fields, loc in (
+            ({"response_format": shape}, ["response_format", "json_schema", "schema"]),
+            ({"tools": second, "tool_choice": choice}, ["tools", 1, "function", "parameters"]),
+        ):
+            answer = server.client.post(CHAT, json=ask(**fields))
+            assert (answer.status_code, answer.json()["detail"]["loc"]) == (422, ["body", *loc])
+        assert server.client.post(CHAT, json=ask(tools=second)).status_code == 200  # the first is called

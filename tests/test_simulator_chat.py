@@ -222,7 +222,7 @@ def test_a_json_schema_is_answered_with_an_object_of_it(mistral):
 # Stops, seeds and numbers
 
 
-@pytest.mark.parametrize("stop", [" ", [" "], ["never", " "], [" ", "e"]])
+@pytest.mark.parametrize("stop", [" ", [" "], ["never", " "], [" ", "e"], ["never"] * 15 + [" "]])
 def test_an_answer_ends_before_the_first_of_its_stops(phi, stop):
     message, reason, usage = said(phi, stop=stop, headers=pinned(20))  # every answer begins with a space
     assert (message["content"], reason, usage["completion_tokens"]) == ("", "stop", 1)

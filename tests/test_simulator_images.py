@@ -2,6 +2,8 @@
 
 import base64
 import socket
+import struct
+import zlib
 
 import pytest
 
@@ -57,6 +59,17 @@ def test_of_two_turns_with_an_image_only_the_last_is_counted(vision):
 def test_what_is_no_jpeg_or_png_is_a_bad_request(vision, url):
     answer = vision.client.post(CHAT, json=ask(picture(url)))
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (400, "bad_request")
+
+
+def test_what_pillow_thinks_of_a_picture_is_not_said_to_the_operator():
+    head, chunk = 33, b"acTL" + bytes(8)  # an animation of no frames; it stands behind the signature and IHDR
+    still = base64.b64decode(data_url(8, 8, "PNG").partition(",")[2])
+    moving = still[:head] + struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk)) + still[head:]
+    url = "data:image/png;base64," + base64.b64encode(moving).decode()
+    with simulated("--model", "Phi-3.5-vision-instruct") as server:
+        assert server.client.post(CHAT, json=ask(picture(url), max_tokens=1)).status_code == 200
+        server.process.stdin.close()
+        assert server.process.stderr.read() == b""
 
 
 def test_two_images_in_one_message_are_refused(vision):

@@ -51,6 +51,33 @@ def test_a_model_that_is_not_offered_is_refused_with_the_remedy(name, kind, reme
         model_of(name, kind)
 
 
+@pytest.mark.parametrize(
+    "name", ["", "x" * 201, "a b", "a\r\nset-cookie: b", "{name}", "é", "a%2Fb", "a?b", "a\n", "a#"]
+)
+def test_a_name_that_could_not_stand_in_a_path_is_refused(name):
+    with pytest.raises(ConfigError, match=r"give 1 to 200 letters") as refused:
+        model_of(name, Kind.SERVERLESS, 5_000)
+    assert len(str(refused.value)) < 500 and str(refused.value).isprintable()
+    assert model_of("x" * 200, Kind.SERVERLESS, 5_000).name == "x" * 200
+
+
+def test_a_name_with_a_slash_is_found_whatever_its_case():
+    with simulated("--model", "Org/sub:v1@2+x_y.z-Model", "--context-tokens", "5000") as server:
+        for name in ("Org/sub:v1@2+x_y.z-Model", "org/sub:v1@2+x_y.z-model", "ORG%2Fsub:v1@2%2Bx_y.z-model"):
+            entry = server.client.get(f"/v1/models/{name}")
+            assert (entry.status_code, entry.json()["id"]) == (200, "Org/sub:v1@2+x_y.z-Model")
+            answer = server.client.post(f"/openai/deployments/{name}/chat/completions", json=ask())
+            assert (answer.status_code, answer.json()["model"]) == (200, "Org/sub:v1@2+x_y.z-Model")
+            assert server.client.get(f"/openai/deployments/{name}/chat/completions").status_code == 405
+            assert server.client.post(f"/openai/deployments/{name}/nonsense").headers["x-ms-error-code"] == "not_found"
+        for name in ("org", "org/sub", "org/sub:v1@2+x_y.z-model2", "other/model"):
+            assert server.client.get(f"/v1/models/{name}").status_code == 404
+            unknown = server.client.post(f"/openai/deployments/{name}/chat/completions", json=ask())
+            assert unknown.headers["x-ms-error-code"] == "DeploymentNotFound"
+            assert f"no deployment {name};" in unknown.json()["error"]["message"]
+        assert server.client.get("/openai/deployments/").status_code == 404
+
+
 def test_a_model_is_found_whatever_its_case_and_may_be_given_another_context():
     for model in MODELS:
         assert model_of(model.name.upper(), model.kinds[0]) is model

@@ -61,24 +61,18 @@ class Api:
         self._posts |= _inferences(deployment, (*OPENAI_ROOTS, DEPLOYMENTS + self._model), Dialect.OPENAI)
         routes = [*_about(deployment.settings), *more]
         routes += [Route(path, inference, methods=["POST"]) for path, inference in self._posts.items()]
-        routes.append(Route(DEPLOYMENTS + "{name}/{rest:path}", Elsewhere(deployment.settings, self._posts)))
+        routes.append(Route(DEPLOYMENTS + "{rest:path}", Elsewhere(deployment.settings, self._posts)))
         self._others = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted, Refusal: _refused})
         self._others.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         inference = None
         if scope["method"] == "POST":
-            inference = self._posts.get(scope["path"]) or self._posts.get(self._as_named(scope["path"]))
+            inference = self._posts.get(scope["path"]) or self._posts.get(as_named(scope["path"], self._model))
         if inference is not None:
             await inference(scope, receive, send)
         else:
             await self._others(scope, receive, Reply(send, dict(scope["headers"])))
-
-    def _as_named(self, path: str) -> str:
-        """The path with the deployment's name as the model's is written: its case does not matter."""
-        name, _, rest = path.removeprefix(DEPLOYMENTS).partition("/")
-        same = path.startswith(DEPLOYMENTS) and name.lower() == self._model.lower()
-        return f"{DEPLOYMENTS}{self._model}/{rest}" if same else path
 
 
 class Inference:
@@ -124,12 +118,24 @@ class Elsewhere:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - it answers nothing
         check_caller(scope, dict(scope["headers"]), self._settings.key)
-        name, model = scope["path_params"]["name"], self._settings.model.name
-        if name.lower() != model.lower():
+        model, path = self._settings.model.name, as_named(scope["path"], self._settings.model.name)
+        if not path.startswith(f"{DEPLOYMENTS}{model}/"):
+            route = next((route for route in INFERENCE if path.endswith(route)), "")
+            name = path.removeprefix(DEPLOYMENTS).removesuffix(route)
+            name = name if route else name.partition("/")[0]
             raise unknown("DeploymentNotFound", f"There is no deployment {name[:100]}; this one is {model}.")
-        if f"{DEPLOYMENTS}{model}/{scope['path_params']['rest']}" in self._paths:  # it was not posted
+        if path in self._paths:  # it was not posted
             raise HTTPException(405, headers={"allow": "POST"})
         raise HTTPException(404)
+
+
+def as_named(path: str, model: str) -> str:
+    """The path with its deployment's name as the model's is written: its case does not matter, and it may hold a /."""
+    if not path.startswith(DEPLOYMENTS):
+        return path
+    end = len(DEPLOYMENTS) + len(model)
+    same = path[len(DEPLOYMENTS) : end].lower() == model.lower() and path[end : end + 1] == "/"
+    return f"{DEPLOYMENTS}{model}{path[end:]}" if same else path
 
 
 def check_caller(scope: Scope, headers: Mapping[bytes, bytes], key: str | None) -> None:
@@ -173,7 +179,7 @@ def _about(settings: Settings) -> list[Route]:
     routes = [Route(root + "/info", said(info), methods=["GET"]) for root in AZURE_ROOTS]
     for root in OPENAI_ROOTS:
         routes.append(Route(root + "/models", said({"object": "list", "data": [entry]}), methods=["GET"]))
-        routes.append(Route(root + "/models/{name}", one, methods=["GET"]))
+        routes.append(Route(root + "/models/{name:path}", one, methods=["GET"]))
     return routes
 
 

@@ -62,6 +62,11 @@ class Asked(Protocol):
 
     @property
     def stream(self) -> bool: ...
+    @property
+    def param(self) -> str:
+        """The field that holds the prompt, for whoever refuses it."""
+        ...
+
     def compose(self, rng: random.Random, *, room_tokens: int, length: Callable[[random.Random], int]) -> Answer:
         """The answer, drawn from `rng`: `length(rng)` tokens unless `room_tokens` or the request itself cut it."""
         ...

@@ -62,6 +62,7 @@ class ChatRequest:
     filtered: bool
     top_logprobs: int | None
     seed: int | None  # of the words and their number, made from the request's own and its body
+    param: str = "messages"
 
     @property
     def context_tokens(self) -> int:
@@ -150,5 +151,6 @@ def _form(given: Any, model: Model) -> Form | None:
         case "json_object":
             return Form()
         case "json_schema" if isinstance(given, dict) and isinstance(given.get("json_schema"), dict):
-            return Form(json.dumps(example(given["json_schema"].get("schema", {"type": "object"}))))
+            schema = given["json_schema"].get("schema", {"type": "object"})
+            return Form(json.dumps(example(schema, ("response_format", "json_schema", "schema"))))
     raise invalid(("response_format",), given)

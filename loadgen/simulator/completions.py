@@ -48,6 +48,7 @@ class CompletionRequest:
     stops: tuple[bytes, ...]
     filtered: bool
     seed: int | None
+    param: str = "prompt"
 
     @property
     def max_tokens(self) -> int:

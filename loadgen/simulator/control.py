@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loadgen.errors import ConfigError
-from loadgen.simulator.app import check_caller
+from loadgen.simulator.app import MOST_DIGITS, check_caller
 from loadgen.simulator.deployment import Deployment
 from loadgen.simulator.refusals import plain
 
@@ -24,15 +24,18 @@ def control_routes(deployment: Deployment) -> list[Route]:
 
     async def kill(request: Request) -> Response:
         _check(request, deployment)
+        number = request.path_params["number"]  # a string: starlette would read one of 5,000 digits, and fail
+        if not (number.isascii() and number.isdecimal() and len(number) <= MOST_DIGITS):
+            raise plain(404, "not_found", f"There is no instance {number[:100]}; give the number of one.")
         try:
-            deployment.compute.kill(request.path_params["number"])
+            deployment.compute.kill(int(number))
         except ConfigError as error:
             raise plain(404, "not_found", str(error)) from None
         return _json(deployment)
 
     return [
         Route("/simulator", state, methods=["GET"]),
-        Route("/simulator/instances/{number:int}/kill", kill, methods=["POST"]),
+        Route("/simulator/instances/{number}/kill", kill, methods=["POST"]),
     ]
 
 

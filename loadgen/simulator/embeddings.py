@@ -35,6 +35,7 @@ class EmbeddingRequest:
     inputs: list[Prompt]
     dimensions: int
     encode: Callable[[list[float]], Any]
+    param: str = "input"
     max_tokens: int = 0
     stream: bool = False
 
@@ -112,7 +113,9 @@ def _image(given: Any, index: int) -> Prompt:
 
 
 def _request(fields: dict[str, Any], inputs: list[Prompt], terms: Terms) -> EmbeddingRequest:
-    encoding, input_type = fields.get("encoding_format") or "float", fields.get("input_type")
+    encoding, input_type = fields.get("encoding_format"), fields.get("input_type")
+    if encoding is None:
+        encoding = "float"
     if not isinstance(encoding, str) or encoding not in ENCODINGS:
         raise invalid(("encoding_format",), encoding)
     if input_type not in INPUT_TYPES:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from loadgen.errors import ConfigError
 
+# A name stands in headers and in the paths of routes, where braces and line ends would mean something else.
+_NAME = re.compile(r"[A-Za-z0-9._\-/:@+]{1,200}")
 DEFAULT_MODEL = "Phi-3-mini-4k-instruct"
 
 
@@ -93,9 +96,13 @@ MODELS = (
 def model_of(name: str, kind: Kind, context_tokens: int | None = None) -> Model:
     """The model of that name, whatever its case; with `context_tokens` a model that is not in the table, too.
 
-    A model that is not in the table can do all that a chat model can. Raises ConfigError for a name that is not in the
-    table and has no context, and for a model that is not offered on this kind of deployment.
+    A model that is not in the table can do all that a chat model can. Raises ConfigError for a name that cannot be one,
+    for one that is not in the table and has no context, and for a model that is not offered on this kind of deployment.
     """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"--model {name[:50]!a} cannot be a name: give 1 to 200 letters of ASCII, digits and . _ - / : @ +"
+        )
     for model in MODELS:
         if model.name.lower() == name.lower():
             if kind not in model.kinds:

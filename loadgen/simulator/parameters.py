@@ -25,6 +25,7 @@ RANGES = {  # of the API reference; temperature as the documentation has it, up 
 }
 SAMPLING = frozenset({*RANGES, "max_tokens", "stop", "stream", "seed", "model"})
 MOST_TOP_LOGPROBS = 20
+MOST_STOPS = 16  # ours; OpenAI takes 4, and of the Azure API no limit is documented
 MOST_DIGITS = 15
 WRITABLE_LEVELS = 250  # of nested JSON; orjson reads 1,024
 
@@ -105,8 +106,8 @@ def check_sampling(fields: Mapping[str, Any], model: Model) -> None:
             value = number(fields, name)
             if value is not None and not least <= value <= most:
                 raise invalid((name,), fields[name])
-    if fields.get("n") not in (None, 1):
-        raise invalid(("n",), fields["n"], code=UNSUPPORTED)
+    if (choices := fields.get("n")) is not None and (type(choices) is not int or choices != 1):
+        raise invalid(("n",), choices, code=UNSUPPORTED)
     if not isinstance(fields.get("model"), str | None):
         raise invalid(("model",), fields["model"])
     for name in model.extras:
@@ -126,10 +127,14 @@ def usage_where(fields: Mapping[str, Any], dialect: Dialect) -> UsageWhere:
 
 
 def stops(fields: Mapping[str, Any]) -> tuple[bytes, ...]:
-    """The sequences that end an answer."""
+    """The sequences that end an answer; none without the field. Raises Refusal (422) for none in it, and too many."""
     stop = fields.get("stop")
-    given = [stop] if isinstance(stop, str) else [] if stop is None else stop
-    if not isinstance(given, list) or not all(isinstance(one, str) and one for one in given):
+    if stop is None:
+        return ()
+    given = [stop] if isinstance(stop, str) else stop
+    if not isinstance(given, list) or not 0 < len(given) <= MOST_STOPS:
+        raise invalid(("stop",), stop)
+    if not all(isinstance(one, str) and one for one in given):
         raise invalid(("stop",), stop)
     return tuple(one.encode() for one in given)
 

@@ -27,7 +27,7 @@ class Refusal(Exception):  # noqa: N818 - an answer that the API defines, not a 
 
 
 def plain(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Refusal:
-    """401, 404, 405, 413 and 503: `error` is a string."""
+    """401, 404, 405, 413, 431 and 503: `error` is a string."""
     return Refusal(status, error, {"error": error, "message": message, "status": status}, headers)
 
 

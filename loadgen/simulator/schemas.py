@@ -6,60 +6,134 @@ numbers (minimum, maximum), anyOf and oneOf (the first). Others (pattern, $ref, 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeGuard
 
+from loadgen.simulator.refusals import invalid
+
+MOST_BYTES = 10_000  # of one value, as it is written; ours: a kilobyte of nested arrays can ask for gigabytes
 MOST_DEPTH = 8  # deeper schemas are answered with null
 MOST_ITEMS = 16  # and one where arrays are nested deeper than MOST_ITEMS_DEPTH, lest they multiply
 MOST_ITEMS_DEPTH = 2
 MOST_CHARACTERS = 64
+TYPES = 7  # that JSON schema has
 TEXT = "text"
 
 
-def example(schema: Any, depth: int = 0) -> Any:
-    """The same for the same schema."""
-    if not isinstance(schema, Mapping) or depth > MOST_DEPTH:
-        return None
-    if "const" in schema:
-        return schema["const"]
-    for choice in ("enum", "anyOf", "oneOf"):
-        options = schema.get(choice)
-        if isinstance(options, list) and options:
-            return options[0] if choice == "enum" else example(options[0], depth + 1)
-    kind = _type_of(schema)
-    return _OF_TYPE[kind](schema, depth) if isinstance(kind, str) and kind in _OF_TYPE else None
+def example(schema: Any, loc: Sequence[str | int] = ()) -> Any:
+    """The same for the same schema, of MOST_BYTES at most: properties and items that need not be are left out.
+
+    Raises Refusal (422), which names `loc`, where what must be does not fit.
+    """
+    try:
+        return _Writer().write(schema, 0)
+    except _FullError:
+        raise invalid(loc, schema) from None
 
 
-def _object(schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """What is required; where nothing is, all of its properties."""
-    properties = schema.get("properties")
-    properties = properties if isinstance(properties, Mapping) else {}
-    required = schema.get("required")
+class _FullError(Exception):
+    """The value has no room for what comes next."""
+
+
+class _Writer:
+    """Writes one value, and counts what it tries: what it leaves out again is not given back, so it ends soon."""
+
+    def __init__(self) -> None:
+        self._room_bytes = MOST_BYTES
+        self._sizes: dict[int, int] = {}  # of parts of the schema by their id, each measured once
+        self._names: dict[int, tuple[Sequence[str], bool]] = {}  # of its objects likewise
+
+    def write(self, schema: Any, depth: int) -> Any:
+        if not isinstance(schema, Mapping) or depth > MOST_DEPTH:
+            return self._take(None)
+        if "const" in schema:
+            return self._take(schema["const"])
+        for choice in ("enum", "anyOf", "oneOf"):
+            options = schema.get(choice)
+            if isinstance(options, list) and options:
+                return self._take(options[0]) if choice == "enum" else self.write(options[0], depth + 1)
+        return self._of_type(schema, depth)
+
+    def _of_type(self, schema: Mapping[str, Any], depth: int) -> Any:
+        kind = _type_of(schema)
+        if kind in ("object", "array"):
+            self._spend(2)
+            return dict(self._properties(schema, depth)) if kind == "object" else list(self._items(schema, depth))
+        if kind == "string":
+            text = TEXT.ljust(min(_least(schema, "minLength", 0), MOST_CHARACTERS), "t")
+            self._spend(len(text) + 2)
+            return text
+        if kind in ("integer", "number"):
+            return self._take(_number(schema))
+        return self._take(True if kind == "boolean" else None)
+
+    def _properties(self, schema: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
+        """Those required; where none is, all until one has no room."""
+        if id(schema) not in self._names:
+            self._names[id(schema)] = _names_of(schema)
+        names, must = self._names[id(schema)]
+        properties = schema.get("properties")
+        properties = properties if isinstance(properties, Mapping) else {}
+        for name in names:
+            try:
+                self._spend(self._size(name) + 4)
+                value = self.write(properties.get(name, {"type": "string"}), depth + 1)
+            except _FullError:
+                if must:
+                    raise
+                return
+            yield name, value
+
+    def _items(self, schema: Mapping[str, Any], depth: int) -> Iterator[Any]:
+        most = min(_least(schema, "minItems", 1), MOST_ITEMS) if depth <= MOST_ITEMS_DEPTH else 1
+        for _ in range(most):
+            try:
+                self._spend(2)
+                value = self.write(schema.get("items", {"type": "string"}), depth + 1)
+            except _FullError:
+                if _least(schema, "minItems", 0) > 0:
+                    raise
+                return
+            yield value
+
+    def _take(self, value: Any) -> Any:
+        self._spend(self._size(value))
+        return value
+
+    def _size(self, value: Any) -> int:
+        """Bytes as JSON of what stands in the schema."""
+        if not isinstance(value, str | list | dict):
+            return len(json.dumps(value))
+        if id(value) not in self._sizes:
+            self._sizes[id(value)] = len(json.dumps(value))
+        return self._sizes[id(value)]
+
+    def _spend(self, n_bytes: int) -> None:
+        if n_bytes > self._room_bytes:
+            self._room_bytes -= 1  # the attempt counts too
+            raise _FullError
+        self._room_bytes -= n_bytes
+
+
+def _names_of(schema: Mapping[str, Any]) -> tuple[Sequence[str], bool]:
+    """The properties to write, and whether they must be."""
+    properties, required = schema.get("properties"), schema.get("required")
     names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    return {
-        name: example(properties.get(name, {"type": "string"}), depth + 1)
-        for name in dict.fromkeys(names or properties)
-    }
+    usual = list(properties) if isinstance(properties, Mapping) else []
+    return (list(dict.fromkeys(names)), True) if names else (usual, False)
 
 
 def _type_of(schema: Mapping[str, Any]) -> Any:
     kind = schema.get("type")
     if isinstance(kind, list):
-        kind = next((one for one in kind if one != "null"), "null")
+        kind = next((one for one in islice(kind, TYPES) if one != "null"), "null")
     return "object" if kind is None and "properties" in schema else kind
 
 
-def _array(schema: Mapping[str, Any], depth: int) -> list[Any]:
-    items = min(_least(schema, "minItems", 1), MOST_ITEMS) if depth <= MOST_ITEMS_DEPTH else 1
-    return [example(schema.get("items", {"type": "string"}), depth + 1) for _ in range(items)]
-
-
-def _string(schema: Mapping[str, Any], _: int) -> str:
-    return TEXT.ljust(min(_least(schema, "minLength", 0), MOST_CHARACTERS), "t")
-
-
-def _number(schema: Mapping[str, Any], _: int) -> int:
+def _number(schema: Mapping[str, Any]) -> int:
     """A whole number within the schema's limits, as far as there is one."""
     least, most = _least(schema, "minimum", 1), schema.get("maximum")
     return least if not _is_limit(most) or most >= least else math.floor(most)
@@ -73,13 +147,3 @@ def _least(schema: Mapping[str, Any], name: str, usual: int) -> int:
 
 def _is_limit(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_OF_TYPE: dict[str, Callable[[Mapping[str, Any], int], Any]] = {
-    "object": _object,
-    "array": _array,
-    "string": _string,
-    "integer": _number,
-    "number": _number,
-    "boolean": lambda *_: True,
-}

@@ -50,7 +50,10 @@ def read_tools(fields: Mapping[str, Any], model: Model) -> Sequence[Mapping[str,
 
 
 def choose_call(fields: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], *, asks: bool) -> Call | None:
-    """The call to answer with, None where it is to be text. Raises Refusal (422) for a choice that cannot be made."""
+    """The call to answer with, None where it is to be text.
+
+    Raises Refusal (422) for a choice that cannot be made, and for a schema that asks for too large arguments.
+    """
     choice = fields.get("tool_choice")
     if choice is None:
         choice = "auto"
@@ -69,5 +72,6 @@ def choose_call(fields: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], *
     if chosen is None or not asks:
         return None
     function = chosen["function"]
-    arguments = example(function.get("parameters") or {"type": "object"})
+    place = ("tools", next(index for index, tool in enumerate(tools) if tool is chosen), "function", "parameters")
+    arguments = example(function.get("parameters") or {"type": "object"}, place)
     return Call(function["name"], json.dumps(arguments if isinstance(arguments, dict) else {}))
