@@ -78,7 +78,7 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
             deployment["proxy"] = proxy.origin
             sys.stderr.write(f"through the proxy {proxy.origin}\n")
         folder = _run_folder(config)
-        manifest = manifest_of(config, {**deployment, "simulated": target_url is not None})
+        manifest = manifest_of(config, {"simulated": False} | deployment)
         create(folder, manifest)
         played = play(folder, manifest, places, environment, quiet=quiet)
     return _conclude(folder, config, played, quiet=quiet)

@@ -6,6 +6,7 @@ Secrets are read here and nowhere else. They leave only in request headers; `rep
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ ENTRA_SCOPE = "https://ml.azure.com/.default"
 ENTRA_EARLY_S = 300  # a token is renewed this long before it ends
 PROBE_TIMEOUT_S = 10.0
 INFO_LIMIT = 64 << 10
+SIMULATED = "x-headroom-simulated"
+SAID_SIMULATED = re.compile(r"(serverless|managed); time-scale=([0-9]{1,9}[.][0-9]{1,9})")
 CHAT_TYPES = ("chat-completions", "chat-completion", "chat_completion", "completion", "text-generation")
 LARGEST_KEY = 16 << 10
 
@@ -178,7 +181,8 @@ def probe(
 ) -> dict[str, Any]:
     """Ask the deployment what it is: GET /info, or GET /v1/models in the openai dialect.
 
-    Returns model_name, model_type and model_provider_name as far as they are known. Raises TargetError.
+    Returns model_name, model_type and model_provider_name as far as they are known, and of a simulated deployment
+    simulated, simulated_kind and time_scale. Raises TargetError.
     """
     openai = target.dialect is Dialect.OPENAI
     version = "" if address.path.endswith("/v1") else "/v1"
@@ -197,7 +201,14 @@ def probe(
         raise TargetError(
             f"{address.origin} answered {response.status_code} to {path.partition('?')[0]}; is it deployed and up?"
         )
-    return _openai_info(address, response) if openai else _azure_info(address, response)
+    about = _openai_info(address, response) if openai else _azure_info(address, response)
+    return about | _as_simulated(response.headers.get(SIMULATED))
+
+
+def _as_simulated(said: str | None) -> dict[str, Any]:
+    """What Headroom's own simulated deployment says of itself: `KIND; time-scale=NUMBER`."""
+    match = SAID_SIMULATED.fullmatch(said or "")
+    return {"simulated": True, "simulated_kind": match[1], "time_scale": float(match[2])} if match else {}
 
 
 def _get(target: TargetConfig, url: str, credential: Credential | None, proxy: Proxy | None) -> httpx.Response:
@@ -233,7 +244,11 @@ def _whole(client: httpx.Client, url: str, headers: Mapping[str, str]) -> httpx.
                 break
             if time.monotonic() > ends_at:
                 raise httpx.ReadTimeout("the answer never ends")
-        return httpx.Response(response.status_code, content=body)
+        return httpx.Response(response.status_code, content=body, headers=_kept(response.headers))
+
+
+def _kept(headers: httpx.Headers) -> dict[str, str]:
+    return {SIMULATED: headers[SIMULATED]} if SIMULATED in headers else {}
 
 
 def tls_context(target: TargetConfig) -> Any:

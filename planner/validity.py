@@ -8,7 +8,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from loadgen.config import Kind, RunConfig
+from loadgen.config import SIMULATED, Kind, RunConfig
 from loadgen.errors import RunFolderError
 from loadgen.samples import Outcome, Run, check_ledger, count_totals
 from planner.generator import generator_doubts, generator_reasons
@@ -156,10 +156,22 @@ def _unanswered(evidence: Evidence) -> list[str]:
 
 
 def _simulated(evidence: Evidence) -> list[str]:
-    if evidence.run.manifest.deployment.get("simulated") is not True:
+    deployment, config = evidence.run.manifest.deployment, evidence.config
+    if deployment.get("simulated") is not True:
         return []
-    lenient = ", and it answered prompts of any length" if evidence.config.load.trace is not None else ""
-    return [f"the deployment was simulated: its latencies are those of the simulator, not of Azure{lenient}"]
+    own = config.target.url == SIMULATED
+    lenient = ", and it answered prompts of any length" if own and config.load.trace is not None else ""
+    doubts = [f"the deployment was simulated: its latencies are those of the simulator, not of Azure{lenient}"]
+    kind, scale = deployment.get("simulated_kind", config.target.kind), deployment.get("time_scale", 1.0)
+    if kind != config.target.kind:
+        doubts.append(
+            f"the simulated deployment is {kind}, and the run took it for {config.target.kind}: give --kind {kind}"
+        )
+    if scale != 1:
+        doubts.append(
+            f"the simulated deployment's time ran {scale:g} times as fast: no latency, rate or cost is a real one"
+        )
+    return doubts
 
 
 def _interrupted(evidence: Evidence) -> list[str]:
@@ -211,8 +223,10 @@ def _refusals(evidence: Evidence) -> list[str]:
     refused = traffic.outcomes[Outcome.THROTTLED]
     if not refused:
         return []
+    managed = evidence.config.target.kind is Kind.MANAGED
+    limit = "what the endpoint lets in at once" if managed else "the quota"
     doubts = [
-        f"{refused:,} of {traffic.attempts:,} attempts were answered 429: throughput was limited by the quota, not by "
+        f"{refused:,} of {traffic.attempts:,} attempts were answered 429: throughput was limited by {limit}, not by "
         "the model"
     ]
     tokens_share = traffic.peak_tokens_per_minute / quota.tokens_per_minute

@@ -168,6 +168,8 @@ def test_rules_add_instances_which_serve_after_their_boot():
         state = server.client.get("/simulator").json()
         assert [(event["before"], event["after"]) for event in state["scaled"]] == [(1, 3)]
         assert "pending" in state["scaled"][0]["why"]
+        assert 300 <= state["scaled"][0]["at_s"] <= state["age_s"]  # the deployment's seconds: its first whole window
+        assert all(300 <= each["billed_s"] <= state["age_s"] for each in state["instances"][:1])
         assert [one["state"] for one in state["instances"]] == ["ready", "booting", "booting"]
         assert eventually(lambda: [one["state"] for one in instances(server)] == ["ready"] * 3)
 

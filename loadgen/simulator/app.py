@@ -28,7 +28,9 @@ from loadgen.simulator.embeddings import parse_embeddings, parse_image_embedding
 from loadgen.simulator.models import Modality
 from loadgen.simulator.parameters import Dialect, Extras, Terms, extras_of
 from loadgen.simulator.refusals import Refusal, bad_request, plain, unknown
+from loadgen.simulator.safety import CODE as CONTENT_FILTER
 
+SIMULATED = "x-headroom-simulated"  # on /info and /models, so that a load test can say what it measured
 COMPLETION_TOKENS = b"x-headroom-completion-tokens"
 MOST_DIGITS = 9
 AZURE_ROOTS = ("", "/models")
@@ -98,12 +100,22 @@ class Inference:
             body = await read_body(headers, receive)
             if body is None:
                 return
-            if self._filters:
-                reply.headers.append(FILTER_RAN)
-            asked = self._parse(body, self._terms, extras)
+            asked = self._read(body, extras, reply)
             await self._deployment.answer(asked, wanted_tokens, receive, reply, body_bytes=len(body))
         except Refusal as refusal:
             await send_refusal(reply, refusal)
+
+    def _read(self, body: bytes, extras: Extras, reply: Reply) -> Asked:
+        """The request; the reply says where the content filter has seen it."""
+        try:
+            asked = self._parse(body, self._terms, extras)
+        except Refusal as refusal:
+            if refusal.headers["x-ms-error-code"] == CONTENT_FILTER:
+                reply.headers.append(FILTER_RAN)
+            raise
+        if self._filters:
+            reply.headers.append(FILTER_RAN)
+        return asked
 
     def _extras(self, headers: Mapping[bytes, bytes]) -> Extras:
         azure = self._terms.dialect is Dialect.AZURE
@@ -172,7 +184,7 @@ def _about(settings: Settings) -> list[Route]:
     def said(about: Mapping[str, Any]) -> Callable[[Request], Any]:
         async def say(request: Request) -> Response:
             check_caller(request.scope, dict(request.scope["headers"]), settings.key)
-            return _json(about)
+            return _json(about, {SIMULATED: f"{settings.kind}; time-scale={settings.time_scale:.6f}"})
 
         return say
 
@@ -183,8 +195,8 @@ def _about(settings: Settings) -> list[Route]:
     return routes
 
 
-def _json(about: Mapping[str, Any]) -> Response:
-    return Response(orjson.dumps(about), media_type="application/json")
+def _json(about: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(about), headers=headers, media_type="application/json")
 
 
 def _wanted_tokens(headers: Mapping[bytes, bytes]) -> int | None:

@@ -85,6 +85,8 @@ def parse_rule(text: str) -> ScaleRule:
     if match is None:
         raise ConfigError(f"scale rule {text!r}: {form}")
     name, operator, threshold, change, cooldown = match.groups()
+    if (operator == ">") != change.startswith("+"):
+        raise ConfigError(f"scale rule {text!r} would make what it sees worse: {form}")
     if name not in list(Metric):
         raise ConfigError(f"scale rule {text!r}: there is no metric {name}; there are {', '.join(Metric)}")
     try:

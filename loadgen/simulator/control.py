@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +10,7 @@ from starlette.routing import Route
 from loadgen.errors import ConfigError
 from loadgen.simulator.app import MOST_DIGITS, check_caller
 from loadgen.simulator.deployment import Deployment
+from loadgen.simulator.pace import NS_PER_S
 from loadgen.simulator.refusals import plain
 
 
@@ -44,10 +43,22 @@ def _check(request: Request, deployment: Deployment) -> None:
 
 
 def _json(deployment: Deployment) -> Response:
+    """Seconds are of the deployment's time, from its start."""
+    instances = [
+        {"number": each.number, "state": each.state, "running": each.running, "queued": each.queued}
+        | {"billed_s": each.billed_ns / NS_PER_S}
+        for each in deployment.compute.instances()
+    ]
+    scaled = [
+        {"at_s": (each.at_ns - deployment.started_ns) / NS_PER_S}
+        | {"before": each.before, "after": each.after, "why": each.why}
+        for each in deployment.compute.scaled()
+    ]
     state = {
-        "serves": str(deployment.settings),
+        "started_as": str(deployment.settings),
+        "age_s": deployment.age_s,
         "running": deployment.running,
-        "instances": [asdict(instance) for instance in deployment.compute.instances()],
-        "scaled": [asdict(event) for event in deployment.compute.scaled()],
+        "instances": instances,
+        "scaled": scaled,
     }
     return Response(orjson.dumps(state), media_type="application/json")

@@ -13,8 +13,8 @@ from loadgen.simulator.asgi import cut_on_disconnect, send_refusal, send_whole, 
 from loadgen.simulator.asked import Answer, Asked, Compute, Events, Pace
 from loadgen.simulator.faults import Faults
 from loadgen.simulator.managed import Managed, ManagedSettings
-from loadgen.simulator.models import Model
-from loadgen.simulator.pace import Flight, Pacemaker
+from loadgen.simulator.models import Kind, Model
+from loadgen.simulator.pace import NS_PER_S, Flight, Pacemaker
 from loadgen.simulator.refusals import Refusal, bad_request, plain
 from loadgen.simulator.safety import Safety
 from loadgen.simulator.serverless import Serverless, ServerlessSettings
@@ -33,6 +33,11 @@ class Settings:
     key: str | None = field(default=None, repr=False)
     time_scale: float = 1.0
     faults: Faults | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What it runs on."""
+        return Kind.MANAGED if isinstance(self.compute, ManagedSettings) else Kind.SERVERLESS
 
     def __str__(self) -> str:
         """In a line, for whoever starts it by hand."""
@@ -53,11 +58,17 @@ class Deployment:
     """Lives in one event loop."""
 
     def __init__(self, settings: Settings, pacemaker: Pacemaker) -> None:
-        self.settings = settings
+        self.settings, self._pacemaker = settings, pacemaker
+        self.started_ns = pacemaker.now_ns()
         self.compute = compute_of(settings, pacemaker)
         self._flights: set[Flight] = set()
         self._admitted = 0
         self._stopping = False
+
+    @property
+    def age_s(self) -> float:
+        """Of its own time, which may run faster."""
+        return (self._pacemaker.now_ns() - self.started_ns) / NS_PER_S
 
     @property
     def running(self) -> int:
@@ -109,7 +120,7 @@ class Deployment:
         room_tokens = context_tokens - asked.context_tokens
         if room_tokens < 0:
             message = f"The prompt has {asked.context_tokens} tokens; the context holds {context_tokens}."
-            raise bad_request(message, code="context_length_exceeded", param="messages")
+            raise bad_request(message, code="context_length_exceeded", param=asked.param)
         if self._stopping:
             raise _stopping()
         rng = rng_of(self.settings.seed, self._admitted)

@@ -67,6 +67,8 @@ class EndpointSettings:
         least, most = self.bounds
         if least < 1:
             raise ValueError(f"min_instances must be at least 1, not {least}")
+        if least > most:
+            raise ValueError(f"min_instances ({least}) must not be above max_instances ({most})")
         if not 0 < least <= self.instances <= most:
             raise ValueError(f"instances must lie within min_instances and max_instances: {self.instances}")
 

@@ -6,8 +6,9 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from loadgen.simulator.serverless import HTTP_DATE, ServerlessSettings
 from loadgen.simulator.serving import Lengths, ServingModel
 
 Made = TypeVar("Made")
+Name = TypeVar("Name", bound=StrEnum)
 MOST_PORT = 65_535
 MOST_DRAIN_S = 3_600
 MOST_TIME_SCALE = 1_000
@@ -74,16 +76,22 @@ def parser() -> argparse.ArgumentParser:
         prog="headroom simulate", description="Simulate one deployment on loopback.", allow_abbrev=False
     )
     add = made.add_argument
-    add("--kind", type=Kind, choices=list(Kind), default=Kind.SERVERLESS, help="serverless has a quota, managed none")
+    add(
+        "--kind",
+        type=_one_of(Kind),
+        choices=list(Kind),
+        default=Kind.SERVERLESS,
+        help="serverless has a quota, managed none",
+    )
     add("--model", default=DEFAULT_MODEL, help="its name, and with it what it can do (%(default)s)")
-    add("--context-tokens", type=int, help="context of a model that is not in the table, or instead of its own")
+    add("--context-tokens", type=_whole, help="context of a model that is not in the table, or instead of its own")
     add("--host", default="127.0.0.1", help="address to listen on; one beyond loopback needs a key (%(default)s)")
-    add("--port", type=int, default=8181, help="0: any that is free (%(default)s)")
-    add("--seed", type=int, default=1, help="draws the same lengths and latencies again (%(default)s)")
+    add("--port", type=_whole, default=8181, help="0: any that is free (%(default)s)")
+    add("--seed", type=_whole, default=1, help="draws the same lengths and latencies again (%(default)s)")
     add("--key-env", metavar="NAME", help="environment variable with the key that requests must carry")
     add("--until-eof", action="store_true", help="end when stdin ends")
-    add("--drain-s", type=float, default=30, help="asked to end, let answers run for so many seconds (%(default)s)")
-    add("--time-scale", type=float, default=1, help="10: the deployment's time runs ten times faster (%(default)s)")
+    add("--drain-s", type=_number, default=30, help="asked to end, let answers run for so many seconds (%(default)s)")
+    add("--time-scale", type=_number, default=1, help="10: the deployment's time runs ten times faster (%(default)s)")
     add("--faults", type=Path, metavar="FILE", help="misbehave as its [[toxic]] tables say; the README has all of them")
     add("--serving", metavar="NAME=NUMBER", action="append", default=[], help="a parameter of the serving model")
     _add_serverless(made.add_argument_group("a serverless deployment").add_argument)
@@ -92,13 +100,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_serverless(add: Any) -> None:
-    add("--tpm", type=int, help="tokens a minute (200,000)")
-    add("--rpm", type=int, help="requests a minute (1,000)")
-    add("--concurrency", type=int, help="requests in flight at once (no limit; 300 is documented for some endpoints)")
-    add("--admission", type=Admission, choices=list(Admission), help="what a request costs (prompt+max_tokens)")
-    add("--window", type=WindowKind, choices=list(WindowKind), help="how a limit per minute is enforced (bucket)")
-    add("--burst-s", type=float, help="seconds of quota that a bucket holds (60)")
-    add("--request-slice-s", type=int, help="requests are checked in slices of so many seconds (60)")
+    add("--tpm", type=_whole, help="tokens a minute (200,000)")
+    add("--rpm", type=_whole, help="requests a minute (1,000)")
+    add(
+        "--concurrency", type=_whole, help="requests in flight at once (no limit; 300 is documented for some endpoints)"
+    )
+    add(
+        "--admission", type=_one_of(Admission), choices=list(Admission), help="what a request costs (prompt+max_tokens)"
+    )
+    add(
+        "--window",
+        type=_one_of(WindowKind),
+        choices=list(WindowKind),
+        help="how a limit per minute is enforced (bucket)",
+    )
+    add("--burst-s", type=_number, help="seconds of quota that a bucket holds (60)")
+    add("--request-slice-s", type=_whole, help="requests are checked in slices of so many seconds (60)")
     add("--header", metavar="NAME=VALUE", action="append", help="a rate-limit header that lies; without VALUE, omitted")
     add("--content-filter", choices=(*FilterShape, OFF), help="the body that refuses a filtered prompt (wrapped)")
     add("--content-filter-phrase", metavar="TEXT", action="append", help="one more phrase that filters a prompt")
@@ -106,18 +123,42 @@ def _add_serverless(add: Any) -> None:
 
 def _add_managed(add: Any) -> None:
     add("--sku", help="the machine, such as Standard_NC24ads_A100_v4 (the smallest A100 that the model is offered on)")
-    add("--instances", type=int, help="how many (--min-instances, else 1)")
-    add("--max-concurrent", type=int, help="requests that one instance works on; twice as many are let in (64)")
-    add("--request-timeout-ms", type=float, help="then 408, or a stream that has not begun (180000)")
-    add("--requests-per-second", type=int, help="above it 429 (500)")
-    add("--bandwidth-bytes-per-s", type=int, help="above it delays (5000000)")
-    add("--routing", type=Routing, choices=list(Routing), help="which instance gets a request (least_loaded)")
-    add("--boot-s", type=float, help="from an instance's start to its first request (900)")
-    add("--min-instances", type=int, help="of the autoscale rules (--instances)")
-    add("--max-instances", type=int, help="of the autoscale rules (--instances)")
+    add("--instances", type=_whole, help="how many (--min-instances, else 1)")
+    add("--max-concurrent", type=_whole, help="requests that one instance works on; twice as many are let in (64)")
+    add("--request-timeout-ms", type=_number, help="then 408, or a stream that has not begun (180000)")
+    add("--requests-per-second", type=_whole, help="above it 429 (500)")
+    add("--bandwidth-bytes-per-s", type=_whole, help="above it delays (5000000)")
+    add("--routing", type=_one_of(Routing), choices=list(Routing), help="which instance gets a request (least_loaded)")
+    add("--boot-s", type=_number, help="from an instance's start to its first request (900)")
+    add("--min-instances", type=_whole, help="of the autoscale rules (--instances)")
+    add("--max-instances", type=_whole, help="of the autoscale rules (--instances)")
     add("--scale-rule", metavar="RULE", action="append", help="such as utilization_percent>70:+1; repeatable")
-    add("--scale-grain-s", type=float, help="a rule looks at averages of so many seconds (60)")
-    add("--scale-window-s", type=float, help="and at the mean of those of so many (300)")
+    add("--scale-grain-s", type=_number, help="a rule looks at averages of so many seconds (60)")
+    add("--scale-window-s", type=_number, help="and at the mean of those of so many (300)")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text.replace(",", ""))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _one_of(names: type[Name]) -> Callable[[str], Name]:
+    def named(text: str) -> Name:
+        try:
+            return names(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}") from None
+
+    return named
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -226,11 +267,14 @@ def _serving(pairs: Sequence[str], model: type[BatchingModel | ServingModel]) ->
     for pair in pairs:
         name, _, number = pair.partition("=")
         if name not in names:
-            raise ConfigError(f"--serving {pair}: the serving model has {', '.join(names)}")
+            other = ServingModel if model is BatchingModel else BatchingModel
+            kind = Kind.SERVERLESS if model is BatchingModel else Kind.MANAGED
+            remedy = f"; {name} is one of --kind {kind}" if name in {entry.name for entry in fields(other)} else ""
+            raise ConfigError(f"--serving {pair}: give NAME=NUMBER, NAME one of {', '.join(names)}{remedy}")
         try:
             values[name] = float(number)
         except ValueError:
-            raise ConfigError(f"--serving {pair}: {number!r} is not a number") from None
+            raise ConfigError(f"--serving {pair}: give NAME=NUMBER; {number!r} is not a number") from None
     return values
 
 
@@ -263,7 +307,8 @@ def _key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable)
     if not key:
-        raise ConfigError(f"--key-env: the environment has no {variable}")
+        lacking = "has no" if key is None else "holds nothing in"
+        raise ConfigError(f"--key-env: the environment {lacking} {variable}")
     if not (key.isascii() and key.isprintable()) or key != key.strip():
         raise ConfigError(f"--key-env: {variable} holds what no header can carry, such as a newline at its end")
     return key

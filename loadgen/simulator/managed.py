@@ -55,7 +55,7 @@ class Managed:
             self._pacemaker.now_ns(), answer.prompt_tokens, answer.completion_tokens, streamed=asked.stream
         )
         if isinstance(given, Refused):
-            raise _refusal(given)
+            raise _refusal(given, asked.param)
         pace = Batched(given, flight)
         self._waiting[given] = pace
         if asked.stream:
@@ -210,10 +210,10 @@ def _broken() -> Refusal:
     return plain(500, "internal_error", "The simulation of the instances has failed; its server's stderr says why.")
 
 
-def _refusal(refused: Refused) -> Refusal:
+def _refusal(refused: Refused, param: str) -> Refusal:
     match refused.status:
         case 400:
-            return bad_request(refused.reason, code="context_length_exceeded", param="messages")
+            return bad_request(refused.reason, code="context_length_exceeded", param=param)
         case 429:
             return plain(429, "too_many_requests", refused.reason)
         case _:

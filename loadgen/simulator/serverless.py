@@ -134,7 +134,7 @@ class Serverless:
         return []
 
     def kill(self, number: int) -> None:
-        raise ConfigError(f"there is no instance {number}: serverless compute shows none")
+        raise ConfigError(f"there is no instance {number} to kill: those of serverless compute are not seen")
 
     def close(self) -> None:
         """Nothing runs by itself."""
