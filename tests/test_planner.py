@@ -472,8 +472,11 @@ def test_a_run_is_valid_with(brief, tmp_path, changes):
         ({"sample": lambda i, t: answered(i, t, wait_s=0.6)}, "waiting for the quota dominates: 600 ms on average"),
         ({"config": config(plan={"growth": 2})}, "the plan is for 2 times the measured load"),
         ({"deployment": {**PHI_3_MINI, "simulated": True}}, "the deployment was simulated"),
+        ({"deployment": {**PHI_3_MINI, "simulated": True, "simulated_kind": "managed"}}, "is managed, and the run took it for serverless"),
+        ({"deployment": {**PHI_3_MINI, "simulated": True, "time_scale": 60.0}}, "ran 60 times as fast"),
+        ({"config": config(target={"kind": "managed"}), "sample": lambda i, t: refused(i, t) if i < 3 else answered(i, t)}, "limited by what the endpoint lets in at once"),
     ],
-)
+)  # fmt: skip
 def test_a_doubt_is_printed_with_its_number(brief, tmp_path, changes, doubt):
     found = doubts_of(tmp_path, **changes)
     assert any(doubt in text for text in found.doubts), found.doubts

@@ -22,6 +22,12 @@ from tests.simulators import CHAT, EXACT, PATIENCE_S, ask, complaint, eventually
 # Limits
 
 
+def test_a_number_may_be_written_with_commas():
+    with simulated("--tpm", "300,000") as server:
+        answer = server.client.post(CHAT, json=ask(max_tokens=1))
+    assert answer.headers["x-ratelimit-limit-tokens"] == "300000"
+
+
 def test_beyond_the_tokens_a_429_says_when_to_come_back():
     with simulated("--tpm", "60") as server:  # one token a second, 60 of them saved up
         first = server.client.post(CHAT, json=ask(max_tokens=44), headers=pinned(1))
@@ -433,6 +439,10 @@ def test_a_port_in_use_is_one_sentence():
         (["--time-scale", "0"], "--time-scale"),
         (["--time-scale", "nan"], "--time-scale"),
         (["--header", "x-powered-by=me"], "x-powered-by"),
+        (["--kind", "Managed"], "'Managed' is none of serverless, managed"),
+        (["--tpm", "200k"], "'200k' is not a whole number"),
+        (["--serving", "max_running=5"], "max_running is one of --kind managed"),
+        (["--kind", "managed", "--scale-rule", "pending>1:-1"], "worse"),
         (["--header", "x-ratelimit-reset-tokens=http-date"], "retry-after only"),
         (["--kind", "managed", "--boot-s", "1e300"], "--boot-s must be at most 86,400"),
         (["--kind", "managed", "--instances", "51"], "--instances must be at most 50"),

@@ -12,6 +12,7 @@ from loadgen.config import TargetConfig
 from loadgen.errors import ConfigError, TargetError, TargetRefused
 from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
 from tests.servers import Server, always, response
+from tests.simulators import simulated
 
 CANARY = "canary-0123456789abcdef0123456789"
 
@@ -155,6 +156,15 @@ def test_the_probe_learns_the_model_and_carries_the_key():
         server.info = response(b'{"data": [{"id": "phi-3"}, {"id": "other"}]}')
         assert ask(server, dialect="openai")["model_name"] == "phi-3"
     assert not server.calls  # nothing but the probe was sent
+
+
+def test_the_probe_learns_that_the_deployment_is_simulated_and_how():
+    with simulated("--time-scale", "20") as serverless, simulated("--kind", "managed") as managed:
+        for server, kind, scale in ((serverless, "serverless", 20), (managed, "managed", 1)):
+            for dialect in ("azure", "openai"):
+                target = TargetConfig(url=server.url, dialect=dialect)
+                about = probe(target, address_of(server.url), None)
+                assert (about["simulated"], about["simulated_kind"], about["time_scale"]) == (True, kind, scale)
 
 
 def test_a_proxy_of_the_environment_sees_nothing(monkeypatch):
