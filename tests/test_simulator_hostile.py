@@ -1,4 +1,4 @@
-"""What no client should send, 5,000 times over real connections: the simulated deployment answers all, and stays as it was.
+"""What no client should send, 5,500 times over real connections: the simulated deployment answers all, and stays as it was.
 
 Hypothesis draws the requests, the same ones each time: well-formed HTTP goes over kept connections, broken HTTP over
 one of its own each. A request's answer is waited for PATIENCE_S; what uvicorn itself refuses is HTTP that is broken.
@@ -34,6 +34,15 @@ SWIFT = {
     "itl_base_ms": 0,
     "itl_per_running_ms": 0,
     "completion_mean_tokens": 3,
+}
+SWIFT_BATCHES = {
+    "iteration_base_ms": 0,
+    "iteration_per_sequence_ms": 0,
+    "iteration_exponent": 1,
+    "prefill_per_token_ms": 0,
+    "prefill_chunk_tokens": 8_192,
+    "kv_tokens": 100_000,
+    "max_running": 64,
 }
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
@@ -187,7 +196,8 @@ GOOD = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "M-SEARCH", "PURGE"]
 PATHS = ["/", "//", "/info", "/info/", "/INFO", "/v1/models", "/v1/models/x", "/models/info", "/chat/completions/", "/chat//completions", "/%63hat/completions",
          "/../info", "/info%00", "/%ff%fe", "/%", "/%zz", "/openai/deployments//chat/completions", "/openai/deployments/a%2Fb/chat/completions", "/score",
-         "/openai/deployments/%F0%9F%98%80/completions", "/" + "a" * 8_000, "/" + "a/" * 2_000, "/info;x=1", "/info#x", "*", "http://else.where/info", "/++/faults"]  # fmt: skip
+         "/openai/deployments/%F0%9F%98%80/completions", "/" + "a" * 8_000, "/" + "a/" * 2_000, "/info;x=1", "/info#x", "*", "http://else.where/info", "/++/faults",
+         "/simulator", "/simulator/", "/simulator/instances/0/kill", *(f"/simulator/instances/{number}/kill" for number in ("", "7", "-1", "x", "%C2%B2", "9" * 5_000, "0/0"))]  # fmt: skip
 QUERIES = ["", "?", "?api-version=2024-05-01-preview", "?api-version=", "?api-version=%ff", "?api-version=1&api-version=2", "?&&==", "?" + "a=b&" * 1_000,
            "?api-version=../../etc/passwd", "?%00", "?a[]=1", "???"]  # fmt: skip
 VALUES = [b"", b" ", b"0", b"-1", b"1", b"3", b"1.5", b"1e3", b"9" * 30, b"\xb2", b"\xd9\xa3", b"\xff\xfe", b"true", b"null", b"\t1", b"1,2", b"a" * 10_000,
@@ -210,6 +220,45 @@ def odd_http(draw, routes):
         return post(route + draw(st.sampled_from(QUERIES)), GOOD)
     method, path = draw(st.sampled_from(METHODS)), draw(st.sampled_from([*PATHS, *FULL]))
     return request(method, path + draw(st.sampled_from(QUERIES)), draw(st.sampled_from([b"", GOOD])))
+
+
+# Well-formed HTTP that asks for much.
+
+CONSTANTS = [
+    {"const": "x" * 20_000},
+    {"enum": [{"a": [1] * 5_000}]},
+    {"type": "string", "minLength": 1e9},
+    {"type": "array", "minItems": 1e9},
+]
+WRAPPERS = [
+    lambda schema: {"type": "array", "minItems": 16, "items": schema},
+    lambda schema: {"type": "array", "items": schema},
+    lambda schema: {"anyOf": [schema]},
+    lambda schema: {"type": "object", "properties": {f"p{n}": schema for n in range(4)}},
+    lambda schema: {"type": "object", "properties": {"a": schema}, "required": ["a", *map(str, range(50))]},
+]
+
+
+@st.composite
+def much(draw, routes):
+    route = draw(st.sampled_from(routes))
+    what = draw(st.sampled_from(["schema", "stops", "headers"]))
+    if what == "headers":
+        size = draw(st.sampled_from([100, 30_000, 60_000, 70_000, 80_000])) + draw(st.integers(0, 5_000))
+        one = draw(st.sampled_from([("x", b"y"), ("cookie", b"z" * 1_000), ("w", b"v" * size)]))
+        return post(route, GOOD, *[one] * -(-size // len(b"%b: %b\r\n" % (one[0].encode(), one[1]))))
+    asked = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi"}
+    body = {field: asked[field] for field in asked.keys() & FULL[route].keys()}
+    if what == "stops":
+        stop = draw(st.sampled_from(["x", " ", "", 1, "y" * 50]))
+        stops = draw(st.sampled_from([1, 16, 17, 100])) * draw(st.integers(0, 100)) * [stop]
+        return post(draw(st.sampled_from(PLACES)) + route, json.dumps(body | {"stop": stops}).encode())
+    schema = {"type": "object", "properties": {"a": draw(st.sampled_from(CONSTANTS))}}
+    for wrap in draw(st.lists(st.sampled_from([*WRAPPERS, WRAPPERS[0]]), min_size=2, max_size=5)):
+        schema = wrap(schema)
+    tools = {"tools": [{"type": "function", "function": {"name": "find", "parameters": schema}}]}
+    shape = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+    return post(route, json.dumps(body | draw(st.sampled_from([tools, shape]))).encode())
 
 
 def request(method, target, body=b"", *headers):
@@ -245,24 +294,41 @@ def broken_http(draw, _):
     return SimpleNamespace(method="", raw=raw + follows + draw(st.binary(max_size=20)), broken=True)
 
 
-ATTACKS = {one_wrong_value: 0.6, broken_bytes: 0.1, broken_image: 0.1, odd_http: 0.14, broken_http: 0.06}  # shares
-MODELS = [
-    # A model that is in no table can do all that a chat model can, so that no refusal hides another.
-    (["--model", "all-round", "--context-tokens", "8192"], CHATS, 3_500, GOOD),
-    (["--model", "Cohere-embed-v3-english"], VECTORS, 1_500, json.dumps({"input": ["hi"]}).encode()),
-]
+ATTACKS = {
+    one_wrong_value: 0.55,
+    broken_bytes: 0.09,
+    broken_image: 0.09,
+    odd_http: 0.15,
+    much: 0.06,
+    broken_http: 0.06,
+}  # shares
+QUOTA = ["--tpm", "1000000000", "--rpm", "100000000"]
+# A model that is in no table can do all that a chat model can, so that no refusal hides another.
+ALL_ROUND = ["--model", "all-round", "--context-tokens", "8192"]
+MANAGED = [
+    "--kind",
+    "managed",
+    "--boot-s",
+    "0",
+    "--bandwidth-bytes-per-s",
+    "1000000000",
+]  # who is killed is back at once
+TARGETS = {
+    "chat": ([*ALL_ROUND, *QUOTA], SWIFT, CHATS, 3_500),
+    "embeddings": (["--model", "Cohere-embed-v3-english", *QUOTA], SWIFT, VECTORS, 1_500),
+    "managed": ([*ALL_ROUND, *MANAGED], SWIFT_BATCHES, CHATS, 500),
+}
 
 
 class Target:
     """The simulator under attack: one process, its standard error in a file, and a kept connection to it."""
 
-    def __init__(self, folder, *flags, **serving):
-        parameters = [word for name, value in (SWIFT | serving).items() for word in ("--serving", f"{name}={value}")]
-        quota = ["--tpm", "1000000000", "--rpm", "100000000"]
+    def __init__(self, folder, flags, serving):
+        parameters = [word for name, value in serving.items() for word in ("--serving", f"{name}={value}")]
         self.complaints = folder / "stderr"
         with self.complaints.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "loadgen.simulator", "--port", "0", "--until-eof", *flags, *quota, *parameters],
+                [sys.executable, "-m", "loadgen.simulator", "--port", "0", "--until-eof", *flags, *parameters],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file,
             )  # fmt: skip
         self.url = json.loads(self.process.stdout.readline())["url"]
@@ -379,12 +445,12 @@ def check_broken(received):
 
 @pytest.fixture
 def slow(tmp_path):
-    with closing(Target(tmp_path, ttft_base_ms=200)) as attacked:
+    with closing(Target(tmp_path, QUOTA, SWIFT | {"ttft_base_ms": 200})) as attacked:
         yield attacked
 
 
-@pytest.mark.parametrize(("flags", "routes", "requests", "good"), MODELS, ids=["chat", "embeddings"])
-def test_malformed_requests_are_refused_as_documented_and_leave_no_trace(tmp_path, flags, routes, requests, good):
+@pytest.mark.parametrize(("flags", "serving", "routes", "requests"), TARGETS.values(), ids=TARGETS)
+def test_malformed_requests_are_refused_as_documented_and_leave_no_trace(tmp_path, flags, serving, routes, requests):
     numbers, resident_bytes = count(1), {}
 
     def attack(sent):
@@ -392,7 +458,7 @@ def test_malformed_requests_are_refused_as_documented_and_leave_no_trace(tmp_pat
             resident_bytes["settled"] = target.resident_bytes()
         target.suffer(sent)
 
-    with closing(Target(tmp_path, *flags)) as target:
+    with closing(Target(tmp_path, flags, serving)) as target:
         for strategy, share in ATTACKS.items():
             repeat = settings(
                 max_examples=round(requests * share),
@@ -403,9 +469,9 @@ def test_malformed_requests_are_refused_as_documented_and_leave_no_trace(tmp_pat
             )
             repeat(given(strategy(routes))(attack))()
         assert next(numbers) > requests
-        assert target.statuses >= {200, 400, 404, 405, 422}  # else they have been malformed all in one way
+        assert target.statuses >= {200, 400, 404, 405, 422, 431}  # else they have been malformed all in one way
         assert target.resident_bytes() - resident_bytes["settled"] < GROWTH_BYTES
-        _, status, _, body = target.exchange(post(routes[0], good))
+        _, status, _, body = target.exchange(post(routes[0], json.dumps(least(routes[0], {})).encode()))
         assert status == 200
         assert json.loads(body)["usage"]["prompt_tokens"] >= 1
         assert target.end() == 0
