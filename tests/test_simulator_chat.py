@@ -106,6 +106,15 @@ def test_the_arguments_of_a_call_satisfy_the_schema(mistral):
 
 def test_a_schema_needs_no_type_where_it_has_properties_and_is_followed_so_far_only():
     assert example({"properties": {"a": {"type": "boolean"}}}) == {"a": True}
+    assert example({"type": "integer", "exclusiveMinimum": 5, "maximum": 6}) == 6
+    assert example({"type": "integer", "exclusiveMaximum": 0}) == -1
+    assert example({"type": "string", "maxLength": 2}) == "te"
+    inner = {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}
+    assert example({"$ref": "#/$defs/X", "$defs": {"X": inner}}) == {"b": 1}
+    assert example({"properties": {"a": {"$ref": "#/$defs/X"}}, "$defs": {"X": inner}}) == {"a": {"b": 1}}
+    assert example({"$ref": "#/$defs/none"}) is None
+    looping = {"$ref": "#/$defs/X", "$defs": {"X": {"properties": {"a": {"$ref": "#/$defs/X"}}}}}
+    assert json.dumps(example(looping)).count('"a"') <= MOST_DEPTH
     deep = {"type": "string"}
     for _ in range(20):
         deep = {"type": "object", "properties": {"a": deep}}

@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         type=_one_of(Kind),
         choices=list(Kind),
         default=Kind.SERVERLESS,
-        help="serverless has a quota, managed none",
+        help="a quota, or instances to see",
     )
     add("--model", default=DEFAULT_MODEL, help="its name, and with it what it can do (%(default)s)")
     add("--context-tokens", type=_whole, help="context of a model that is not in the table, or instead of its own")
@@ -93,7 +93,13 @@ def parser() -> argparse.ArgumentParser:
     add("--drain-s", type=_number, default=30, help="asked to end, let answers run for so many seconds (%(default)s)")
     add("--time-scale", type=_number, default=1, help="10: the deployment's time runs ten times faster (%(default)s)")
     add("--faults", type=Path, metavar="FILE", help="misbehave as its [[toxic]] tables say; the README has all of them")
-    add("--serving", metavar="NAME=NUMBER", action="append", default=[], help="a parameter of the serving model")
+    add(
+        "--serving",
+        metavar="NAME=NUMBER",
+        action="append",
+        default=[],
+        help="a parameter of the serving model, NAME=NUMBER; repeatable",
+    )
     _add_serverless(made.add_argument_group("a serverless deployment").add_argument)
     _add_managed(made.add_argument_group("a managed deployment").add_argument)
     return made
@@ -112,7 +118,7 @@ def _add_serverless(add: Any) -> None:
         "--window",
         type=_one_of(WindowKind),
         choices=list(WindowKind),
-        help="how a limit per minute is enforced (bucket)",
+        help="refilled all the time, reset each minute, or any 60 s (bucket)",
     )
     add("--burst-s", type=_number, help="seconds of quota that a bucket holds (60)")
     add("--request-slice-s", type=_whole, help="requests are checked in slices of so many seconds (60)")
@@ -125,9 +131,9 @@ def _add_managed(add: Any) -> None:
     add("--sku", help="the machine, such as Standard_NC24ads_A100_v4 (the smallest A100 that the model is offered on)")
     add("--instances", type=_whole, help="how many (--min-instances, else 1)")
     add("--max-concurrent", type=_whole, help="requests that one instance works on; twice as many are let in (64)")
-    add("--request-timeout-ms", type=_number, help="then 408, or a stream that has not begun (180000)")
+    add("--request-timeout-ms", type=_number, help="then 408, unless a stream has begun (180,000)")
     add("--requests-per-second", type=_whole, help="above it 429 (500)")
-    add("--bandwidth-bytes-per-s", type=_whole, help="above it delays (5000000)")
+    add("--bandwidth-bytes-per-s", type=_whole, help="above it delays (5,000,000)")
     add("--routing", type=_one_of(Routing), choices=list(Routing), help="which instance gets a request (least_loaded)")
     add("--boot-s", type=_number, help="from an instance's start to its first request (900)")
     add("--min-instances", type=_whole, help="of the autoscale rules (--instances)")

@@ -1,7 +1,8 @@
 """A value for a JSON schema: of the right simple type, from its enum, with all that it requires.
 
-Known: type, enum, const, objects (properties, required), arrays (items, minItems), strings (minLength),
-numbers (minimum, maximum), anyOf and oneOf (the first). Others (pattern, $ref, ...) are not looked at.
+Known: type, enum, const, objects (properties, required), arrays (items, minItems), strings (minLength, maxLength),
+numbers (minimum, maximum, both also exclusive), anyOf and oneOf (the first), and $ref into the schema itself. Others
+(pattern, format, multipleOf, ...) are not looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def example(schema: Any, loc: Sequence[str | int] = ()) -> Any:
     Raises Refusal (422), which names `loc`, where what must be does not fit.
     """
     try:
-        return _Writer().write(schema, 0)
+        return _Writer(schema).write(schema, 0)
     except _FullError:
         raise invalid(loc, schema) from None
 
@@ -41,7 +42,8 @@ class _FullError(Exception):
 class _Writer:
     """Writes one value, and counts what it tries: what it leaves out again is not given back, so it ends soon."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Any) -> None:
+        self._whole = whole  # what a $ref points into
         self._room_bytes = MOST_BYTES
         self._sizes: dict[int, int] = {}  # of parts of the schema by their id, each measured once
         self._names: dict[int, tuple[Sequence[str], bool]] = {}  # of its objects likewise
@@ -49,6 +51,8 @@ class _Writer:
     def write(self, schema: Any, depth: int) -> Any:
         if not isinstance(schema, Mapping) or depth > MOST_DEPTH:
             return self._take(None)
+        if "$ref" in schema:
+            return self.write(self._target(schema["$ref"]), depth + 1)
         if "const" in schema:
             return self._take(schema["const"])
         for choice in ("enum", "anyOf", "oneOf"):
@@ -64,11 +68,21 @@ class _Writer:
             return dict(self._properties(schema, depth)) if kind == "object" else list(self._items(schema, depth))
         if kind == "string":
             text = TEXT.ljust(min(_least(schema, "minLength", 0), MOST_CHARACTERS), "t")
+            if _is_limit(most := schema.get("maxLength")):
+                text = text[: max(0, math.floor(most))]
             self._spend(len(text) + 2)
             return text
         if kind in ("integer", "number"):
             return self._take(_number(schema))
         return self._take(True if kind == "boolean" else None)
+
+    def _target(self, reference: Any) -> Any:
+        """The part of the schema that `#/$defs/name` and the like point to; None where there is none."""
+        root, *names = reference.split("/")[: MOST_DEPTH + 1] if isinstance(reference, str) else [""]
+        found = self._whole if root == "#" else None
+        for name in names:
+            found = found.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+        return found
 
     def _properties(self, schema: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
         """Those required; where none is, all until one has no room."""
@@ -135,8 +149,14 @@ def _type_of(schema: Mapping[str, Any]) -> Any:
 
 def _number(schema: Mapping[str, Any]) -> int:
     """A whole number within the schema's limits, as far as there is one."""
-    least, most = _least(schema, "minimum", 1), schema.get("maximum")
-    return least if not _is_limit(most) or most >= least else math.floor(most)
+    least, most = _least(schema, "minimum", 1), math.inf
+    if _is_limit(above := schema.get("exclusiveMinimum")):
+        least = max(least, math.floor(above) + 1)
+    if _is_limit(limit := schema.get("maximum")):
+        most = math.floor(limit)
+    if _is_limit(below := schema.get("exclusiveMaximum")):
+        most = min(most, math.ceil(below) - 1)
+    return least if least <= most else int(most)
 
 
 def _least(schema: Mapping[str, Any], name: str, usual: int) -> int:
