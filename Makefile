@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: setup run test test-long check bench browser clean
+.PHONY: setup run test tests test-long check bench browser clean
 
 setup: $(VENV)/.installed
 
@@ -20,16 +20,18 @@ run: setup  ## a minute of chat, streaming and vision against the simulated depl
 	$(BIN)/headroom run $(ARGS)
 
 test: setup browser  ## style, types and every test that takes seconds
-	$(MAKE) check
+	@$(MAKE) --no-print-directory -j2 NICE="nice -n 19" check tests
+
+tests: setup  # beside them the checks take only what they leave of a core
 	$(BIN)/pytest -m "not long" $(ARGS)
 
 test-long: setup browser  ## the tests that take minutes
 	$(BIN)/pytest -m long $(ARGS)
 
 check: setup
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(NICE) $(BIN)/ruff format --check .
+	$(NICE) $(BIN)/ruff check .
+	$(NICE) $(BIN)/mypy
 
 bench: setup  ## the figures of the README, each beside a peer or a limit
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done

@@ -14,7 +14,7 @@ LAST = {
     "usage": {"prompt_tokens": 3, "completion_tokens": 1},
 }
 TOKEN = {"choices": [{"delta": {"content": "x"}}]}
-SHORT = ["--duration", "2s", "--warmup", "0s"]
+SHORT = ["--duration", "2s", "--warmup", "0s", "--max-tokens", "20"]  # whose answers take a quarter of a second
 
 
 def environment(**extra):

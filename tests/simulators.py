@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import httpx
 from PIL import Image
+
+from loadgen.simulator.__main__ import main
 
 KEY = "0123456789abcdef0123456789abcdef"
 CHAT, OPENAI = "/chat/completions", "/v1/chat/completions"
@@ -96,13 +99,21 @@ def picture(url, text="what is this?"):
 
 
 def complaint(*flags):
-    """What a simulator that refuses its flags says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "loadgen.simulator", *flags],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    """What a simulator says that refuses its flags, before it begins to serve."""
+    said, stdout = io.StringIO(), io.StringIO()
+    with redirect_stderr(said), redirect_stdout(stdout), patch("loadgen.simulator.__main__.serve") as serve:
+        try:
+            code = main(flags)
+        except SystemExit as ended:  # of argparse
+            code = ended.code
+    assert not serve.called, f"{flags} were accepted"
+    assert (code, stdout.getvalue()) == (2, "")
+    return said.getvalue()
+
+
+def failed_start(*flags):
+    """What a simulator says that cannot begin to serve."""
+    command = [sys.executable, "-m", "loadgen.simulator", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     return done.stderr

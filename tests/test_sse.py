@@ -217,10 +217,21 @@ def cut_at(stream, cuts):
     return [stream[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
 
 
-@settings(max_examples=10_000, deadline=None)
+def gives_the_events_of_the_rules(stream, cuts):
+    assert parse(cut_at(stream, cuts)) == (reference(stream), None)
+
+
+@settings(max_examples=2_000, deadline=None)
 @given(STREAMS, CUTS)
 def test_any_cutting_of_any_stream_gives_the_events_of_the_rules(stream, cuts):
-    assert parse(cut_at(stream, cuts)) == (reference(stream), None)
+    gives_the_events_of_the_rules(stream, cuts)
+
+
+@pytest.mark.long
+@settings(max_examples=10_000, deadline=None)
+@given(STREAMS, CUTS)
+def test_ten_thousand_cuttings_give_the_events_of_the_rules(stream, cuts):
+    gives_the_events_of_the_rules(stream, cuts)
 
 
 VALUES = st.sampled_from([row.stream for row in CORPUS if len(row.stream) < 2_000])
