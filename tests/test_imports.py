@@ -58,6 +58,7 @@ PURE = (
     "refusals",
     "sse",
     "simulator/serving",
+    "simulator/units",
     "simulator/batching",
     "simulator/autoscale",
     "simulator/fleet",

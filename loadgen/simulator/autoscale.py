@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from loadgen.errors import ConfigError
+from loadgen.simulator.units import NEVER_NS, NS_PER_S
 
 GRAIN_S = 60.0
 WINDOW_S = 300.0
-NS_PER_S = 1_000_000_000
-NEVER_NS = 1 << 62
 _RULE = re.compile(r"(\w+)\s*([<>])\s*([0-9.]+)\s*:\s*([+-]\d+)(?:\s*/\s*([0-9.]+)\s*s)?")
 
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 
-NS_PER_MS = 1_000_000
-NEVER_NS = 1 << 62
+from loadgen.simulator.units import NEVER_NS, NS_PER_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

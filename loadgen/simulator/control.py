@@ -10,8 +10,8 @@ from starlette.routing import Route
 from loadgen.errors import ConfigError
 from loadgen.simulator.app import MOST_DIGITS, check_caller
 from loadgen.simulator.deployment import Deployment
-from loadgen.simulator.pace import NS_PER_S
 from loadgen.simulator.refusals import plain
+from loadgen.simulator.units import NS_PER_S
 
 
 def control_routes(deployment: Deployment) -> list[Route]:

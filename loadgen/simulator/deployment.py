@@ -14,11 +14,12 @@ from loadgen.simulator.asked import Answer, Asked, Compute, Events, Pace
 from loadgen.simulator.faults import Faults
 from loadgen.simulator.managed import Managed, ManagedSettings
 from loadgen.simulator.models import Kind, Model
-from loadgen.simulator.pace import NS_PER_S, Flight, Pacemaker
+from loadgen.simulator.pace import Flight, Pacemaker
 from loadgen.simulator.refusals import Refusal, bad_request, plain
 from loadgen.simulator.safety import Safety
 from loadgen.simulator.serverless import Serverless, ServerlessSettings
 from loadgen.simulator.serving import Lengths, rng_of
+from loadgen.simulator.units import NS_PER_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,9 @@ from enum import StrEnum
 from operator import attrgetter
 
 from loadgen.simulator.autoscale import GRAIN_S, WINDOW_S, Autoscaler, Meter, ScaleEvent, ScaleRule
-from loadgen.simulator.batching import NEVER_NS, NS_PER_MS, BatchingModel, Instance, Outcome, Sequence
+from loadgen.simulator.batching import BatchingModel, Instance, Outcome, Sequence
 from loadgen.simulator.fleet import Fleet, InstanceView
-
-NS_PER_S = 1_000_000_000
+from loadgen.simulator.units import NEVER_NS, NS_PER_MS, NS_PER_S
 
 
 class Routing(StrEnum):

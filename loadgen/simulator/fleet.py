@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from loadgen.errors import ConfigError
 from loadgen.simulator.autoscale import Meter
-from loadgen.simulator.batching import NEVER_NS, BatchingModel, Instance, Sequence
+from loadgen.simulator.batching import BatchingModel, Instance, Sequence
+from loadgen.simulator.units import NEVER_NS
 
 
 class MachineState(StrEnum):

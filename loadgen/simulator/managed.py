@@ -11,14 +11,13 @@ from starlette.types import Message, Send
 
 from loadgen.simulator.asked import Answer, Asked, Pace
 from loadgen.simulator.autoscale import ScaleEvent
-from loadgen.simulator.batching import NEVER_NS, BatchingModel, Outcome, Sequence
+from loadgen.simulator.batching import BatchingModel, Outcome, Sequence
 from loadgen.simulator.endpoint import Endpoint, EndpointSettings, Refused
 from loadgen.simulator.fleet import InstanceView
 from loadgen.simulator.pace import Flight, Pacemaker
 from loadgen.simulator.refusals import Refusal, bad_request, plain
+from loadgen.simulator.units import NEVER_NS, NS_PER_MS, NS_PER_S
 
-NS_PER_S = 1_000_000_000
-NS_PER_MS = 1_000_000
 BANDWIDTH_BURST_NS = NS_PER_S  # the limit is one per second: what one second allows is not delayed
 
 

@@ -14,8 +14,8 @@ import os
 import time
 from heapq import heapify, heappop, heappush
 
-NS_PER_S = 1_000_000_000
-IDLE_NS = 1 << 62
+from loadgen.simulator.units import NEVER_NS, NS_PER_S
+
 FEW = 64
 TICK_NS = 200_000  # wakes are at least this far apart, so that thousands of streams share them: 5,000 a second at most
 _ABSOLUTE = 1  # TFD_TIMER_ABSTIME
@@ -59,7 +59,7 @@ class Pacemaker:
         self._due: list[tuple[int, int, asyncio.Future[None]]] = []  # heap of (instant, serial, who waits)
         self._serial = 0
         self._cut = 0  # at least so many of the heap wait for nothing any more
-        self._armed_ns = IDLE_NS
+        self._armed_ns = NEVER_NS
         self._last_tick_ns = 0
         self._setting = (ctypes.c_long * 4)()  # struct itimerspec: interval s, ns; first expiry s, ns
         self._timer = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
@@ -115,7 +115,7 @@ class Pacemaker:
                 self._cut = max(0, self._cut - 1)
             else:
                 wake.set_result(None)
-        self._arm(due[0][0] if due else IDLE_NS)
+        self._arm(due[0][0] if due else NEVER_NS)
 
     def _arm(self, due_ns: int) -> None:
         """Set the timer, which also makes it unreadable until it expires."""

@@ -11,16 +11,15 @@ from email.utils import formatdate
 from starlette.types import Send
 
 from loadgen.errors import ConfigError
-from loadgen.quota import NEVER_NS, Admission, Grant, Quota, enforcing
+from loadgen.quota import Admission, Grant, Quota, enforcing
 from loadgen.simulator.asked import Answer, Asked, Pace
 from loadgen.simulator.autoscale import ScaleEvent
 from loadgen.simulator.fleet import InstanceView
 from loadgen.simulator.pace import Flight, Pacemaker
 from loadgen.simulator.refusals import Refusal, rate_limited
 from loadgen.simulator.serving import ServingModel
+from loadgen.simulator.units import NEVER_NS, NS_PER_MS, NS_PER_S
 
-NS_PER_S = 1_000_000_000
-NS_PER_MS = 1_000_000
 BUSY_RETRY_NS = NS_PER_S  # when a place will be free is not known
 HOPELESS_RETRY_NS = 86_400 * NS_PER_S  # what Azure has been seen to ask for where waiting does not help
 UNSEEN_TOKENS = 8  # an answer that is not streamed looks at the load once for so many tokens

@@ -16,7 +16,7 @@ import math
 import random
 from dataclasses import dataclass, fields
 
-NS_PER_MS = 1_000_000
+from loadgen.simulator.units import NS_PER_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from loadgen.simulator.answers import DONE
 from loadgen.simulator.asgi import MOST_BODY_BYTES, send_refusal, send_whole
 from loadgen.simulator.faults import Faults, Kind, Toxic
-from loadgen.simulator.pace import NS_PER_S, Flight, Pacemaker
+from loadgen.simulator.pace import Flight, Pacemaker
 from loadgen.simulator.protocol import CONNECTION
 from loadgen.simulator.refusals import plain
-from loadgen.simulator.serving import NS_PER_MS, rng_of
+from loadgen.simulator.serving import rng_of
 from loadgen.simulator.spoiling import (
     NO_FIELD,
     break_json,
@@ -30,6 +30,7 @@ from loadgen.simulator.spoiling import (
     giant_line,
     gzip_bomb,
 )
+from loadgen.simulator.units import NS_PER_MS, NS_PER_S
 
 DRIPS_PER_S = 20  # how often a stream of so many bytes a second goes on
 _OF_JITTER = 1 << 62  # its draws are not those that decided whom the toxics hit

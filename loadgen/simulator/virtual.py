@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from loadgen.errors import ConfigError
 from loadgen.simulator.autoscale import ScaleEvent
-from loadgen.simulator.batching import NEVER_NS, STATUS_OF, BatchingModel, Sequence
+from loadgen.simulator.batching import STATUS_OF, BatchingModel, Sequence
 from loadgen.simulator.endpoint import Endpoint, EndpointSettings, Refused
 from loadgen.simulator.fleet import InstanceView
+from loadgen.simulator.units import NEVER_NS
 
 Arrival = tuple[int, int, int]  # at_ns, prompt_tokens, completion_tokens
 
