@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: setup run test tests test-long check bench browser clean
+.PHONY: setup run test test-long check bench browser clean
 
 setup: $(VENV)/.installed
 
@@ -12,7 +12,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Headroom needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -20,18 +20,16 @@ run: setup  ## a minute of chat, streaming and vision against the simulated depl
 	$(BIN)/headroom run $(ARGS)
 
 test: setup browser  ## style, types and every test that takes seconds
-	@$(MAKE) --no-print-directory -j2 NICE="nice -n 19" check tests
-
-tests: setup  # beside them the checks take only what they leave of a core
+	$(MAKE) check
 	$(BIN)/pytest -m "not long" $(ARGS)
 
 test-long: setup browser  ## the tests that take minutes
 	$(BIN)/pytest -m long $(ARGS)
 
 check: setup
-	$(NICE) $(BIN)/ruff format --check .
-	$(NICE) $(BIN)/ruff check .
-	$(NICE) $(BIN)/mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 bench: setup  ## the figures of the README, each beside a peer or a limit
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done

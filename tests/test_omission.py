@@ -86,6 +86,7 @@ def test_a_short_freeze_shows_likewise(tmp_path):
     assert abs(latency["response_time"].p95.value_ms - expected_ms) <= 0.03 * expected_ms
 
 
+@pytest.mark.long
 def test_a_closed_loop_that_sees_less_of_it_is_labelled(tmp_path):
     flags = ["--users", "2", "--duration", "4.5s", "--warmup", "0.5s", *UNTHROTTLED]
     done, latency, run = play(tmp_path, freeze_s=1.5, at_s=1.5, flags=flags)
