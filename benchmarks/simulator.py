@@ -17,7 +17,6 @@ mock server, which does the same work.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import socket
@@ -44,15 +43,15 @@ from wire import (
     Mark,
     Row,
     Unmeasurable,
+    measure,
     ms,
     on_core,
+    parser_of,
     row_of,
     start,
-    table_of,
 )
 
 from headroom.processes import core_seconds
-from loadgen.errors import HeadroomError
 from loadgen.samples import Run, check_ledger, finish
 from planner.rows import OK
 
@@ -339,30 +338,18 @@ PARTS: dict[str, Callable[[Setting], list[Row]]] = {"streams": streams, "plain":
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
-    parser.add_argument("--quick", action="store_true", help="shorter")
-    parser.add_argument("--no-peers", action="store_true", help="measure ours alone")
+    parser = parser_of(__doc__, PARTS, "shorter")
     parser.add_argument("--guidellm", metavar="PATH", default="guidellm", help="its program, if it is not on the PATH")
     given = parser.parse_args(arguments)
     guidellm = shutil.which(given.guidellm)
     if guidellm is None and not given.no_peers:
         CONSOLE.print("guidellm: not installed, so its mock server is not measured")
-    rows: list[Row] = []
-    try:
-        found = Cores.choose()
-        with tempfile.TemporaryDirectory(prefix="headroom-simulator-") as folder:
-            cores = Cores(found.load, found.server, recorder=found.load)
-            setting = Setting(cores, Path(folder), 3.0 if given.quick else 6.0, not given.no_peers, guidellm)
-            for name, part in PARTS.items():
-                if given.only in (None, name):
-                    rows += part(setting)
-    except HeadroomError as reason:
-        print(f"cannot measure: {reason}", file=sys.stderr)
-        return 1
-    CONSOLE.print()
-    CONSOLE.print(table_of(rows))
-    return 0
+
+    def setting_of(found: Cores, folder: Path) -> Setting:
+        cores = Cores(found.load, found.server, recorder=found.load)
+        return Setting(cores, folder, 3.0 if given.quick else 6.0, not given.no_peers, guidellm)
+
+    return measure(PARTS, given.only, setting_of)
 
 
 if __name__ == "__main__":

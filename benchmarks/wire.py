@@ -22,12 +22,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from peers import PATH, PEERS, body_of
@@ -70,6 +70,9 @@ class Cores:
         if len(cores) < 2:
             raise Unmeasurable("it takes Linux and two cores: one for the load, one for the server")
         return cls(*cores[:2], cores[min(2, len(cores) - 1)])
+
+
+Of = TypeVar("Of")  # the setting of a benchmark
 
 
 @dataclass(frozen=True)
@@ -464,20 +467,26 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
-    parser.add_argument("--quick", action="store_true", help="shorter, and a tenth of the requests for memory")
+def parser_of(doc: str | None, parts: Iterable[str], quick: str) -> argparse.ArgumentParser:
+    """The flags that benchmarks of several parts share; `quick` says what that flag does."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--only", choices=list(parts), help="measure this part alone")
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--no-peers", action="store_true", help="measure ours alone")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def measure(
+    parts: Mapping[str, Callable[[Of], list[Row]]], only: str | None, setting_of: Callable[[Cores, Path], Of]
+) -> int:
+    """Run the parts, or one alone, in a folder of their own, and print their rows; the exit code."""
     rows: list[Row] = []
     try:
         cores = Cores.choose()
-        with tempfile.TemporaryDirectory(prefix="headroom-wire-") as folder:
-            seconds, peer_seconds, recorded = (5.0, 2.0, 100_000) if given.quick else (6.0, 3.0, 1_000_000)
-            setting = Setting(cores, Path(folder), seconds, peer_seconds, recorded, peers=not given.no_peers)
-            for name, part in PARTS.items():
-                if given.only in (None, name):
+        with tempfile.TemporaryDirectory(prefix="headroom-benchmark-") as folder:
+            setting = setting_of(cores, Path(folder))
+            for name, part in parts.items():
+                if only in (None, name):
                     rows += part(setting)
     except HeadroomError as reason:
         print(f"cannot measure: {reason}", file=sys.stderr)
@@ -485,6 +494,16 @@ def main(arguments: list[str]) -> int:
     CONSOLE.print()
     CONSOLE.print(table_of(rows))
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    given = parser_of(__doc__, PARTS, "shorter, and a tenth of the requests for memory").parse_args(arguments)
+    seconds, peer_seconds, recorded = (5.0, 2.0, 100_000) if given.quick else (6.0, 3.0, 1_000_000)
+
+    def setting_of(cores: Cores, folder: Path) -> Setting:
+        return Setting(cores, folder, seconds, peer_seconds, recorded, peers=not given.no_peers)
+
+    return measure(PARTS, given.only, setting_of)
 
 
 if __name__ == "__main__":

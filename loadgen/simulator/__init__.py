@@ -1,8 +1,9 @@
 """A simulated serverless or managed deployment on loopback, to run against without an account or a bill.
 
 It speaks the Azure AI Model Inference API (/info, /chat/completions, /completions, /embeddings, /images/embeddings; all
-of it under /models too) and the OpenAI dialect (under /v1, /openai/v1 and /openai/deployments/NAME), enforces a quota
-by loadgen.quota, and answers with the latencies of a stated serving model (serving.py). Each model of models.py does
+of it under /models too) and the OpenAI dialect (under /v1, /openai/v1 and /openai/deployments/NAME). Serverless, it
+enforces a quota by loadgen.quota and answers with the latencies of a stated model (serverless.py, serving.py); managed,
+it is a model of its instances (managed.py drives endpoint.py, fleet.py and batching.py). Each model of models.py does
 what the real one does; what it cannot do is answered 422 `parameter_not_supported`, as a picture for a text model is:
 the documents show that body for what a model cannot take, and none for pictures. Known differences from a real
 deployment:
