@@ -78,7 +78,7 @@ def run(
 ) -> None:
     """Load-test a deployment, record what happened, and plan from it."""
     from headroom import running  # noqa: PLC0415
-    from loadgen.config import load_config  # noqa: PLC0415
+    from loadgen.loadtest import load_config  # noqa: PLC0415
 
     flags = {
         "target.url": target,
@@ -162,7 +162,7 @@ def plan(
 ) -> None:
     """What a run shows, what it would cost, and how many deployments or instances it needs."""
     from headroom import planning  # noqa: PLC0415
-    from loadgen.config import load_config  # noqa: PLC0415
+    from loadgen.loadtest import load_config  # noqa: PLC0415
 
     if run_folder is not None:
         if tpm is not None or rpm is not None:

@@ -31,9 +31,10 @@ from loadgen.arrivals import ClosedLoop, OpenLoop
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.health import LOOK_S, Health
-from loadgen.player import Player, load_scenario, seat  # first: it patches the process for gevent
+from loadgen.player import Player  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
+from loadgen.users import check_requests_fit, load_scenario, seat
 
 FLUSH_S = 0.25
 START_IN_NS = 300_000_000  # so that the first arrival can be prepared
@@ -60,7 +61,7 @@ class Load:
             folder=folder,
         )
         seat(self.player)
-        self.player.check_requests_fit(self.classes)
+        check_requests_fit(self.player, self.classes)
         self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
         gevent.os.make_nonblocking(self.pipe.fd)
         self.voice = Voice()

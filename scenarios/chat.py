@@ -3,10 +3,10 @@
 The earlier turns are made up, answers included, so that the same seed sends the same bytes whatever the model says.
 """
 
-from loadgen.player import DeploymentUser
 from loadgen.requests import RequestSpec, chat, text_of
 from loadgen.schedule import Arrival
 from loadgen.tokens import TOKENS_PER_MESSAGE
+from loadgen.users import DeploymentUser
 
 SYSTEM = "You are a helpful assistant. Answer briefly, and say so when you do not know."
 MOST_TURNS = 4

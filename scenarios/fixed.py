@@ -1,8 +1,8 @@
 """Scenarios that measure Headroom itself: the same request each time, so that no time goes into making it up."""
 
-from loadgen.player import DeploymentUser
 from loadgen.requests import RequestSpec, chat
 from loadgen.schedule import Arrival
+from loadgen.users import DeploymentUser
 
 MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},

@@ -1,8 +1,8 @@
 """Streaming: one question, whose answer comes token by token."""
 
-from loadgen.player import DeploymentUser
 from loadgen.requests import RequestSpec, chat, text_of
 from loadgen.schedule import Arrival
+from loadgen.users import DeploymentUser
 from scenarios.chat import SYSTEM, one_message
 
 QUESTION_TOKENS = (20, 200)

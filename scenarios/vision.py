@@ -7,9 +7,9 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from loadgen.player import DeploymentUser
 from loadgen.requests import RequestSpec, chat, text_of
 from loadgen.schedule import Arrival
+from loadgen.users import DeploymentUser
 
 SIZES_PX = ((336, 336), (640, 480), (800, 600), (1024, 768), (768, 1024), (1280, 720), (1900, 1069))
 PICTURES_OF_A_SIZE = 8  # painting one takes milliseconds: they are kept, and enough of them that caches do not help

@@ -2,8 +2,9 @@
 
 import pytest
 
-from loadgen.config import RunConfig, load_config
+from loadgen.config import RunConfig
 from loadgen.errors import ConfigError
+from loadgen.loadtest import load_config
 from loadgen.slo import Slo, parse_duration_ns
 
 

@@ -18,7 +18,7 @@ from tests.servers import Server
 
 BLOCKING = """
 from gevent.monkey import get_original
-from loadgen.player import DeploymentUser
+from loadgen.users import DeploymentUser
 from loadgen.requests import chat
 
 class Mine(DeploymentUser):

@@ -26,7 +26,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
     "headroom/": ("headroom", "dashboards", "planner", "scenarios.PLACES", "loadgen"),
 }
 ONLY_IN = {  # library -> the files allowed to know it
-    "locust": ("loadgen/player.py", "loadgen/feed.py", "loadgen/__main__.py", "scenarios/"),
+    "locust": ("loadgen/player.py", "loadgen/users.py", "loadgen/feed.py", "loadgen/__main__.py", "scenarios/"),
     "gevent": (
         "loadgen/alarm.py",
         "loadgen/arrivals.py",
@@ -35,6 +35,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/feed.py",
         "loadgen/throttle.py",
         "loadgen/player.py",
+        "loadgen/users.py",
         "loadgen/__main__.py",
     ),
     "httpx": ("loadgen/target.py", "planner/retail.py"),

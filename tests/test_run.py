@@ -304,7 +304,7 @@ def test_requests_that_are_never_answered_are_failures_and_not_forgotten(tmp_pat
 
 def test_a_scenario_that_prints_disturbs_nothing(tmp_path):
     (tmp_path / "loud.py").write_text(
-        "from loadgen.player import DeploymentUser\nfrom loadgen.requests import chat\n"
+        "from loadgen.users import DeploymentUser\nfrom loadgen.requests import chat\n"
         "class Loud(DeploymentUser):\n    def request(self, arrival):\n        print('hello', arrival.seq, flush=True)\n"
         "        return chat(self.scenario, [{'role': 'user', 'content': 'x'}], max_tokens=5)\n"
     )
@@ -600,7 +600,7 @@ def test_exit_codes_tell_an_invalid_run_and_a_missed_objective(tmp_path):
 
 def test_a_scenario_of_the_users_own_runs_and_its_mistakes_are_counted(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from loadgen.player import DeploymentUser\n"
+        "from loadgen.users import DeploymentUser\n"
         "from loadgen.requests import chat\n"
         "class Mine(DeploymentUser):\n"
         "    def request(self, arrival):\n"
@@ -712,7 +712,7 @@ def failed_with_a_key(request, tmp_path_factory):
         cwd = tmp_path_factory.mktemp("key")
         (cwd / "timeouts.toml").write_text("[timeouts]\nfirst_byte = 0.3\n")
         (cwd / "leaky.py").write_text(
-            "from loadgen.player import DeploymentUser\nfrom loadgen.requests import chat\n"
+            "from loadgen.users import DeploymentUser\nfrom loadgen.requests import chat\n"
             "class Leaky(DeploymentUser):\n    def request(self, arrival):\n        if arrival.seq > 63: raise ValueError(self.player.credential, vars(self.player.credential).keys())\n"
             "        return chat(self.scenario, [], max_tokens=1)\n"
         )
