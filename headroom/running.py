@@ -23,7 +23,7 @@ from rich.console import Console
 
 from dashboards.live import LiveView, Progress
 from headroom import planning
-from headroom.cli import INTERRUPTED
+from headroom.commands.app import INTERRUPTED
 from headroom.processes import cpu_model, serving
 from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError

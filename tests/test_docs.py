@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from headroom.cli import app
+import headroom.cli  # noqa: F401 - adds the commands
+from headroom.commands.app import app
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.quota import Quota

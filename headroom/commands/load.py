@@ -1,0 +1,123 @@
+"""headroom run: load on a deployment."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headroom.commands.app import INTERRUPTED, Objectives, app
+from loadgen.errors import ConfigError
+
+
+@app.command()
+def run(
+    file: Annotated[Path | None, typer.Argument(help="A loadtest.toml; flags override it.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Validate the file and flags, print what they come to, send nothing.")
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim."
+        ),
+    ] = None,
+    dialect: Annotated[str | None, typer.Option(help="azure or openai.")] = None,
+    kind: Annotated[str | None, typer.Option(help="serverless or managed.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name, where /info does not say it.")] = None,
+    key: Annotated[str | None, typer.Option(help="Where the key is: env:NAME, file:PATH or entra.")] = None,
+    yes_target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Allow load on this host, which is not this machine; repeatable."),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable."),
+    ] = None,
+    users: Annotated[int | None, typer.Option(help="Closed loop: so many users.")] = None,
+    rate: Annotated[str | None, typer.Option(help="Open loop: arrivals, like 5/s or 300/min.")] = None,
+    arrivals: Annotated[str | None, typer.Option(help="constant, poisson or gamma.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Open loop: arrivals and token counts from a CSV file.")] = None,
+    speed: Annotated[float | None, typer.Option(help="Play the trace so many times faster.")] = None,
+    duration: Annotated[str | None, typer.Option(help="How long arrivals come, warm-up included, like 60s.")] = None,
+    warmup: Annotated[str | None, typer.Option(help="The first part of it, which no figure counts.")] = None,
+    tpm: Annotated[int | None, typer.Option(help="Quota: tokens a minute.")] = None,
+    rpm: Annotated[int | None, typer.Option(help="Quota: requests a minute.")] = None,
+    throttle: Annotated[str | None, typer.Option(help="pace, off or feedback.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
+    retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
+    slo: Objectives = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; must not exist.")] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the run folder.")] = False,
+) -> None:
+    """Load-test a deployment, record what happened, and plan from it."""
+    from headroom import running  # noqa: PLC0415
+    from loadgen.loadtest import load_config  # noqa: PLC0415
+
+    flags = {
+        "target.url": target,
+        "target.dialect": dialect,
+        "target.kind": kind,
+        "target.model": model,
+        "target.key": key,
+        "target.allow_hosts": yes_target,
+        "scenarios": mix_of(scenario) if scenario else None,
+        "load.users": users,
+        "load.rate": rate,
+        "load.arrivals": arrivals,
+        "load.trace": trace,
+        "load.speed": speed,
+        "load.duration": duration,
+        "load.warmup": warmup,
+        "load.max_tokens": max_tokens,
+        "load.throttle": throttle,
+        "load.retries": retries,
+        "load.seed": seed,
+        "quota.tokens_per_minute": tpm,
+        "quota.requests_per_minute": rpm,
+        "slo": slo,
+        "output.dir": out,
+        "output.report": False if no_report else None,
+    }
+    config = load_config(file, {name: value for name, value in flags.items() if value is not None}, os.environ)
+    places = {name: place_of(name) for name in config.scenarios}
+    if check:
+        running.check(config)
+        sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
+        return
+    try:
+        raise typer.Exit(running.run(config, places, quiet=quiet))
+    except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
+        sys.stderr.write("headroom: interrupted\n")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def mix_of(scenarios: list[str]) -> dict[str, float]:
+    """`chat=3` and `streaming` as names and weights. Raises ConfigError."""
+    mix: dict[str, float] = {}
+    for text in scenarios:
+        name, _, weight = text.partition("=")
+        try:
+            mix[name] = float(weight or 1)
+        except ValueError:
+            raise ConfigError(f"--scenario {text}: {weight!r} is no weight; write it like {name}=3") from None
+    return mix
+
+
+def place_of(name: str) -> str:
+    """Where a scenario's class is. Raises ConfigError for a name that there is not."""
+    from scenarios import PLACES  # noqa: PLC0415
+
+    if ":" in name:
+        return name
+    if name not in PLACES:
+        near = difflib.get_close_matches(name, PLACES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PLACES)}, or path/to/file.py:Class"
+        raise ConfigError(f"scenario {name!r} is not known; {hint}")
+    return PLACES[name]
