@@ -149,15 +149,15 @@ class Load:
         """End all users; those whose requests have left only just get a moment for their answers."""
         self.player.source.stop()
         self.player.stopping = True
-        throttle = self.player.throttle
+        throttle = self.player.lane.throttle
         just_sent = self.stopping.is_set() or (throttle is not None and throttle.waiting > 0)
         if throttle is not None:
             throttle.dismiss()
         give_up_ns = monotonic_ns() + round(STOP_GRACE_S * 1e9)
-        while just_sent and self.player.endpoint.active and monotonic_ns() < give_up_ns:
+        while just_sent and self.player.lane.endpoint.active and monotonic_ns() < give_up_ns:
             gevent.sleep(0.02)
         if not self.stopping.is_set():
-            for connection in list(self.player.endpoint.active):  # what was asked and never answered is a failure
+            for connection in list(self.player.lane.endpoint.active):  # what was asked and never answered is a failure
                 gevent.get_hub().loop.run_callback(connection.interrupt, Outcome.TIMEOUT, "drain_timeout")
             gevent.sleep(0.05)
         self.runner.user_greenlets.kill(block=True, timeout=STOP_GRACE_S)
@@ -165,7 +165,7 @@ class Load:
     def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
         user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set
         text = f"scenario {user.scenario} raised {type(exception).__name__}: {exception}"
-        credential = self.player.credential
+        credential = self.player.lane.credential
         self.player.tally.note("scenario_failed", (text if credential is None else credential.redact(text))[:200])
 
     # Keepers: small greenlets beside the load.
@@ -186,10 +186,10 @@ class Load:
             self.voice.say("progress", **self._progress())
 
     def _progress(self) -> dict[str, Any]:
-        throttle = self.player.throttle
+        throttle = self.player.lane.throttle
         self.health.tick()
         return self.player.tally.progress(
-            in_flight=len(self.player.endpoint.active),
+            in_flight=len(self.player.lane.endpoint.active),
             waiting=0 if throttle is None else throttle.waiting,
             duration_s=self.config.load.duration,
         )
@@ -198,7 +198,7 @@ class Load:
         """From the end of the warm-up on: before then users are made, and no figure counts."""
         self.player.alarm.wait_until(self.player.start_ns + round(self.config.load.warmup * 1e9))
         self.health.begin()
-        self._looks.start(lambda: self.health.look(len(self.player.endpoint.active)))
+        self._looks.start(lambda: self.health.look(len(self.player.lane.endpoint.active)))
 
     def _watch_parent(self) -> None:
         gevent.os.make_nonblocking(0)
@@ -207,11 +207,11 @@ class Load:
         self.stop("the process that started the load is gone")
 
     def _renew(self) -> None:
-        while self.player.credential is not None and self.player.credential.entra:
+        while self.player.lane.credential is not None and self.player.lane.credential.entra:
             gevent.sleep(RENEW_S)
             try:
-                gevent.get_hub().threadpool.apply(self.player.credential.value)
-                self.player.endpoint.renew()
+                gevent.get_hub().threadpool.apply(self.player.lane.credential.value)
+                self.player.lane.endpoint.renew()
             except HeadroomError as error:
                 self.player.tally.note("entra", f"{error}; trying again")
 

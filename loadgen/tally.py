@@ -50,6 +50,11 @@ class Tally:
         if sample.first_token_ns is not None and sample.sent_ns is not None:
             self._ttft_ms.append((sample.first_token_ns - sample.sent_ns) / 1e6)
 
+    def drop(self, sample: Sample, why: str) -> None:
+        """An arrival came due and is not sent."""
+        sample.outcome, sample.error, sample.admitted_ns = Outcome.DROPPED.value, why, None
+        self.add(sample)
+
     def note_sent(self, now_ns: int, tokens: int) -> None:
         """A request leaves, counting so many tokens against the quota."""
         self.sent += 1

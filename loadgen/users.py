@@ -21,7 +21,8 @@ from loadgen.config import Kind, LoadConfig, RunConfig, TargetConfig, ThrottleMo
 from loadgen.connection import Connection
 from loadgen.errors import ConfigError, TargetRefused
 from loadgen.feed import Feed
-from loadgen.player import LONGEST_RETRY_AFTER_MS, UNASKED_PAUSE_MS, Player
+from loadgen.lane import UNASKED_PAUSE_MS
+from loadgen.player import LONGEST_RETRY_AFTER_MS, Player
 from loadgen.quota import admitting
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Sample
@@ -49,7 +50,7 @@ class DeploymentUser(User):
             player = plain_player(environment, self.host)  # the first user, or the web page has named another host
             seat(player)
         self.player = player
-        self.connection = Connection(self.player.endpoint)
+        self.connection = Connection(self.player.lane.endpoint)
         self._unsent: Arrival | None = None
         # Under plain Locust its own loop decides when a user stops.
         self._pauses = player.feed is not None or type(self).wait_time is not User.wait_time or len(self.tasks) > 1
@@ -162,11 +163,11 @@ def check_requests_fit(player: Player, classes: Mapping[str, type[DeploymentUser
     """Build the first requests of each scenario and raise ConfigError if one can never be admitted."""
     if player.config.target.kind is Kind.MANAGED:
         return
-    limiters = admitting(player.config.quota, paced=player.throttle is not None)
+    limiters = admitting(player.config.quota, paced=player.lane.throttle is not None)
     for name, user_class in classes.items():
         user = user_class(player.environment)
         for seq in range(FIRST_SEEN):
-            cost = player._cost(_first_request(user, Arrival(seq, 0, name, player.config.load.seed)))
+            cost = player.lane.cost(_first_request(user, Arrival(seq, 0, name, player.config.load.seed)))
             for limiter in limiters:
                 limiter.check_fits(cost, f"a request of scenario {name}")
 

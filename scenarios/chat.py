@@ -29,7 +29,7 @@ class Chat(DeploymentUser):
             self.scenario,
             messages,
             max_tokens=self.max_tokens(arrival),
-            openai_model=self.player.openai_model,
+            openai_model=self.player.lane.openai_model,
             completion_tokens=arrival.completion_tokens,
         )
 

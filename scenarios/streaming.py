@@ -21,6 +21,6 @@ class Streaming(DeploymentUser):
             messages,
             max_tokens=self.max_tokens(arrival),
             stream=True,
-            openai_model=self.player.openai_model,
+            openai_model=self.player.lane.openai_model,
             completion_tokens=arrival.completion_tokens,
         )

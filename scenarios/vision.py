@@ -31,7 +31,7 @@ class Vision(DeploymentUser):
             max_tokens=self.max_tokens(arrival),
             stream=True,
             images=[size_px],
-            openai_model=self.player.openai_model,
+            openai_model=self.player.lane.openai_model,
             completion_tokens=arrival.completion_tokens,
         )
 

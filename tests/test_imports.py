@@ -35,6 +35,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/feed.py",
         "loadgen/throttle.py",
         "loadgen/player.py",
+        "loadgen/lane.py",
         "loadgen/users.py",
         "loadgen/__main__.py",
     ),

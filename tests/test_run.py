@@ -713,7 +713,7 @@ def failed_with_a_key(request, tmp_path_factory):
         (cwd / "timeouts.toml").write_text("[timeouts]\nfirst_byte = 0.3\n")
         (cwd / "leaky.py").write_text(
             "from loadgen.users import DeploymentUser\nfrom loadgen.requests import chat\n"
-            "class Leaky(DeploymentUser):\n    def request(self, arrival):\n        if arrival.seq > 63: raise ValueError(self.player.credential, vars(self.player.credential).keys())\n"
+            "class Leaky(DeploymentUser):\n    def request(self, arrival):\n        if arrival.seq > 63: raise ValueError(self.player.lane.credential, vars(self.player.lane.credential).keys())\n"
             "        return chat(self.scenario, [], max_tokens=1)\n"
         )
         with Server(script) as server:
