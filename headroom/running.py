@@ -13,7 +13,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,12 +25,12 @@ from dashboards.live import LiveView, Progress
 from headroom import planning
 from headroom.commands.app import INTERRUPTED
 from headroom.processes import cpu_model, serving
-from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
+from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.samples import Manifest, WorkerHealth, create, finish
-from loadgen.schedule import read_trace
+from loadgen.schedule import TraceRow, read_trace
 from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
 from planner.prices import read_prices
 
@@ -44,44 +44,76 @@ RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
 def check(config: RunConfig) -> None:
     """All that can be checked without sending anything. Raises ConfigError, RunFolderError or TargetRefused."""
-    if config.target.url != SIMULATED:
-        address = address_of(config.target.url or "")
-        check_allowed(address, config.target.allow_hosts)
-        check_encrypted(address, credential_of(config.target, os.environ))
-        proxy_of(address, os.environ)
+    for target in config.targets:
+        with _naming(config, target):
+            _check_target(config, target)
     if config.output.dir is not None and config.output.dir.exists():
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
     rows = read_trace(config.load.trace) if config.load.trace is not None else []
-    if config.target.kind is Kind.SERVERLESS:
-        cost = config.quota.admission.cost
-        for limiter in admitting(config.quota, paced=config.load.throttle is not ThrottleMode.OFF):
-            limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
-            for number, row in enumerate(rows, start=1):
-                tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
-                limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
+    for target in config.targets:
+        with _naming(config, target):
+            _check_requests_fit(config, target, rows)
     read_prices(config.plan.prices)
+
+
+@contextmanager
+def _naming(config: RunConfig, target: TargetConfig) -> Iterator[None]:
+    """What goes wrong with one of several targets says which."""
+    try:
+        yield
+    except HeadroomError as error:
+        if len(config.targets) == 1:
+            raise
+        raise type(error)(f"target {target.name}: {error}") from None
+
+
+def _check_target(config: RunConfig, target: TargetConfig) -> None:
+    if target.url == SIMULATED:
+        return
+    address = address_of(target.url or "")
+    check_allowed(address, target.allow_hosts)
+    check_encrypted(address, credential_of(target, os.environ, alone=len(config.targets) == 1))
+    proxy_of(address, os.environ)
+
+
+def _check_requests_fit(config: RunConfig, target: TargetConfig, rows: Iterable[TraceRow]) -> None:
+    if target.kind is not Kind.SERVERLESS:
+        return
+    quota = config.quota_of(target)
+    cost = quota.admission.cost
+    for limiter in admitting(quota, paced=config.load.throttle is not ThrottleMode.OFF):
+        limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
+        for number, row in enumerate(rows, start=1):
+            tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
+            limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
 
 
 def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
     """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
     check(config)
     environment = dict(os.environ)
-    with _deployment(config, environment) as target_url:
-        if target_url is not None:
-            changes = {"url": target_url, "key": f"env:{SIMULATED_KEY}"}
-            config = config.model_copy(update={"target": config.target.model_copy(update=changes)})
-        address = address_of(config.target.url or "")
-        credential = credential_of(config.target, environment)
-        proxy = proxy_of(address, environment)
-        deployment = _redacted(probe(config.target, address, credential, proxy), credential)
-        if proxy is not None:
-            deployment["proxy"] = proxy.origin
-            sys.stderr.write(f"through the proxy {proxy.origin}\n")
+    with _simulated(config, environment) as started:
+        config, deployments = started, []
+        for target in config.targets:
+            with _naming(config, target):
+                deployments.append({"simulated": False} | _probed(config, target, environment))
         folder = _run_folder(config)
-        manifest = manifest_of(config, {"simulated": False} | deployment)
+        manifest = manifest_of(config, *deployments)
         create(folder, manifest)
         played = play(folder, manifest, places, environment, quiet=quiet)
     return _conclude(folder, config, played, quiet=quiet)
+
+
+def _probed(config: RunConfig, target: TargetConfig, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What a target says of itself, and the proxy on the way to it."""
+    address = address_of(target.url or "")
+    credential = credential_of(target, environment, alone=len(config.targets) == 1)
+    proxy = proxy_of(address, environment)
+    deployment = _redacted(probe(target, address, credential, proxy), credential)
+    if proxy is not None:
+        deployment["proxy"] = proxy.origin
+        sys.stderr.write(f"through the proxy {proxy.origin}\n")
+    return deployment
 
 
 def _redacted(deployment: dict[str, Any], credential: Credential | None) -> dict[str, Any]:
@@ -90,27 +122,29 @@ def _redacted(deployment: dict[str, Any], credential: Credential | None) -> dict
 
 
 @contextmanager
-def _deployment(config: RunConfig, environment: dict[str, str]) -> Iterator[str | None]:
-    """The simulated deployment's URL while it is needed; None where the target is a real one."""
-    if config.target.url != SIMULATED:
-        yield None
-        return
+def _simulated(config: RunConfig, environment: dict[str, str]) -> Iterator[RunConfig]:
+    """The config with the URLs of the simulated deployments that it asks for, while they are needed."""
+    targets = list(config.targets)
     environment[SIMULATED_KEY] = secrets.token_hex(16)
-    command = [sys.executable, "-m", "loadgen.simulator", *_simulator_flags(config)]
-    with serving("the simulated deployment", command, environment) as url:
-        yield url
+    with ExitStack() as running:
+        for place, target in enumerate(targets):
+            if target.url == SIMULATED:
+                command = [sys.executable, "-m", "loadgen.simulator", *_simulator_flags(config, target)]
+                url = running.enter_context(serving("the simulated deployment", command, environment))
+                targets[place] = target.model_copy(update={"url": url, "key": f"env:{SIMULATED_KEY}"})
+        yield config.model_copy(update={"targets": tuple(targets)})
 
 
-def _simulator_flags(config: RunConfig) -> list[str]:
+def _simulator_flags(config: RunConfig, target: TargetConfig) -> list[str]:
     flags = {
         "--port": 0,
         "--key-env": SIMULATED_KEY,
-        "--kind": config.target.kind,
-        "--model": config.target.model or simulated_model(config.scenarios),
+        "--kind": target.kind,
+        "--model": target.model or simulated_model(config.scenarios),
         "--seed": config.load.seed,
     }
-    quota = config.quota
-    if config.target.kind is Kind.SERVERLESS:
+    quota = config.quota_of(target)
+    if target.kind is Kind.SERVERLESS:
         flags |= {
             "--tpm": quota.tokens_per_minute,
             "--rpm": quota.requests_per_minute,
@@ -139,12 +173,16 @@ def _run_folder(config: RunConfig) -> Path:
     return path if not path.exists() else path.with_name(f"{stamp}-{uuid.uuid4().hex[:4]}")
 
 
-def manifest_of(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
+def manifest_of(config: RunConfig, *deployments: dict[str, Any]) -> Manifest:
+    """`deployments`: what each target said of itself."""
+    several = len(deployments) > 1
+    by_name = zip((target.name or "" for target in config.targets), deployments, strict=True)
     return Manifest(
         run_id=uuid.uuid4().hex,
         config=config.model_dump(mode="json"),
         seed=config.load.seed,
-        deployment=deployment,
+        deployment=deployments[0],
+        deployments=dict(by_name) if several else {},
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
         host={
             "system": f"{platform.system()} {platform.release()}",
@@ -220,12 +258,14 @@ def play(
 
 def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
     config = RunConfig.model_validate(manifest.config)
-    limited = config.target.kind is Kind.SERVERLESS
+    limited = all(target.kind is Kind.SERVERLESS for target in config.targets)
+    quotas = [config.quota_of(target) for target in config.targets]
+    where = f"{len(quotas)} targets" if len(quotas) > 1 else config.target.url
     return LiveView(
         Console(stderr=True),
-        title=f"{manifest.deployment.get('model_name', 'model')} at {config.target.url}",
-        tokens_per_minute=config.quota.tokens_per_minute if limited else None,
-        requests_per_minute=config.quota.requests_per_minute if limited else None,
+        title=f"{manifest.deployment.get('model_name', 'model')} at {where}",
+        tokens_per_minute=sum(quota.tokens_per_minute for quota in quotas) if limited else None,
+        requests_per_minute=sum(quota.requests_per_minute for quota in quotas) if limited else None,
         quiet=quiet,
     )
 

@@ -29,11 +29,12 @@ class Arrival:
     seed: int = 0
     prompt_tokens: int | None = None  # stated by a trace
     completion_tokens: int | None = None
+    drawn_as: int | None = None  # the number it shares its draws by, where several targets get the same request
 
     @property
     def random(self) -> Random:
         """A fresh generator that depends on the run's seed and on seq alone."""
-        return Random(f"{self.seed}/{self.seq}")
+        return Random(f"{self.seed}/{self.seq if self.drawn_as is None else self.drawn_as}")
 
 
 @dataclass(frozen=True, slots=True)

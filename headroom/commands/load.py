@@ -21,9 +21,11 @@ def run(
         bool, typer.Option("--check", help="Validate the file and flags, print what they come to, send nothing.")
     ] = False,
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim."
+            metavar="URL",
+            help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim. "
+            "Repeatable: see --split.",
         ),
     ] = None,
     dialect: Annotated[str | None, typer.Option(help="azure or openai.")] = None,
@@ -50,6 +52,10 @@ def run(
     throttle: Annotated[str | None, typer.Option(help="pace, off or feedback.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="How several targets share arrivals: weight, round_robin, least_throttled or each."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
     slo: Objectives = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; must not exist.")] = None,
@@ -78,6 +84,7 @@ def run(
         "load.max_tokens": max_tokens,
         "load.throttle": throttle,
         "load.retries": retries,
+        "load.split": split,
         "load.seed": seed,
         "quota.tokens_per_minute": tpm,
         "quota.requests_per_minute": rpm,
