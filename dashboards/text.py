@@ -131,7 +131,7 @@ GENERATOR_ROWS: tuple[
 
 
 TARGET_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # where it stands in TargetFigures, what it is
-    ("traffic.planned", "Arrivals, tried again ones included", count),
+    ("traffic.planned", "Arrivals, with those tried again here", count),
     ("traffic.sent", "of them sent", count),
     ("traffic.dropped", "of them dropped", count),
     ("traffic.attempts", "Attempts", count),
@@ -154,7 +154,7 @@ TARGET_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # where it s
     ("quota.headroom", "So many times this load fits", digits),
     ("quota.throttled_share", "429s, share of attempts", percent),
     ("quota.mean_throttle_wait_ms", "Wait in our own throttle, mean, ms", digits),
-    ("serverless.so_far_usd", "Cost so far", usd),
+    ("serverless.so_far_usd", "Serverless: this run so far", usd),
     ("serverless.per_request_usd", "per request", usd),
     ("serverless.per_hour_usd", "per hour at this rate", usd),
     ("serverless.per_month_usd", "per month of 730 h", usd),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadgen.config import Split
 from loadgen.tokens import ESTIMATOR
 from planner.cost import HOURS_PER_MONTH
 from planner.demand import REQUESTS, peak_per_minute
@@ -22,13 +23,16 @@ def headline(plan: Plan, scope: Scope) -> str:
         others = f" (and {more} more reason{'s' if more > 1 else ''})" if more else ""
         return f"Invalid run, do not plan from it: {plan.validity.reasons[0]}{others}."
     cost = _cheaper(plan.serverless, plan.managed)
-    clauses = (_objectives(plan), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope), cost)
+    clauses = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope), cost)
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
-def _objectives(plan: Plan) -> str:
+def _objectives(plan: Plan, scope: Scope) -> str:
     at = f"at {three_digits(plan.traffic.requests_per_s)} requests/s"
-    if plan.targets:
+    if plan.targets and scope.config.load.split is Split.EACH:
+        at = f"at {three_digits(plan.traffic.requests_per_s / len(plan.targets))} requests/s to each of "
+        at += f"{len(plan.targets)} targets"
+    elif plan.targets:
         at += f" to {len(plan.targets)} targets"
     missed = [slo for slo in plan.slos if slo.met is False]
     unknown = [slo for slo in plan.slos if slo.met is None]
