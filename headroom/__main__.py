@@ -7,8 +7,6 @@ import signal
 import sys
 from typing import Any
 
-INTERRUPTED = 105
-
 
 def main() -> int:
     """As headroom.cli.main. Ctrl-C ends it with 105 wherever nothing else takes it, imports included."""
@@ -20,7 +18,7 @@ def main() -> int:
 
 def _end(*_: Any) -> None:
     os.write(2, b"headroom: interrupted\n")
-    raise SystemExit(INTERRUPTED)
+    raise SystemExit(105)  # INTERRUPTED of headroom.commands.app, which may not be imported yet
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from headroom import __version__
-from headroom.__main__ import INTERRUPTED as INTERRUPTED
 
-AUTO_STOPPED, BUDGET_USED = 108, 111
+INTERRUPTED, AUTO_STOPPED, BUDGET_USED = 105, 108, 111
 
 app = typer.Typer(
     name="headroom",
