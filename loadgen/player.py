@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns
 
@@ -12,13 +12,16 @@ from locust.env import Environment  # first: it patches the process for gevent
 
 from loadgen.alarm import Alarm
 from loadgen.arrivals import ClosedLoop, Source
+from loadgen.budget import Price
 from loadgen.config import RunConfig, Split
 from loadgen.connection import Connection
 from loadgen.feed import Feed
-from loadgen.lane import Lane
+from loadgen.guards import Guards
+from loadgen.lane import LONGEST_RETRY_AFTER_MS, Lane
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
-from loadgen.schedule import Arrival, drawn, read_trace, replayed
+from loadgen.schedule import Arrival
+from loadgen.schedule_file import ScheduleFile
 from loadgen.split import Outlook, Router, copied
 from loadgen.tally import Tally
 from loadgen.wire import ResponseReader
@@ -27,7 +30,6 @@ STEADY = Phase.STEADY.value
 RETRIED = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR, Outcome.TIMEOUT, Outcome.NETWORK))
 TRIED_ELSEWHERE = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR))
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S, JITTER_SHARE = 0.5, 8.0, 0.25  # as the openai client's
-LONGEST_RETRY_AFTER_MS = 60_000  # who asks for more is left alone
 
 
 class Player:
@@ -42,13 +44,25 @@ class Player:
         models: Sequence[str | None] = (),
         run_id: str = "plain",
         folder: Path | None = None,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
-        self.config, self.environment = config, environment
+        self.config, self.environment, self._folder = config, environment, folder
         self.start_ns = monotonic_ns()
         self.alarm = Alarm()
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
+        self.guards = Guards(config.budget, auto_stop=config.load.auto_stop and folder is not None)
         self.lanes = tuple(
-            Lane(config, target, alarm=self.alarm, tally=self.tally, variables=variables, model=model, run_id=run_id)
+            Lane(
+                config,
+                target,
+                alarm=self.alarm,
+                tally=self.tally,
+                guards=self.guards,
+                variables=variables,
+                model=model,
+                run_id=run_id,
+                prices=prices,
+            )
             for target, model in zip(config.targets, models or [None] * len(config.targets), strict=True)
         )
         self.lane = self.lanes[0]
@@ -180,14 +194,9 @@ class Player:
             due_ns=due_ns,
         )
 
-    def schedule(self) -> Iterator[Arrival]:
-        """The arrivals of an open loop, as many times as they are sent. Raises ConfigError for a trace that cannot be
-        used."""
-        arrivals, several = self._arrivals(), self._router is not None
-        return copied(arrivals, len(self.lanes)) if several and self.config.load.split is Split.EACH else arrivals
-
-    def _arrivals(self) -> Iterator[Arrival]:
-        load, mix = self.config.load, self.config.scenarios
-        if load.trace is not None:
-            return replayed(read_trace(load.trace), load.speed, load.duration, mix, load.seed)
-        return drawn(load.arrivals, load.rate_per_s, load.duration, mix, load.seed, gamma_shape=load.gamma_shape)
+    def schedule(self) -> Iterable[Arrival]:
+        """The arrivals of an open loop as they are stored, and where each target gets them all, as often as they are
+        sent. Raises RunFolderError where none are stored."""
+        assert self._folder is not None
+        stored, each = ScheduleFile(self._folder), self.config.load.split is Split.EACH
+        return copied(stored, len(self.lanes)) if each and len(self.lanes) > 1 else stored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -48,7 +48,7 @@ class Router:
         return min(places, key=lambda place: (*outlooks[place], (place - arrival.seq) % len(self.weights)))
 
 
-def copied(arrivals: Iterator[Arrival], targets: int) -> Iterator[Arrival]:
+def copied(arrivals: Iterable[Arrival], targets: int) -> Iterator[Arrival]:
     """Each arrival once for every target: number n becomes n x targets + place, and what is drawn for it stays."""
     for arrival in arrivals:
         for place in range(targets):

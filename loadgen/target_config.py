@@ -36,6 +36,13 @@ class Kind(StrEnum):
     MANAGED = "managed"  # pay per instance hour, without
 
 
+class Split(StrEnum):
+    WEIGHT = "weight"  # drawn by the targets' weights
+    ROUND_ROBIN = "round_robin"
+    LEAST_THROTTLED = "least_throttled"  # where the throttle would let it go first
+    EACH = "each"  # every arrival to every target
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 

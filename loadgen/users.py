@@ -21,8 +21,8 @@ from loadgen.config import Kind, LoadConfig, RunConfig, TargetConfig, ThrottleMo
 from loadgen.connection import Connection
 from loadgen.errors import ConfigError, TargetRefused
 from loadgen.feed import Feed
-from loadgen.lane import UNASKED_PAUSE_MS
-from loadgen.player import LONGEST_RETRY_AFTER_MS, Player
+from loadgen.lane import LONGEST_RETRY_AFTER_MS, UNASKED_PAUSE_MS
+from loadgen.player import Player
 from loadgen.quota import admitting
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Sample
@@ -161,22 +161,26 @@ def load_scenario(name: str, place: str) -> type[DeploymentUser]:
 
 
 def check_requests_fit(player: Player, classes: Mapping[str, type[DeploymentUser]]) -> None:
-    """Build the first requests of each scenario and raise ConfigError if one can never be admitted by a target."""
+    """Build the first requests of each scenario and raise ConfigError if a target's quota or the budget can never admit
+    one."""
     doors = [
         (lane, limiter)
         for lane in player.lanes
         if lane.config.kind is Kind.SERVERLESS
         for limiter in admitting(lane.quota, paced=lane.throttle is not None)
     ]
-    if not doors:
+    budget = player.guards.budget
+    if not doors and budget is None:
         return
     for name, user_class in classes.items():
-        user = user_class(player.environment)
+        user, what = user_class(player.environment), f"a request of scenario {name}"
         for seq in range(FIRST_SEEN):
             spec = _first_request(user, Arrival(seq, 0, name, player.config.load.seed))
             for lane, limiter in doors:
-                where = f" at {lane.name}" if len(player.lanes) > 1 else ""
-                limiter.check_fits(lane.cost(spec), f"a request of scenario {name}{where}")
+                limiter.check_fits(lane.cost(spec), f"{what} at {lane.name}" if len(player.lanes) > 1 else what)
+            if budget is not None:
+                for lane in player.lanes:
+                    budget.check_fits(*lane.estimate(spec), what)
 
 
 def _first_request(user: DeploymentUser, arrival: Arrival) -> RequestSpec:

@@ -18,6 +18,7 @@ from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, pea
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, slo_results
 from planner.plan import (
+    BudgetUse,
     InstanceEstimate,
     ManagedCost,
     Plan,
@@ -115,6 +116,7 @@ def _draft(scope: Scope) -> Plan:
         serverless=together.serverless,
         managed=together.managed,
         instances=together.instances,
+        budget=tuple(BudgetUse(resource=name, **use) for name, use in run.manifest.budget.items()),
         targets=targets,
     )
 

@@ -182,6 +182,15 @@ class TargetFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetUse:
+    """What a run used of one limit, what was in flight at its estimate where its usage never became known."""
+
+    resource: str  # requests, tokens, usd or wall_s
+    used: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All fields but `targets` are of all targets together."""
 
@@ -205,4 +214,5 @@ class Plan:
     managed: tuple[ManagedCost, ...]  # cheapest first
     instances: InstanceEstimate | None
     assumptions: tuple[str, ...] = field(default=())
+    budget: tuple[BudgetUse, ...] = field(default=())  # of what the run was limited to
     targets: tuple[TargetFigures, ...] = ()  # in the order of the file; empty where there is only one
