@@ -102,16 +102,10 @@ class Player:
         `connections` are the caller's own, one to each target. Returns the row of the last attempt: there are more than
         one only where the config allows retries.
         """
-        due_ns, place, router = self.start_ns + arrival.due_ns, 0, self._router
+        due_ns, router = self.start_ns + arrival.due_ns, self._router
+        place = 0 if router is None else self._place(arrival, spec)
         try:
-            if router is None:
-                connections[0].ready(due_ns)
-            elif router.decides_late:
-                for connection in connections:
-                    connection.ready(due_ns)
-            else:
-                place = self._place(arrival, spec)
-                connections[place].ready(due_ns)
+            connections[place].ready(due_ns)
             self.alarm.wait_until(due_ns)
         except GreenletExit:
             if monotonic_ns() >= due_ns:
