@@ -1,5 +1,6 @@
 """A record survives what happens to those who write it: kills, full disks, folders in use. `headroom recover`."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -263,7 +264,7 @@ def test_recover_finishes_a_killed_run_says_what_it_found_and_changes_nothing_tw
     done = headroom(tmp_path, "recover", "run", "nowhere")
     assert done.returncode == 2  # of the second
     assert done.stdout.startswith(
-        "run: 100 rows; the last attempt ended 10.400 s after the start. What cannot be known"
+        "run: 100 rows; the last attempt ended 10.400 s after the start. Not known are what"
     )
     assert "nowhere is not a run folder" in done.stderr
     names = {path.name for path in run.folder.iterdir()}
@@ -318,15 +319,12 @@ def test_each_process_of_a_run_holds_its_folder_until_it_ends(tmp_path):
     with LoggingServer() as server:
         process = start(tmp_path, "run", "--target", server.url, *LOAD, "--duration", "20s", *QUIET, "--out", "run")
         wait_for_rows(tmp_path / "run", 1)
-        for who in ("parent", "recorder", "load"):  # stopped, the others cannot end either
+        killed_in_turn = [victims(process.pid, who)[0] for who in ("parent", "recorder", "load")]
+        for orphan in killed_in_turn[1:]:  # stopped, they cannot end by themselves
+            os.kill(orphan, signal.SIGSTOP)
+        for pid in killed_in_turn:
             with pytest.raises(RunFolderError, match="is still going on"):
                 recovering.recover(tmp_path / "run")
-            (pid,) = victims(process.pid, who) if who == "parent" else [pid for pid in rest if pid in named[who]]
-            if who == "parent":
-                named = {role: victims(process.pid, role) for role in ("recorder", "load")}
-                rest = [*named["recorder"], *named["load"]]
-                for each in rest:
-                    os.kill(each, signal.SIGSTOP)
             kill([pid])
             wait_until_gone([pid])
     process.communicate()
@@ -347,7 +345,7 @@ def test_where_locks_do_not_work_runs_go_on_and_recover_says_what_to_do(tmp_path
 @pytest.mark.long
 def test_a_second_signal_does_not_wait(tmp_path):
     async def never(call, writer):
-        await __import__("asyncio").sleep(60)
+        await asyncio.sleep(60)
 
     with Server(never) as server:
         process = start(tmp_path, "run", "--target", server.url, *LOAD, "--duration", "60s", *QUIET, "--out", "run")
