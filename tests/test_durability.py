@@ -263,9 +263,7 @@ def test_recover_finishes_a_killed_run_says_what_it_found_and_changes_nothing_tw
     assert before.returncode == 0 and "`headroom recover run`" in " ".join(before.stdout.split())
     done = headroom(tmp_path, "recover", "run", "nowhere")
     assert done.returncode == 2  # of the second
-    assert done.stdout.startswith(
-        "run: 100 rows; the last attempt ended 10.400 s after the start. Not known are what"
-    )
+    assert done.stdout.startswith("run: 100 rows; the last attempt ended 10.400 s after the start. Not known are what")
     assert "nowhere is not a run folder" in done.stderr
     names = {path.name for path in run.folder.iterdir()}
     assert names == {"notes.jsonl", "manifest.json", "samples.parquet", "chunks.parquet", "summary.json", "report.html"}
