@@ -50,7 +50,7 @@ def test_every_config_key_is_documented_with_its_meaning(key, meaning):
 
 
 def test_the_readme_documents_no_key_that_is_not():
-    documented = re.findall(r"^\| `((?:target|load|quota|timeouts|output|plan)\.\w+)`", README, re.MULTILINE)
+    documented = re.findall(r"^\| `((?:target|load|quota|budget|timeouts|output|plan)\.\w+)`", README, re.MULTILINE)
     assert set(documented) <= {key for key, _ in keys(RunConfig)}
 
 
@@ -112,7 +112,7 @@ def test_every_command_and_flag_is_documented(command, flag):
 def test_every_metric_and_exit_code_is_documented():
     for metric in LATENCIES:
         assert f"`{metric}`" in README
-    codes = {error.exit_code for error in HeadroomError.__subclasses__()} | {0, 1, 4, 99, 105}
+    codes = {error.exit_code for error in HeadroomError.__subclasses__()} | {0, 1, 4, 99, 105, 108, 111}
     assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
 
 

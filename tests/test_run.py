@@ -567,6 +567,8 @@ def test_a_refused_target_gets_not_one_byte(tmp_path):
             url,
             "--yes-target",
             "0.0.0.0",
+            "--budget-requests",
+            1_000,
             *SHORT,
             "--out",
             "run",
