@@ -3,8 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from loadgen.health import LOOK_S, Health, _late_ms
 from loadgen.samples import Run, WorkerHealth
 from planner.assemble import plan_run
-from tests.commands import deployment, headroom, start_of
+from tests.commands import INTO_RUN, PLENTY, deployment, headroom, start, start_of
 from tests.runs import answered, make_run
 from tests.servers import Server
 
@@ -25,7 +23,7 @@ class Mine(DeploymentUser):
     blocked = False
 
     def request(self, arrival):
-        if arrival.due_ns > 2e9 and not Mine.blocked:
+        if arrival.due_ns > 1.5e9 and not Mine.blocked:
             Mine.blocked = True
             get_original("time", "sleep")(0.2)
         return chat(self.scenario, [{"role": "user", "content": "hello"}], max_tokens=5)
@@ -34,7 +32,7 @@ class Mine(DeploymentUser):
 
 def play(tmp_path, name, *flags):
     with Server(deployment) as server:
-        times = ["--duration", "4s", "--warmup", "1s", "--out", name, "--no-report"]
+        times = ["--duration", "3s", "--warmup", "1s", *PLENTY, "--out", name, "--no-report"]
         done = headroom(tmp_path, "run", "--target", server.url, "--rate", "15/s", *times, *flags)
     return done, Run.open(tmp_path / name).manifest
 
@@ -63,7 +61,7 @@ def test_a_clean_run_is_valid_and_says_what_its_generator_used(tmp_path):
     done, manifest = play(tmp_path, "run")
     assert done.returncode == 0, done.stdout
     (worker,) = manifest.workers
-    assert 2.9 < worker.seconds < 4
+    assert 1.9 < worker.seconds < 3
     assert 0 < worker.cpu_share < 0.9
     assert 0 <= worker.hub_late_p99_ms <= worker.hub_late_max_ms < 100
     assert abs(worker.clock_step_ms) < 50
@@ -80,11 +78,10 @@ def test_twenty_clean_runs_are_twenty_times_valid(tmp_path):
 def test_a_generator_that_is_stopped_for_a_while_is_invalid_too(tmp_path):
     """Other programs, a suspended machine: what stops the process is seen, not only what runs in it."""
     with Server(deployment) as server:
-        times = ["--duration", "4s", "--warmup", "1s", "--out", "run", "--no-report"]
-        command = [sys.executable, "-m", "headroom", "run", "--target", server.url, "--rate", "30/s", *times]
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        times = ["--duration", "3s", "--warmup", "1s", *PLENTY, *INTO_RUN]
+        process = start(tmp_path, "run", "--target", server.url, "--rate", "30/s", *times)
         start_of(tmp_path / "run")
-        time.sleep(2)
+        time.sleep(1.7)
         children = f"/proc/{process.pid}/task/{process.pid}/children"
         load = int(open(children).read().split()[-1])  # noqa: SIM115, PTH123
         os.kill(load, signal.SIGSTOP)

@@ -19,8 +19,8 @@ from tests.commands import headroom, told
 def simulated(tmp_path_factory):
     """One short run of the main job, for all tests that only read it."""
     cwd = tmp_path_factory.mktemp("simulated")
-    times = ["--duration", "5s", "--warmup", "1s", "--rate", "20/s"]
-    quota = ["--tpm", 1_200_000, "--rpm", 6_000]
+    times = ["--duration", "4s", "--warmup", "1s", "--rate", "25/s"]
+    quota = ["--tpm", 1_200_000, "--rpm", 3_000]
     done = headroom(cwd, "run", *times, *quota, "--slo", "ttft.p50<5s", "--out", "run")
     assert done.returncode == 0, done.stderr
     return done, cwd / "run"
@@ -86,7 +86,7 @@ def test_the_end_of_a_run_says_what_matters(simulated):
     ):
         assert word in done.stdout, word
     assert str(folder.name) + "/report.html" in done.stdout
-    assert "of 5 s:" in done.stderr  # progress goes to standard error, a line at a time where there is no terminal
+    assert "of 4 s:" in done.stderr  # progress goes to standard error, a line at a time where there is no terminal
 
 
 def test_plan_prints_the_same_numbers_as_the_summary(simulated):
@@ -103,7 +103,7 @@ def test_plan_takes_other_objectives_growth_and_demand(simulated):
     before = json.loads((folder / "summary.json").read_bytes())
     assert [(slo["text"], slo["met"]) for slo in plan["slos"]] == [("ttft.p50<1us", False)]
     assert plan["serverless"]["per_month_usd"] == pytest.approx(3 * before["serverless"]["per_month_usd"])
-    rated = json.loads(told(folder.parent, "plan", "run", "--json", "--demand", "500/s").stdout)
+    rated = json.loads(told(folder.parent, "plan", "run", "--json", "--demand", "100/s").stdout)
     assert rated["serverless"]["deployments"] > before["serverless"]["deployments"]
 
 

@@ -20,6 +20,7 @@ FILES = {
     "trace.csv": "\n".join(["at_s,prompt_tokens,completion_tokens", *(",".join(map(str, row)) for row in TRACE)]),
     "brief.toml": "[load]\ndrain = 1\n",
     "narrow.toml": "[load]\nmax_in_flight = 1\n",
+    "burst.toml": "[quota]\nburst_s = 5\n[load]\ndrain = 1\n",
     "tight.toml": "[quota]\nburst_s = 1\n[load]\ndrain = 1\n",
     "mine.py": """
 from loadgen.requests import chat
@@ -60,7 +61,7 @@ async def noting_when(call, writer):
 
 SLOWLY = ["--rate", "10/s", *PLENTY]
 STREAMS = ["--scenario", "streaming"]
-REFUSED = ["tight.toml", *STREAMS, "--rate", "16/s", "--rpm", 60, "--tpm", 60_000]
+REFUSED = ["burst.toml", *STREAMS, "--rate", "16/s", "--rpm", 60, "--tpm", 60_000]
 RUNS = {  # what answers (None: the simulated deployment), and the flags
     "seed 5": (noting_when, [*SLOWLY, "--seed", 5]),
     "seed 5 again": (deployment, [*SLOWLY, "--seed", 5]),
