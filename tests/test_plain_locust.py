@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.commands import deployment, environment, side_by_side
 from tests.servers import Server
@@ -21,16 +22,30 @@ def headless(file, host, *flags):
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
 
 
-def test_scenarios_run_under_plain_locust(tmp_path):
-    def stats_of(name):
-        with Server(deployment) as server:
-            done = headless(f"scenarios/{name}.py", server.url, "--users", 3, "--json-file", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-        return json.loads((tmp_path / f"{name}.json").read_text())
+SCENARIOS = ("chat", "streaming", "vision")
 
-    names = ("chat", "streaming", "vision")
-    for name, (stats,) in zip(names, side_by_side(stats_of, names), strict=True):
-        assert stats["name"] == name and stats["num_requests"] > 10 and stats["num_failures"] == 0
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The scenarios played under plain Locust, and one of them against a host that is not this machine."""
+    folder = tmp_path_factory.mktemp("stats")
+
+    def play(name):
+        if name == "elsewhere":
+            return headless("scenarios/chat.py", "http://example.com", "--users", 1)
+        with Server(deployment) as server:
+            done = headless(f"scenarios/{name}.py", server.url, "--users", 3, "--json-file", folder / name)
+        assert done.returncode == 0, done.stderr
+        return json.loads((folder / f"{name}.json").read_text())
+
+    names = [*SCENARIOS, "elsewhere"]
+    return dict(zip(names, side_by_side(play, names), strict=True))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenarios_run_under_plain_locust(ended, name):
+    (stats,) = ended[name]
+    assert stats["name"] == name and stats["num_requests"] > 10 and stats["num_failures"] == 0
 
 
 def test_a_scenario_runs_from_locusts_own_web_page(tmp_path):
@@ -69,8 +84,8 @@ def test_a_scenario_runs_from_locusts_own_web_page(tmp_path):
     assert len(server.calls) == served  # the second host needs a yes of its own, and the first is not loaded instead
 
 
-def test_plain_locust_keeps_to_the_rails():
-    done = headless("scenarios/chat.py", "http://example.com", "--users", 1)
+def test_plain_locust_keeps_to_the_rails(ended):
+    done = ended["elsewhere"]
     assert "example.com is not this machine" in done.stderr and done.returncode != 0
 
 
