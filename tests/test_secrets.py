@@ -67,7 +67,8 @@ from loadgen.users import DeploymentUser
 class Leaky(DeploymentUser):
     def request(self, arrival):
         if arrival.seq > 63:
-            raise ValueError(self.player.lane.credential, vars(self.player.lane.credential).keys())
+            credential = self.player.lane.credential
+            raise ValueError(credential, vars(credential).keys(), credential.value())
         return chat(self.scenario, [], max_tokens=1)
 """
 
@@ -78,6 +79,7 @@ def test_the_key_is_in_no_file_and_on_no_screen_however_a_request_fails(tmp_path
     mix = ["--scenario", "leaky.py:Leaky=1", "--scenario", "chat=2", "--scenario", "streaming=2"]
     load = [*mix, "--throttle", "feedback", "--rate", "60/s", "--duration", "3s", "--warmup", "0s", *PLENTY]
     with Server(in_turn) as server:
+        server.info = response(json.dumps({"model_name": CANARY, "model_type": "chat-completions"}).encode())
         target = ["--target", server.url, "--out", "run"]
         done = headroom(tmp_path, "run", "timeouts.toml", *target, *load, AZURE_INFERENCE_CREDENTIAL=CANARY)
         assert any(call.header("authorization") == f"Bearer {CANARY}" for call in server.calls), done.stderr
@@ -89,10 +91,19 @@ def test_the_key_is_in_no_file_and_on_no_screen_however_a_request_fails(tmp_path
     assert "scenario_failed" in set(samples["error"])
 
 
-@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "404 Not Found", "500 Oops", "200 OK"])
-def test_the_key_is_not_in_what_the_probe_says(tmp_path, status):
+NO_CHAT_MODEL = json.dumps({"model_name": CANARY, "model_type": f"Bearer {CANARY}"})
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        *((status, CANARY) for status in ("401 Unauthorized", "403 Forbidden", "404 Not Found", "500 Oops", "200 OK")),
+        ("200 OK", NO_CHAT_MODEL),
+    ],
+)
+def test_the_key_is_not_in_what_the_probe_says(tmp_path, status, body):
     with Server(deployment) as server:
-        server.info = response(CANARY.encode(), status, location=f"http://127.0.0.1:1/{CANARY}")
+        server.info = response(body.encode(), status, location=f"http://127.0.0.1:1/{CANARY}")
         done = told(tmp_path, "run", "--target", server.url, AZUREAI_ENDPOINT_KEY=CANARY)
         assert done.returncode == 2 and not server.calls
     assert_no_canary(tmp_path, done)
