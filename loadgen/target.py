@@ -211,7 +211,10 @@ def probe(
         raise TargetError(
             f"{address.origin} answered {response.status_code} to {path.partition('?')[0]}; is it deployed and up?"
         )
-    about = _openai_info(address, response) if openai else _azure_info(address, response)
+    try:
+        about = _openai_info(address, response) if openai else _azure_info(address, response)
+    except TargetError as error:  # it quotes the answer, which may repeat the key
+        raise TargetError(str(error) if credential is None else credential.redact(str(error))) from None
     return about | _as_simulated(response.headers.get(SIMULATED))
 
 

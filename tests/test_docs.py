@@ -25,6 +25,7 @@ from loadgen.simulator.faults import COMMON, KINDS, RULES, read_faults
 from loadgen.simulator.flags import ENDPOINT_FLAGS
 from loadgen.simulator.flags import parser as simulator_flags
 from loadgen.slo import LATENCIES
+from tests.commands import PLENTY
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -156,8 +157,8 @@ def test_the_scenario_of_the_readme_runs(tmp_path):
     example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
     assert len(example.splitlines()) <= 12
     (tmp_path / "mine.py").write_text(example)
-    command = [sys.executable, "-m", "headroom", "run", "--scenario", "mine.py:Mine", "--rate", "20/s", "--rpm", "9999"]
-    command += ["--duration", "2s", "--warmup", "0s", "--no-report", "--quiet", "--out", "run"]
+    command = [sys.executable, "-m", "headroom", "run", "--scenario", "mine.py:Mine", "--rate", "20/s", *PLENTY]
+    command += ["--duration", "1s", "--warmup", "0s", "--no-report", "--quiet", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

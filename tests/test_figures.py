@@ -26,10 +26,7 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -45,6 +42,7 @@ import pytest
 
 from loadgen.config import RunConfig
 from loadgen.samples import Sample, WorkerHealth
+from tests.commands import headroom, told
 from tests.runs import answered, dropped, make_run, refused, synthetic_run
 
 S, MS, MINUTE = 10**9, 10**6, 60 * 10**9
@@ -513,12 +511,6 @@ def agrees(path, found, expected):
     return math.isclose(found, expected, rel_tol=1e-12 if AT_A_RANK.fullmatch(path) else 1e-9)
 
 
-def headroom(cwd, *arguments):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "HEADROOM"))}
-    command = [sys.executable, "-m", "headroom", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
 def reworked(base, tmp_path, more, **how):
     """The synthetic run `base` with `more` attempts, planned and reported by the command line."""
     samples, gaps = [Sample(**row) for row in base.samples.collect().rows(named=True)], {}
@@ -527,8 +519,8 @@ def reworked(base, tmp_path, more, **how):
     config = RunConfig.model_validate(base.manifest.config)
     streams = [(*attempt, stream) for attempt, stream in gaps.items()]
     folder = make_run(tmp_path, samples + more(samples), streams, config=config, workers=WORKERS, **how).folder
-    (folder / "summary.json").write_text(headroom(tmp_path, "plan", folder, "--json").stdout)
-    assert headroom(tmp_path, "report", folder, "--out", folder / "report.html").returncode == 0
+    (folder / "summary.json").write_text(told(tmp_path, "plan", folder, "--json").stdout)
+    assert told(tmp_path, "report", folder, "--out", folder / "report.html").returncode == 0
     return folder
 
 
@@ -562,7 +554,9 @@ def failures(samples):
 def folders(tmp_path_factory):
     """Of the main job, of a run in which much fails, and of a managed one that was cut short and is to grow."""
     cwd = tmp_path_factory.mktemp("figures")
-    flags = "--duration 13s --warmup 1s --rate 40/s --tpm 2000000 --rpm 60000 --seed 3 --out run --quiet"
+    flags = (
+        "--duration 12s --warmup 1s --rate 44/s --max-tokens 40 --tpm 2000000 --rpm 60000 --seed 3 --out run --quiet"
+    )
     slos = ("--slo", "ttft.p95<1s", "--slo", "itl.p99<100ms", "--slo", "tpot.p50<1ms")
     done = headroom(cwd, "run", *flags.split(), *slos)
     assert done.returncode in (99, 4), done.stderr
