@@ -228,7 +228,8 @@ def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
     limited = config.target.kind is Kind.SERVERLESS
     return LiveView(
         Console(stderr=True),
-        title=f"{manifest.deployment.get('model_name', 'model')} at {config.target.url}",
+        title=f"{manifest.deployment.get('model_name', 'model')} at {config.target.url}"
+        + ("" if config.load.open_loop else ", closed loop"),
         tokens_per_minute=config.quota.tokens_per_minute if limited else None,
         requests_per_minute=config.quota.requests_per_minute if limited else None,
         quiet=quiet,

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from loadgen.config import SIMULATED, Kind, RunConfig
+from loadgen.config import SIMULATED, Kind, LoadConfig, RunConfig
 from loadgen.errors import RunFolderError
 from loadgen.samples import Outcome, Run, check_ledger, count_totals
 from planner.generator import generator_doubts, generator_reasons
@@ -190,6 +190,7 @@ def _loop(evidence: Evidence) -> list[str]:
             f"closed loop of {evidence.config.load.users} users: slow answers held back the load, so response times "
             "are not those of arrivals that do not wait for each other"
         )
+        doubts += _joining(evidence.config.load)
     if evidence.config.target.kind is Kind.SERVERLESS and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
         doubts.append(
             f"the steady phase lasted {evidence.traffic.steady_s:.3g} s, less than a minute of quota: the busiest "
@@ -203,6 +204,16 @@ def _loop(evidence: Evidence) -> list[str]:
             f"{response_ms:,.0f} ms; it is the quota that was measured"
         )
     return doubts
+
+
+def _joining(load: LoadConfig) -> list[str]:
+    joined_s = 0.0 if load.spawn_rate is None else ((load.users or 1) - 1) / load.spawn_rate
+    if joined_s <= load.warmup:
+        return []
+    return [
+        f"users were still joining {joined_s:.3g} s after the start, and the warm-up ended after {load.warmup:g} s: "
+        "give a longer --warmup"
+    ]
 
 
 def _held_back(evidence: Evidence) -> list[str]:

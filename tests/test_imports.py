@@ -20,6 +20,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.slo",
         "loadgen.errors",
         "loadgen.schedule",
+        "loadgen.schedule_file",
         "loadgen.tokens",
         "loadgen.traces",
     ),
