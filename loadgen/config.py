@@ -231,6 +231,9 @@ class LoadConfig(Section):
         description="further attempts after 408, 429, 5xx, a timeout or a network failure; each is a row",
     )
     seed: int = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
+    auto_stop: bool = Field(
+        True, description="stop at the first 401 or 403, and where 90 % of a minute's attempts fail"
+    )
 
     @field_validator("stages", "spike", "diurnal", "think_time")
     @classmethod
@@ -309,6 +312,22 @@ class LoadConfig(Section):
         return None if self.think_time is None else ThinkTime.parse(self.think_time)
 
 
+class BudgetConfig(Section):
+    """What the run may use up; it ends when the next request might use more."""
+
+    requests: int | None = Field(None, ge=1, description="most requests that are sent, retries included")
+    tokens: int | None = Field(None, ge=1, description="most tokens of prompts and completions together")
+    usd: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="most US dollars, at the price book's serverless prices"
+    )
+    wall: Seconds | None = Field(None, gt=0, description="no request is sent so long after the start")
+
+    @property
+    def bounds_use(self) -> bool:
+        """Whether it limits what is used, and not only for how long."""
+        return any(limit is not None for limit in (self.requests, self.tokens, self.usd))
+
+
 class TimeoutConfig(Section):
     """Each has an error code of its own in the record."""
 
@@ -348,6 +367,7 @@ class RunConfig(Section):
         DEFAULT_MIX, min_length=1, description="the mix: names and weights"
     )
     quota: Quota = Quota()
+    budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     slo: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
         (), description="objectives, like `ttft.p95<1s`"
@@ -364,6 +384,15 @@ class RunConfig(Section):
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return value
+
+    @model_validator(mode="after")
+    def _dollars_are_for_tokens(self) -> Self:
+        if self.budget.usd is not None and self.target.kind is Kind.MANAGED:
+            raise ValueError(
+                "budget.usd cannot be kept for a managed deployment, which is paid by the hour whatever is sent: give "
+                "--budget-wall or --budget-requests instead"
+            )
+        return self
 
     @property
     def slos(self) -> tuple[Slo, ...]:

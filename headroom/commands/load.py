@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,15 +70,19 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
+    budget_requests: Annotated[int | None, typer.Option(help="End when so many requests are sent.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="End before so many tokens are used.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="End before so many US dollars are spent.")] = None,
+    budget_wall: Annotated[str | None, typer.Option(help="Send nothing so long after the start, like 10m.")] = None,
+    no_auto_stop: Annotated[
+        bool, typer.Option("--no-auto-stop", help="Go on whatever fails: without it 401, 403 or 90 % errors end it.")
+    ] = False,
     slo: Objectives = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; must not exist.")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the run folder.")] = False,
 ) -> None:
     """Load-test a deployment, record what happened, and plan from it."""
-    from headroom import running  # noqa: PLC0415
-    from loadgen.loadtest import load_config  # noqa: PLC0415
-
     flags = {
         "target.url": target,
         "target.dialect": dialect,
@@ -105,23 +110,35 @@ def run(
         "load.throttle": throttle,
         "load.retries": retries,
         "load.seed": seed,
+        "load.auto_stop": False if no_auto_stop else None,
+        "budget.requests": budget_requests,
+        "budget.tokens": budget_tokens,
+        "budget.usd": budget_usd,
+        "budget.wall": budget_wall,
         "quota.tokens_per_minute": tpm,
         "quota.requests_per_minute": rpm,
         "slo": slo,
         "output.dir": out,
         "output.report": False if no_report else None,
     }
+    try:
+        raise typer.Exit(_run(file, flags, check=check, quiet=quiet))
+    except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
+        sys.stderr.write("headroom: interrupted\n")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _run(file: Path | None, flags: Mapping[str, Any], *, check: bool, quiet: bool) -> int:
+    from headroom import running  # noqa: PLC0415
+    from loadgen.loadtest import load_config  # noqa: PLC0415
+
     config = load_config(file, {name: value for name, value in flags.items() if value is not None}, os.environ)
     places = {name: place_of(name) for name in config.scenarios}
     if check:
         running.check(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
-        return
-    try:
-        raise typer.Exit(running.run(config, places, quiet=quiet))
-    except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
-        sys.stderr.write("headroom: interrupted\n")
-        raise typer.Exit(INTERRUPTED) from None
+        return 0
+    return running.run(config, places, quiet=quiet)
 
 
 def mix_of(scenarios: list[str]) -> dict[str, float]:
