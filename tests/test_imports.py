@@ -67,6 +67,8 @@ PURE = (
     "shapes",
     "cells",
     "closed_loop",
+    "fields",
+    "load_shape",
     "tokens",
     "quota",
     "slo",
