@@ -223,6 +223,15 @@ class Played:
         self.last_words = ""
 
 
+def _store_schedule(folder: Path, manifest: Manifest) -> None:
+    """A folder whose schedule cannot be written is none."""
+    try:
+        store_schedule(folder, RunConfig.model_validate(manifest.config))
+    except HeadroomError:
+        shutil.rmtree(folder)
+        raise
+
+
 def play(
     folder: Path,
     manifest: Manifest,
@@ -236,10 +245,10 @@ def play(
 
     Ctrl-C goes to that process, and it decides how to end.
     """
-    store_schedule(folder, RunConfig.model_validate(manifest.config))
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
     with _forwarding_signals(played), tempfile.TemporaryFile("w+") as words:
+        _store_schedule(folder, manifest)
         process = played.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
             start_new_session=True, text=True,

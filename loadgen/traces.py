@@ -119,8 +119,8 @@ def _check_reaches_past_warmup(played: Sequence[TraceRow], trace: Trace, load: L
     last_s = (played[-1].at_s - load.from_) / load.speed
     if last_s < load.warmup:
         raise ConfigError(
-            f"{load.trace}: its {len(played):,} arrivals within the run end {last_s:g} s after its start, before the "
-            f"warm-up of {load.warmup:g} s does, so nothing would be measured: give a shorter --warmup"
+            f"{load.trace}: its last arrival within the run (of {len(played):,}) comes {last_s:g} s after the start, "
+            f"and the warm-up ends after {load.warmup:g} s, so nothing would be measured: give a shorter --warmup"
         )
 
 

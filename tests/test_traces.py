@@ -187,7 +187,7 @@ def test_what_is_played_of_a_trace(tmp_path, claim, load, due_s):
 
 UNPLAYABLE = [
     ({"from": "50s"}, "t.csv has no arrival from 50 s on: its last comes at 40 s; give a smaller --from"),
-    ({"speed": 10, "warmup": "5s"}, r"t.csv: its 3 arrivals within the run end 4 s after its start, before the warm-up of 5 s does"),
+    ({"speed": 10, "warmup": "5s"}, r"t.csv: its last arrival within the run \(of 3\) comes 4 s after the start, and the warm-up ends after 5 s"),
     ({}, r"t.csv, line 3: the scenario 'vison' is not in the mix, which has vision: add --scenario vison"),
 ]  # fmt: skip
 
