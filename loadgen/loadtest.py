@@ -11,8 +11,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from loadgen.config import DEFAULT_RATE_PER_S, SIMULATED, RunConfig, TargetConfig
+from loadgen.config import SIMULATED, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
+from loadgen.load_shape import DEFAULT_RATE_PER_S
 from loadgen.samples import Manifest
 
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")

@@ -8,22 +8,17 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     field_validator,
     model_validator,
 )
 
+from loadgen.fields import Section, one_or_many
 from loadgen.quota import Quota
 
 SIMULATED = "sim"
-
-
-def one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 class Dialect(StrEnum):
@@ -41,10 +36,6 @@ class Split(StrEnum):
     ROUND_ROBIN = "round_robin"
     LEAST_THROTTLED = "least_throttled"  # where the throttle would let it go first
     EACH = "each"  # every arrival to every target
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class TargetConfig(Section):

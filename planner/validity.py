@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig
+from loadgen.config import SIMULATED, Kind, LoadConfig, RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
 from loadgen.quota import Quota
 from loadgen.samples import Outcome, Run, check_ledger, count_totals
@@ -208,6 +208,7 @@ def _loop(evidence: Evidence) -> list[str]:
             f"closed loop of {evidence.config.load.users} users: slow answers held back the load, so response times "
             "are not those of arrivals that do not wait for each other"
         )
+        doubts += _joining(evidence.config.load)
     limited = any(target.kind is Kind.SERVERLESS for target in evidence.config.targets)
     if limited and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
         doubts.append(
@@ -222,6 +223,16 @@ def _loop(evidence: Evidence) -> list[str]:
             f"{response_ms:,.0f} ms; it is the quota that was measured"
         )
     return doubts
+
+
+def _joining(load: LoadConfig) -> list[str]:
+    joined_s = 0.0 if load.spawn_rate is None else ((load.users or 1) - 1) / load.spawn_rate
+    if joined_s <= load.warmup:
+        return []
+    return [
+        f"users were still joining {joined_s:.3g} s after the start, and the warm-up ended after {load.warmup:g} s: "
+        "give a longer --warmup"
+    ]
 
 
 def _held_back(evidence: Evidence) -> list[str]:

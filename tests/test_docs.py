@@ -40,7 +40,7 @@ def keys(model, prefix=""):
         elif field.annotation is Quota:
             yield from ((f"{prefix}{name}.{each.name}", None) for each in fields(Quota))
         else:
-            yield f"{prefix}{name}", field.description
+            yield f"{prefix}{field.alias or name}", field.description
 
 
 @pytest.mark.parametrize(("key", "meaning"), list(keys(RunConfig)))
