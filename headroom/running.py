@@ -27,16 +27,23 @@ from headroom.commands.app import INTERRUPTED
 from headroom.processes import cpu_model, serving
 from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.prompts import Prompts
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.samples import Manifest, WorkerHealth, create, finish
 from loadgen.schedule import read_trace
 from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
+from loadgen.tokens import ESTIMATOR
 from planner.prices import read_prices
 
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
 SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
 SIMULATED_VISION_MODEL = "Phi-3.5-vision-instruct"  # reads pictures, and costs as much a token
+SIMULATED_TOOL_MODEL = "Mistral-Large"  # calls tools and writes JSON
+SIMULATED_EMBEDDING_MODEL = "Cohere-embed-v3-multilingual"
+SIMULATED_ALL_ROUND_MODEL = "all-round"
+VECTOR_SCENARIOS = {"embeddings", "image_embeddings"}
+TOOL_SCENARIOS = {"tools", "json_output"}
 ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
 INVALID, MISSED = 4, 99
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
@@ -59,6 +66,7 @@ def check(config: RunConfig) -> None:
             for number, row in enumerate(rows, start=1):
                 tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
                 limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
+    Prompts(config.prompts, seed=config.load.seed, max_tokens=config.load.max_tokens)
     read_prices(config.plan.prices)
 
 
@@ -106,7 +114,7 @@ def _simulator_flags(config: RunConfig) -> list[str]:
         "--port": 0,
         "--key-env": SIMULATED_KEY,
         "--kind": config.target.kind,
-        "--model": config.target.model or simulated_model(config.scenarios),
+        "--model": config.target.model or simulated_model(config.scenarios, config.target.kind),
         "--seed": config.load.seed,
     }
     quota = config.quota
@@ -121,14 +129,26 @@ def _simulator_flags(config: RunConfig) -> list[str]:
         }
         if quota.concurrency is not None:
             flags["--concurrency"] = quota.concurrency
-    if config.load.trace is not None:
+    if config.load.trace is not None or flags["--model"] == SIMULATED_ALL_ROUND_MODEL:
         flags["--context-tokens"] = ANY_CONTEXT_TOKENS
     return ["--until-eof", *(str(part) for flag in flags.items() for part in flag)]
 
 
-def simulated_model(scenarios: Iterable[str]) -> str:
-    """The model to simulate where none is named: one that reads pictures where the mix sends them."""
-    return SIMULATED_VISION_MODEL if "vision" in scenarios else SIMULATED_MODEL
+def simulated_model(scenarios: Iterable[str], kind: Kind = Kind.SERVERLESS) -> str:
+    """The model to simulate where none is named: one that can do what the mix asks for.
+
+    Of those that are known none is both: one that reads pictures and one that calls tools, or the latter on instances
+    of one's own. What stands in for them has no price.
+    """
+    mix = set(scenarios)
+    if mix <= VECTOR_SCENARIOS:
+        return SIMULATED_EMBEDDING_MODEL
+    pictures, tools = "vision" in mix, bool(mix & TOOL_SCENARIOS)
+    if tools and (pictures or kind is Kind.MANAGED):
+        return SIMULATED_ALL_ROUND_MODEL
+    if tools:
+        return SIMULATED_TOOL_MODEL
+    return SIMULATED_VISION_MODEL if pictures else SIMULATED_MODEL
 
 
 def _run_folder(config: RunConfig) -> Path:
@@ -144,6 +164,7 @@ def manifest_of(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
         run_id=uuid.uuid4().hex,
         config=config.model_dump(mode="json"),
         seed=config.load.seed,
+        estimator=ESTIMATOR,
         deployment=deployment,
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
         host={

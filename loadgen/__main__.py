@@ -8,6 +8,7 @@ stops the arrivals and waits shortly for the answers; a second one waits for not
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ import select
 import signal
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,8 @@ from loadgen.health import LOOK_S, Health
 from loadgen.player import Player  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
-from loadgen.users import check_requests_fit, load_scenario, seat
+from loadgen.schedule import Arrival
+from loadgen.users import check_model_answers, check_requests_fit, load_scenario, seat, told
 
 FLUSH_S = 0.25
 START_IN_NS = 300_000_000  # so that the first arrival can be prepared
@@ -61,6 +63,7 @@ class Load:
             folder=folder,
         )
         seat(self.player)
+        check_model_answers(manifest.deployment, self.classes)
         check_requests_fit(self.player, self.classes)
         self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
         gevent.os.make_nonblocking(self.pipe.fd)
@@ -84,7 +87,10 @@ class Load:
         gc.collect()
         gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
         gc.set_threshold(YOUNG_OBJECTS)
-        self._schedule = self.player.schedule() if self.config.load.open_loop else iter(())
+        self._schedule: Iterator[Arrival] = iter(())
+        if self.config.load.open_loop:
+            self._schedule = self.player.schedule()
+            self.player.numbers = itertools.count(sum(1 for _ in self.player.schedule()))
         self.player.restart_clock(monotonic_ns() + START_IN_NS)
         self.voice.say("started", monotonic_start_ns=self.player.start_ns)
         flusher = gevent.spawn(self._flush)
@@ -124,7 +130,9 @@ class Load:
 
     def _play_closed(self) -> None:
         end_ns = self.player.start_ns + round(self.config.load.duration * 1e9)
-        self.player.source = ClosedLoop(start_ns=self.player.start_ns, end_ns=end_ns, seed=self.config.load.seed)
+        self.player.source = ClosedLoop(
+            start_ns=self.player.start_ns, end_ns=end_ns, seed=self.config.load.seed, numbers=self.player.numbers
+        )
         self.player.alarm.wait_until(self.player.start_ns)
         self._spawn(shares(self.config.scenarios, self.config.load.users or 1))
         self._until(lambda: monotonic_ns() >= end_ns, None)
@@ -164,7 +172,7 @@ class Load:
 
     def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
         user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set
-        text = f"scenario {user.scenario} raised {type(exception).__name__}: {exception}"
+        text = f"scenario {user.scenario} raised {told(exception)}"
         credential = self.player.lane.credential
         self.player.tally.note("scenario_failed", (text if credential is None else credential.redact(text))[:200])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -116,9 +115,8 @@ class ClosedLoop:
 
     open_loop = False
 
-    def __init__(self, *, start_ns: int, end_ns: int, seed: int) -> None:
-        self._start_ns, self._end_ns, self._seed = start_ns, end_ns, seed
-        self._numbers = itertools.count()
+    def __init__(self, *, start_ns: int, end_ns: int, seed: int, numbers: Iterator[int]) -> None:
+        self._start_ns, self._end_ns, self._seed, self._numbers = start_ns, end_ns, seed, numbers
         self._stopped = False
 
     def next(self, scenario: str) -> Arrival | None:

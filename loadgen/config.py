@@ -12,7 +12,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from loadgen.errors import ConfigError
+from loadgen.lengths import parse_lengths
 from loadgen.quota import Quota
+from loadgen.requests import MADE_HERE
 from loadgen.slo import Slo, parse_duration_ns
 
 SIMULATED = "sim"
@@ -67,6 +69,14 @@ class ThrottleMode(StrEnum):
     FEEDBACK = "feedback"  # pace, and learn from 429 and its headers
 
 
+class ExtraParameters(StrEnum):
+    """What the azure dialect does with parameters that its API does not define."""
+
+    PASS_THROUGH = "pass-through"  # noqa: S105 - no password
+    DROP = "drop"
+    ERROR = "error"
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -90,6 +100,11 @@ class TargetConfig(Section):
         None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
     )
     api_version: str = Field("2024-05-01-preview", description="api-version of the azure dialect")
+    extra_parameters: ExtraParameters | None = Field(
+        None,
+        description="the header `extra-parameters` of the azure dialect, for parameters that its API does not define: "
+        "`pass-through`, `drop` or `error`",
+    )
     allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
         (), description="hosts that may be loaded although they are not loopback"
     )
@@ -172,6 +187,52 @@ class LoadConfig(Section):
         return DEFAULT_RATE_PER_S if self.rate is None else self.rate
 
 
+class PromptsConfig(Section):
+    """What is asked, where a scenario's own prompts will not do."""
+
+    tokens: str | None = Field(
+        None,
+        description="tokens of each prompt: `fixed:200`, `uniform:50..400`, `normal:200,50`, `lognormal:200,0.5`, "
+        "`file:FILE` (a number a line) or `file:FILE,COLUMN` (CSV); by default as each scenario has it",
+    )
+    completion: str | None = Field(None, description="max_tokens of each request, likewise; by default load.max_tokens")
+    shared_prefix: float = Field(
+        0.0, ge=0, le=1, description="share of each prompt's tokens that is the same in all, at its beginning"
+    )
+    cache_bust: bool = Field(False, description="begin each prompt with a line of its own, so that no cache knows it")
+    file: Path | None = Field(
+        None, description='own prompts, drawn by the seed: `{"prompt": "..."}` or `{"messages": [...]}` a line'
+    )
+    images: Path | None = Field(
+        None, description="a folder of own pictures (JPEG, PNG) for those scenarios that send some"
+    )
+    turns: str = Field("uniform:2..6", description="turns of each conversation, as a distribution")
+    turn_pause: Seconds = Field(
+        1.0, description="mean pause of a conversation between an answer and the next turn (exponential)"
+    )
+    unsafe_share: float = Field(
+        0.1, ge=0, le=1, description="share of the content_safety scenario's prompts that trip the filter"
+    )
+
+    @field_validator("tokens", "completion", "turns")
+    @classmethod
+    def _lengths_parse(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                parse_lengths(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.file is not None and self.tokens is not None:
+            raise ValueError("file and tokens exclude each other: own prompts have the lengths they have")
+        if self.cache_bust and self.shared_prefix:
+            raise ValueError("cache_bust and shared_prefix exclude each other: give one")
+        return self
+
+
 class TimeoutConfig(Section):
     """Each has an error code of its own in the record."""
 
@@ -210,6 +271,10 @@ class RunConfig(Section):
     scenarios: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         DEFAULT_MIX, min_length=1, description="the mix: names and weights"
     )
+    prompts: PromptsConfig = PromptsConfig()
+    parameters: dict[str, Any] = Field(
+        {}, description="further parameters of each request, like `temperature = 0.2`, where its route has them"
+    )
     quota: Quota = Quota()
     timeouts: TimeoutConfig = TimeoutConfig()
     slo: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
@@ -227,6 +292,22 @@ class RunConfig(Section):
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _are_not_made_here(cls, value: dict[str, Any]) -> dict[str, Any]:
+        made = sorted(MADE_HERE & value.keys())
+        if made:
+            raise ValueError(
+                f"{', '.join(made)}: set by Headroom itself; see load.max_tokens, target.model and the scenarios"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _prefix_has_a_whole(self) -> Self:
+        if self.prompts.shared_prefix and self.prompts.tokens is None and self.load.trace is None:
+            raise ValueError("prompts.shared_prefix is a share of stated lengths: give prompts.tokens or load.trace")
+        return self
 
     @property
     def slos(self) -> tuple[Slo, ...]:

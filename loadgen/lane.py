@@ -8,10 +8,11 @@ from time import monotonic_ns
 from gevent import GreenletExit
 
 from loadgen.alarm import Alarm
-from loadgen.config import Dialect, Kind, RunConfig, ThrottleMode
+from loadgen.config import Kind, RunConfig, ThrottleMode
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
+from loadgen.kept import fault_of
 from loadgen.proxy import proxy_of
 from loadgen.quota import Grant, pacing
 from loadgen.refusals import remaining_of
@@ -41,21 +42,24 @@ class Lane:
         address = address_of(config.target.url or "")
         check_allowed(address, config.target.allow_hosts)
         self.config, self.name = config.target, address.origin
-        self.model = config.target.model or model
         self.credential = credential_of(config.target, variables)
         check_encrypted(address, self.credential)
         proxy = proxy_of(address, variables)
-        self.endpoint = Endpoint(address, config.target, config.timeouts, self.credential, tally.start_ns, proxy)
+        self.endpoint = Endpoint(
+            address,
+            config.target,
+            config.timeouts,
+            self.credential,
+            tally.start_ns,
+            proxy,
+            config.target.model or model,
+            config.parameters,
+        )
         mode = config.load.throttle if config.target.kind is Kind.SERVERLESS else ThrottleMode.OFF
         quota = config.quota
         self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), alarm, quota.concurrency)
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._tally, self._id_prefix = quota.admission, tally, run_id[:8]
-
-    @property
-    def openai_model(self) -> str | None:
-        """The model's name for the openai dialect, else None."""
-        return (self.model or "default") if self.config.dialect is Dialect.OPENAI else None
 
     def cost(self, spec: RequestSpec) -> int:
         """Tokens that the request counts against the quota before its answer is known."""
@@ -66,6 +70,7 @@ class Lane:
     ) -> ResponseReader | None:
         """One attempt, wanted at that instant, and its row. None where it is not made: the quota can never admit it."""
         cost = self.cost(spec)
+        sample.estimated_prompt_tokens = spec.prompt_tokens
         try:
             grant = self._admit(sample, cost, wanted_ns - self.endpoint.start_ns)
         except (GreenletExit, ConfigError) as stop:
@@ -85,6 +90,8 @@ class Lane:
         finally:
             if self.throttle is not None:
                 self.throttle.release()
+        if spec.check is not None and sample.outcome == Outcome.OK:
+            sample.error = fault_of(spec.check, reader)
         self._tally.add(sample, reader.gaps_us)
         self._settle(grant, spec, sample, reader)
         return reader

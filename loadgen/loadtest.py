@@ -118,6 +118,8 @@ FLAG_OF = {
     "load.throttle": "--throttle",
     "load.retries": "--retries",
     "load.seed": "--seed",
+    "prompts.tokens": "--prompt-tokens",
+    "prompts.completion": "--completion-tokens",
     "quota.tokens_per_minute": "--tpm",
     "quota.requests_per_minute": "--rpm",
     "slo": "--slo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from loadgen.config import RunConfig
 from loadgen.connection import Connection
 from loadgen.feed import Feed
 from loadgen.lane import Lane
+from loadgen.prompts import Prompts
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
 from loadgen.schedule import Arrival, drawn, read_trace, replayed
@@ -40,27 +42,35 @@ class Player:
         model: str | None = None,
         run_id: str = "plain",
         folder: Path | None = None,
+        numbers: Iterator[int] | None = None,
     ) -> None:
+        """`numbers` are those of arrivals that no schedule knows: a closed loop's, and later turns of sessions."""
         self.config, self.environment = config, environment
         self.start_ns = monotonic_ns()
         self.alarm = Alarm()
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
         self.lane = Lane(config, alarm=self.alarm, tally=self.tally, variables=variables, model=model, run_id=run_id)
+        self.prompts = Prompts(config.prompts, seed=config.load.seed, max_tokens=config.load.max_tokens)
+        self.numbers = itertools.count() if numbers is None else numbers
         self.feed: Feed | None = None  # under plain Locust
         self.stopping = False  # no attempt is to be made again
         self._retries = config.load.retries
         self._steady_ns = round(config.load.warmup * 1e9)
+        self._end_ns = round(config.load.duration * 1e9)
         self._cooldown_ns = round((config.load.duration - config.load.cooldown) * 1e9)
-        self.source: Source = ClosedLoop(start_ns=self.start_ns, end_ns=1 << 62, seed=config.load.seed)
+        self.source: Source = ClosedLoop(
+            start_ns=self.start_ns, end_ns=1 << 62, seed=config.load.seed, numbers=self.numbers
+        )
 
     def restart_clock(self, start_ns: int) -> None:
         """Make `start_ns` the run's zero."""
         self.start_ns = self.lane.endpoint.start_ns = self.tally.start_ns = start_ns
 
-    def play(self, arrival: Arrival, spec: RequestSpec, connection: Connection) -> Sample:
+    def play(self, arrival: Arrival, spec: RequestSpec, connection: Connection) -> tuple[Sample, ResponseReader | None]:
         """Wait until the arrival is due and the quota admits it, send it, and record what came of it.
 
-        Returns the row of its last attempt: there are more than one only where the config allows retries.
+        Returns the row of its last attempt, and its answer unless it was never sent. There are more attempts than one
+        only where the config allows retries.
         """
         due_ns = self.start_ns + arrival.due_ns
         try:
@@ -80,7 +90,16 @@ class Player:
                 break
             sample = self._sample(arrival, spec.scenario, sample.attempt + 1)
             reader = self.lane.attempt(sample, spec, connection, again_ns)
-        return sample
+        return sample, reader
+
+    def follow(self, arrival: Arrival, pause_s: float) -> Arrival | None:
+        """The next turn of the arrival's session, due after the pause; None where no more is to come due by then."""
+        due_ns = monotonic_ns() - self.start_ns + round(pause_s * 1e9)
+        if self.stopping or (self.feed is None and due_ns >= self._end_ns):
+            return None
+        session = arrival.seq if arrival.session is None else arrival.session
+        number, turn = next(self.numbers), arrival.turn + 1
+        return Arrival(number, due_ns, arrival.scenario, arrival.seed, session=session, turn=turn)
 
     def _backoff_s(self, sample: Sample, reader: ResponseReader | None) -> float | None:
         """How long to wait before the next attempt; None where there is to be none."""

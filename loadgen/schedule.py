@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from loadgen.errors import ConfigError
 
@@ -29,11 +30,23 @@ class Arrival:
     seed: int = 0
     prompt_tokens: int | None = None  # stated by a trace
     completion_tokens: int | None = None
+    messages: list[dict[str, Any]] | None = None  # a trace's own
+    images: list[tuple[int, int]] | None = None  # (width, height) in pixels, likewise
+    session: int | None = None  # of a later turn: seq of the arrival that began it
+    turn: int = 0
 
     @property
     def random(self) -> Random:
-        """A fresh generator that depends on the run's seed and on seq alone."""
-        return Random(f"{self.seed}/{self.seq}")
+        """A fresh generator that depends on the run's seed and on seq alone; of a later turn on its session."""
+        return Random(self._source)
+
+    def random_for(self, what: str) -> Random:
+        """Another one for each thing that is drawn, so that drawing one more changes none of the others."""
+        return Random(f"{self._source}/{what}")
+
+    @property
+    def _source(self) -> str:
+        return f"{self.seed}/{self.seq}" if self.session is None else f"{self.seed}/{self.session}/{self.turn}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,12 @@ ONLY_IN = {  # library -> the files allowed to know it
     "starlette": ("loadgen/simulator/",),
     "uvicorn": ("loadgen/simulator/",),
     "polars": ("loadgen/samples.py", "loadgen/durable.py", "loadgen/ground_truth.py", "planner/", "dashboards/"),
-    "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
+    "PIL": ("scenarios/vision.py", "loadgen/pictures.py", "loadgen/simulator/"),
 }
 PURE = (
+    "answers",
+    "lengths",
+    "prompts",
     "requests",
     "schedule",
     "tokens",

@@ -36,7 +36,10 @@ def run(
     ] = None,
     scenario: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable."),
+        typer.Option(
+            metavar="NAME[=WEIGHT]",
+            help="One of chat, streaming, vision, ... (see the README) or path/to/file.py:Class; repeatable.",
+        ),
     ] = None,
     users: Annotated[int | None, typer.Option(help="Closed loop: so many users.")] = None,
     rate: Annotated[str | None, typer.Option(help="Open loop: arrivals, like 5/s or 300/min.")] = None,
@@ -49,6 +52,12 @@ def run(
     rpm: Annotated[int | None, typer.Option(help="Quota: requests a minute.")] = None,
     throttle: Annotated[str | None, typer.Option(help="pace, off or feedback.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
+    prompt_tokens: Annotated[
+        str | None, typer.Option(help="Tokens of each prompt, like fixed:200, uniform:50..400 or lognormal:200,0.5.")
+    ] = None,
+    completion_tokens: Annotated[
+        str | None, typer.Option(help="max_tokens of each request, drawn likewise, instead of --max-tokens.")
+    ] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
     slo: Objectives = None,
@@ -78,6 +87,8 @@ def run(
         "load.max_tokens": max_tokens,
         "load.throttle": throttle,
         "load.retries": retries,
+        "prompts.tokens": prompt_tokens,
+        "prompts.completion": completion_tokens,
         "load.seed": seed,
         "quota.tokens_per_minute": tpm,
         "quota.requests_per_minute": rpm,
