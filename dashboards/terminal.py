@@ -17,6 +17,7 @@ from dashboards.text import (
     UNKNOWN,
     count,
     digits,
+    estimator_error,
     generator,
     interval,
     percent,
@@ -149,6 +150,8 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
                f"{digits(traffic.output_tokens_per_s)} output tokens/s; "
                f"{digits(traffic.mean_in_flight)} in flight, at most {count(traffic.peak_in_flight)}")  # fmt: skip
+    if plan.estimate is not None:
+        yield Text(estimator_error(plan.estimate))
 
 
 def _quota(quota: QuotaUse, plan: Plan) -> Iterator[RenderableType]:

@@ -14,6 +14,7 @@ from planner.calibration import Calibration
 from planner.capacity import concurrency_of_instance, instance_estimate
 from planner.cost import Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
+from planner.estimate import estimate
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, slo_results
 from planner.plan import InstanceEstimate, ManagedCost, Plan, ServerlessCost, Traffic, WhatIf
@@ -109,6 +110,7 @@ def _draft(scope: Scope) -> Plan:
         serverless=serverless,
         managed=managed,
         instances=instances,
+        estimate=estimate(run),
     )
 
 

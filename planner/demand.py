@@ -45,23 +45,30 @@ class Demand:
 def attempts_with_tokens(run: Run) -> pl.LazyFrame:
     """All rows of the run, with prompt_tokens, max_tokens and completion_tokens known in each.
 
-    What the server did not say is estimated: a prompt by the reservation less the limit, where the throttle counted
-    both, else by its scenario's mean; a completion by the chunks of its stream, else by its scenario's mean, else by
-    the limit. A replayed trace asks for just the tokens it records, so there the completion is the limit.
+    What the server did not say is estimated: a prompt as it was before it was sent, else by its scenario's mean; a
+    completion by the chunks of its stream, else by its scenario's mean, else by the limit. The limit of a request is
+    what it reserved beside its prompt. A record of an earlier version, which does not say what its prompts were
+    estimated at, holds requests of load.max_tokens, or of a trace, whose limit was just the completion that it records.
     """
     config = config_of(run)
     limit = pl.lit(config.load.max_tokens, pl.Int64)
-    prompt, completion, reserved, chunks = (
-        pl.col(name).cast(pl.Int64) for name in ("prompt_tokens", "completion_tokens", "reserved_tokens", "chunks")
+    prompt, completion, reserved, chunks, estimated = (
+        pl.col(name).cast(pl.Int64)
+        for name in (
+            *("prompt_tokens", "completion_tokens", "reserved_tokens", "chunks"),
+            "estimated_prompt_tokens",
+        )
     )
-    reserved_both = config.quota.admission is not Admission.MAX and config.load.trace is None
-    estimated_prompt = pl.when((reserved > limit) & reserved_both).then(reserved - limit)
+    prompt_counted = config.quota.admission is not Admission.MAX
+    asked = pl.when(estimated.is_not_null()).then(reserved - estimated if prompt_counted else reserved)
+    reserved_both = prompt_counted and config.load.trace is None
+    estimated_prompt = pl.coalesce(estimated, pl.when((reserved > limit) & reserved_both).then(reserved - limit))
     streamed = pl.when(OK & (chunks > 0)).then(chunks)
-    completion = pl.coalesce(completion, streamed, _scenario_mean(completion), limit)
+    completion = pl.coalesce(completion, streamed, _scenario_mean(completion), asked, limit)
     return run.samples.with_columns(
         prompt_tokens=pl.coalesce(prompt, estimated_prompt, _scenario_mean(prompt), pl.lit(0, pl.Int64)),
         completion_tokens=completion,
-        max_tokens=limit if config.load.trace is None else completion,
+        max_tokens=pl.coalesce(asked, limit if config.load.trace is None else completion),
     )
 
 
