@@ -763,17 +763,6 @@ def assert_no_canary(folder, done):
         assert not any(form in text for form in CANARY_FORMS), name
 
 
-@pytest.mark.parametrize("name", ["chat", "streaming", "vision"])
-def test_scenarios_run_under_plain_locust(tmp_path, name):
-    with Server(deployment) as server:
-        command = [sys.executable, "-m", "locust", "-f", str(ROOT / "scenarios" / f"{name}.py"), "--host", server.url]
-        command += ["--headless", "--users", "3", "--run-time", "3s", "--json-file", str(tmp_path / "stats")]
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    (stats,) = json.loads((tmp_path / "stats.json").read_text())
-    assert stats["name"] == name and stats["num_requests"] > 10 and stats["num_failures"] == 0
-
-
 def test_a_scenario_runs_from_locusts_own_web_page(tmp_path):
     import socket
 
