@@ -139,12 +139,13 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
         if n and name != "dropped"
     ]
     yield Text(f"{count(traffic.attempts)} attempts: {', '.join(ended)}")
-    if traffic.failures:
-        worst = ", ".join(
-            f"{readable(failure.error or failure.outcome)} {count(failure.n)}"
-            for failure in traffic.failures[:SHOWN_FAILURES]
-        )
-        yield Text(f"failures: {worst}{', and more' if len(traffic.failures) > SHOWN_FAILURES else ''}")
+    for title, answered in (("failures", False), ("answered, and faulty", True)):
+        found = [failure for failure in traffic.failures if (failure.outcome == "ok") is answered]
+        if found:
+            worst = ", ".join(
+                f"{readable(failure.error or failure.outcome)} {count(failure.n)}" for failure in found[:SHOWN_FAILURES]
+            )
+            yield Text(f"{title}: {worst}{', and more' if len(found) > SHOWN_FAILURES else ''}")
     for worker in plan.workers:
         yield Text(f"load generator: {generator(worker)}")
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "

@@ -153,7 +153,7 @@ def test_every_scenario_runs_under_plain_locust(tmp_path):
         stats = tmp_path / names[0]
         with simulated(*flags, "--rpm", "99999", "--tpm", "99999999") as deployment:
             command = [sys.executable, "-m", "locust", "-f", files, "--host", deployment.url, "--headless"]
-            command += ["--users", str(2 * len(names)), "--spawn-rate", "99", "--run-time", "3s", "--json-file", stats]
+            command += ["--users", str(2 * len(names)), "--spawn-rate", "99", "--run-time", "4s", "--json-file", stats]
             done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
         return done, json.loads(stats.with_suffix(".json").read_text())
 
@@ -164,4 +164,4 @@ def test_every_scenario_runs_under_plain_locust(tmp_path):
         for row in stats:
             assert row["num_requests"] > 1, row["name"]
             assert row["name"] == "content_safety" or row["num_failures"] == 0, done.stderr
-        assert {row["name"] for row in stats} in (set(texts), set(VECTORS))
+        assert {row["name"] for row in stats} in (set(texts), set(VECTORS)), done.stderr
