@@ -23,6 +23,7 @@ from dashboards.text import (
     percent,
     quantiles,
     readable,
+    spent,
     usd,
     whole,
 )
@@ -153,6 +154,8 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
                f"{digits(traffic.mean_in_flight)} in flight, at most {count(traffic.peak_in_flight)}")  # fmt: skip
     if plan.estimate is not None:
         yield Text(estimator_error(plan.estimate))
+    if plan.budget:
+        yield Text(f"budget: {', '.join(spent(each.resource, each.used, each.limit) for each in plan.budget)} used")
 
 
 def _quota(quota: QuotaUse, plan: Plan) -> Iterator[RenderableType]:

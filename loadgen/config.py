@@ -5,46 +5,34 @@ Secrets appear here only as references (`env:NAME`, `file:PATH`, `entra`), so a 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from loadgen.closed_loop import ThinkTime
 from loadgen.errors import ConfigError
-from loadgen.lengths import parse_lengths
+from loadgen.prompts_config import PromptsConfig
 from loadgen.quota import Quota
 from loadgen.requests import MADE_HERE
-from loadgen.slo import Slo, parse_duration_ns
+from loadgen.shapes import (
+    Shape,
+    Spike,
+    Stage,
+    check_weights,
+    constant,
+    diurnal,
+    spiked,
+    staged,
+)
+from loadgen.slo import Slo
+from loadgen.values import PerSecond, Seconds, Section, between_commas, one_or_many, times, weights
 
 SIMULATED = "sim"
 DEFAULT_MIX = {"chat": 6.0, "streaming": 13.0, "vision": 1.0}
 DEFAULT_RATE_PER_S = 6.0  # with the default mix, about three quarters of the default quota
-
-
-def _seconds(value: Any) -> Any:
-    try:
-        return parse_duration_ns(value) / 1e9 if isinstance(value, str) else value
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-
-
-def _per_second(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    number, _, unit = value.partition("/")
-    try:
-        return float(number) / {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[unit.strip()]
-    except (ValueError, KeyError):
-        raise ValueError(f"{value!r} is not a rate; write it like 5/s, 300/min or 5") from None
-
-
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
-PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0, allow_inf_nan=False)]
 
 
 class Dialect(StrEnum):
@@ -77,10 +65,6 @@ class ExtraParameters(StrEnum):
     ERROR = "error"
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
 class TargetConfig(Section):
     """A deployment, and what may be sent to it."""
 
@@ -105,7 +89,7 @@ class TargetConfig(Section):
         description="the header `extra-parameters` of the azure dialect, for parameters that its API does not define: "
         "`pass-through`, `drop` or `error`",
     )
-    allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+    allow_hosts: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(
         (), description="hosts that may be loaded although they are not loopback"
     )
     ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
@@ -124,15 +108,51 @@ class TargetConfig(Section):
         return self
 
 
+def _staged(stages: Sequence[str]) -> Shape:
+    return staged([Stage.parse(text) for text in stages])
+
+
+PARSED: dict[str, Callable[[Any], object]] = {  # keys that are texts of a form of their own
+    "stages": _staged,
+    "spike": Spike.parse,
+    "diurnal": check_weights,
+    "think_time": ThinkTime.parse,
+}
+
+
 class LoadConfig(Section):
     """How much, when and for how long."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     users: int | None = Field(
         None, ge=1, le=100_000, description="closed loop: this many users, each sending when its last answer is in"
     )
+    spawn_rate: PerSecond | None = Field(
+        None, description="users that come a second, like 10/s; by default all come at once"
+    )
+    think_time: str | None = Field(
+        None,
+        description="how long a user waits after an answer: `2s`, `1s..3s` (drawn evenly), `exp:2s` (drawn "
+        "exponentially, of that mean)",
+    )
     rate: PerSecond | None = Field(
         None,
-        description="open loop: arrivals a second, whatever the answers do; 6/s where neither users nor trace is given",
+        description="open loop: arrivals a second, whatever the answers do; 6/s where no other load is given",
+    )
+    spike: str | None = Field(
+        None, description="another rate for a while, like `50/s:10s@30s`: 50/s for 10 s, from 30 s after the start on"
+    )
+    diurnal: Annotated[tuple[float, ...] | None, BeforeValidator(weights)] = Field(
+        None, description="24 weights, of the hours of a day, whose mean has the rate `rate`; each holds for its hour"
+    )
+    day: Seconds | None = Field(
+        None, gt=0, description="how long a day of `diurnal` lasts in the run; by default as long as the run"
+    )
+    stages: Annotated[tuple[str, ...] | None, BeforeValidator(between_commas)] = Field(
+        None,
+        description="open loop: rates and how long each lasts, like `5/s:60s,20/s:120s`; from one to the next the rate "
+        "changes evenly over the next one's time, the first holds, and a stage of `0s` jumps",
     )
     arrivals: Arrivals = Field(
         Arrivals.POISSON, description="how the gaps of an open loop are drawn: constant, poisson or gamma"
@@ -140,9 +160,24 @@ class LoadConfig(Section):
     gamma_shape: float = Field(
         0.5, gt=0, allow_inf_nan=False, description="of gamma arrivals; below 1 is burstier than Poisson"
     )
-    trace: Path | None = Field(None, description="open loop: arrivals and token counts from a file")
+    trace: Path | None = Field(
+        None, description="open loop: arrivals and token counts from a file, or those of a run folder"
+    )
     speed: float = Field(1.0, gt=0, allow_inf_nan=False, description="play a trace this many times faster")
-    duration: Seconds = Field(60.0, gt=0, description="how long arrivals come, warm-up included")
+    from_: Seconds = Field(0.0, alias="from", description="skip so much of the trace's beginning, in its own time")
+    scale: Annotated[float, BeforeValidator(times)] = Field(
+        1.0,
+        gt=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="play so many times the trace's arrivals, like `2x`: each as often, or below 1 with that chance",
+    )
+    skip_bad_rows: bool = Field(
+        False, description="pass over rows of a trace that cannot be used, and count them, instead of ending"
+    )
+    duration: Seconds = Field(
+        60.0, gt=0, description="how long arrivals come, warm-up included; stages say it themselves"
+    )
     warmup: Seconds = Field(5.0, description="the first part of it, which no figure counts")
     cooldown: Seconds = Field(0.0, description="the last part of it, which no figure counts")
     drain: Seconds = Field(30.0, description="how long to wait for the last answers")
@@ -164,10 +199,36 @@ class LoadConfig(Section):
         description="further attempts after 408, 429, 5xx, a timeout or a network failure; each is a row",
     )
     seed: int = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
+    auto_stop: bool = Field(
+        True, description="stop at the first 401 or 403, and where 90 % of a minute's attempts fail"
+    )
+
+    @field_validator("stages", "spike", "diurnal", "think_time")
+    @classmethod
+    def _parses(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None:
+            try:
+                PARSED[info.field_name or ""](value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_say_how_long(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("stages") is None or values.get("duration") is not None:
+            return values
+        try:
+            return {**values, "duration": _staged(between_commas(values["stages"])).duration_s}
+        except (ConfigError, TypeError, AttributeError):
+            return values  # what is wrong with them is said where they are read
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
-        given = [name for name in ("users", "rate", "trace") if getattr(self, name) is not None]
+        given = [name for name in ("users", "rate", "stages", "trace") if getattr(self, name) is not None]
+        given += [name for name in ("spike", "diurnal") if getattr(self, name) is not None and given != ["rate"]]
+        if self.spike is not None and self.diurnal is not None:
+            given = ["spike", "diurnal"]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one")
         if self.warmup + self.cooldown >= self.duration:
@@ -177,60 +238,62 @@ class LoadConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fits_the_duration(self) -> Self:
+        if self.spawn_rate is not None and (self.users or 1) - 1 >= self.spawn_rate * self.duration:
+            raise ValueError(
+                f"{self.users} users at {self.spawn_rate:g} a second take longer to come than the "
+                f"{self.duration:g} s that the load lasts: raise spawn_rate"
+            )
+        if self.users is not None or self.trace is not None:
+            return self
+        try:
+            stages_s = self.shape.duration_s
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if abs(stages_s - self.duration) > 1e-6:
+            raise ValueError(f"the stages take {stages_s:g} s, and the duration is {self.duration:g} s: leave it out")
+        return self
+
     @property
     def open_loop(self) -> bool:
         return self.users is None
 
     @property
     def rate_per_s(self) -> float:
-        """Of an open loop without a trace."""
+        """Of an open loop without stages or a trace."""
         return DEFAULT_RATE_PER_S if self.rate is None else self.rate
 
+    @property
+    def shape(self) -> Shape:
+        """The rate of an open loop without a trace, over time. Raises ConfigError for a spike that the run cuts."""
+        if self.stages is not None:
+            return _staged(self.stages)
+        if self.spike is not None:
+            return spiked(self.rate_per_s, self.duration, Spike.parse(self.spike))
+        if self.diurnal is not None:
+            return diurnal(self.rate_per_s, self.duration, self.diurnal, self.day or self.duration)
+        return constant(self.rate_per_s, self.duration)
 
-class PromptsConfig(Section):
-    """What is asked, where a scenario's own prompts will not do."""
+    @property
+    def thinking(self) -> ThinkTime | None:
+        return None if self.think_time is None else ThinkTime.parse(self.think_time)
 
-    tokens: str | None = Field(
-        None,
-        description="tokens of each prompt: `fixed:200`, `uniform:50..400`, `normal:200,50`, `lognormal:200,0.5`, "
-        "`file:FILE` (a number a line) or `file:FILE,COLUMN` (CSV); by default as each scenario has it",
-    )
-    completion: str | None = Field(None, description="max_tokens of each request, likewise; by default load.max_tokens")
-    shared_prefix: float = Field(
-        0.0, ge=0, le=1, description="share of each prompt's tokens that is the same in all, at its beginning"
-    )
-    cache_bust: bool = Field(False, description="begin each prompt with a line of its own, so that no cache knows it")
-    file: Path | None = Field(
-        None, description='own prompts, drawn by the seed: `{"prompt": "..."}` or `{"messages": [...]}` a line'
-    )
-    images: Path | None = Field(
-        None, description="a folder of own pictures (JPEG, PNG) for those scenarios that send some"
-    )
-    turns: str = Field("uniform:2..6", description="turns of each conversation, as a distribution")
-    turn_pause: Seconds = Field(
-        1.0, description="mean pause of a conversation between an answer and the next turn (exponential)"
-    )
-    unsafe_share: float = Field(
-        0.1, ge=0, le=1, description="share of the content_safety scenario's prompts that trip the filter"
-    )
 
-    @field_validator("tokens", "completion", "turns")
-    @classmethod
-    def _lengths_parse(cls, value: str | None) -> str | None:
-        try:
-            if value is not None:
-                parse_lengths(value)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return value
+class BudgetConfig(Section):
+    """What the run may use up; it ends when the next request might use more."""
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.file is not None and self.tokens is not None:
-            raise ValueError("file and tokens exclude each other: own prompts have the lengths they have")
-        if self.cache_bust and self.shared_prefix:
-            raise ValueError("cache_bust and shared_prefix exclude each other: give one")
-        return self
+    requests: int | None = Field(None, ge=1, description="most requests that are sent, retries included")
+    tokens: int | None = Field(None, ge=1, description="most tokens of prompts and completions together")
+    usd: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="most US dollars, at the price book's serverless prices"
+    )
+    wall: Seconds | None = Field(None, gt=0, description="no request is sent so long after the start")
+
+    @property
+    def bounds_use(self) -> bool:
+        """Whether it limits what is used, and not only for how long."""
+        return any(limit is not None for limit in (self.requests, self.tokens, self.usd))
 
 
 class TimeoutConfig(Section):
@@ -276,8 +339,9 @@ class RunConfig(Section):
         {}, description="further parameters of each request, like `temperature = 0.2`, where its route has them"
     )
     quota: Quota = Quota()
+    budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
-    slo: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+    slo: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(
         (), description="objectives, like `ttft.p95<1s`"
     )
     output: OutputConfig = OutputConfig()
@@ -307,6 +371,15 @@ class RunConfig(Section):
     def _prefix_has_a_whole(self) -> Self:
         if self.prompts.shared_prefix and self.prompts.tokens is None and self.load.trace is None:
             raise ValueError("prompts.shared_prefix is a share of stated lengths: give prompts.tokens or load.trace")
+        return self
+
+    @model_validator(mode="after")
+    def _dollars_are_for_tokens(self) -> Self:
+        if self.budget.usd is not None and self.target.kind is Kind.MANAGED:
+            raise ValueError(
+                "budget.usd cannot be kept for a managed deployment, which is paid by the hour whatever is sent: give "
+                "--budget-wall or --budget-requests instead"
+            )
         return self
 
     @property

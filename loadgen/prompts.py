@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from loadgen.config import PromptsConfig
 from loadgen.errors import ConfigError
 from loadgen.lengths import read_lengths
 from loadgen.pictures import Picture, pictures_in, sizes_within
+from loadgen.prompts_config import PromptsConfig
 from loadgen.requests import Message, text_of
 from loadgen.schedule import Arrival
 from loadgen.tokens import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE

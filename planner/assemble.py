@@ -17,7 +17,7 @@ from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, pea
 from planner.estimate import estimate
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, slo_results
-from planner.plan import InstanceEstimate, ManagedCost, Plan, ServerlessCost, Traffic, WhatIf
+from planner.plan import BudgetUse, InstanceEstimate, ManagedCost, Plan, ServerlessCost, Traffic, WhatIf
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
 from planner.rows import NS_PER_MS, NS_PER_S, config_of, steady_stretch
@@ -111,6 +111,7 @@ def _draft(scope: Scope) -> Plan:
         managed=managed,
         instances=instances,
         estimate=estimate(run),
+        budget=tuple(BudgetUse(resource=name, **use) for name, use in run.manifest.budget.items()),
     )
 
 

@@ -174,6 +174,15 @@ class InstanceEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetUse:
+    """What a run used of one limit, what was in flight at its estimate where its usage never became known."""
+
+    resource: str  # requests, tokens, usd or wall_s
+    used: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     format: int
     run_ids: tuple[str, ...]
@@ -196,3 +205,4 @@ class Plan:
     instances: InstanceEstimate | None
     assumptions: tuple[str, ...] = field(default=())
     estimate: Estimate | None = None  # None where the server sends no usage
+    budget: tuple[BudgetUse, ...] = field(default=())  # of what the run was limited to

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from loadgen.answers import KEPT_BYTES, Answer, answer_of_body, answer_of_events
-from loadgen.config import PromptsConfig, RunConfig, TargetConfig, TimeoutConfig
+from loadgen.config import RunConfig, TargetConfig, TimeoutConfig
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
 from loadgen.kept import KeepingReader, fault_of, reader_for
 from loadgen.lengths import MOST_TOKENS, parse_lengths, read_lengths
 from loadgen.loadtest import load_config
 from loadgen.prompts import Prompts
+from loadgen.prompts_config import PromptsConfig
 from loadgen.requests import Route, chat, completion, embedding, image_embedding
 from loadgen.schedule import Arrival
 from loadgen.target import address_of
