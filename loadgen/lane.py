@@ -9,7 +9,7 @@ from gevent import GreenletExit
 
 from loadgen.alarm import Alarm
 from loadgen.budget import FREE, Price
-from loadgen.config import Kind, RunConfig, ThrottleMode
+from loadgen.config import Kind, RunConfig, TargetConfig, ThrottleMode
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
@@ -35,6 +35,7 @@ class Lane:
     def __init__(
         self,
         config: RunConfig,
+        target: TargetConfig,
         *,
         alarm: Alarm,
         tally: Tally,
@@ -44,28 +45,40 @@ class Lane:
         run_id: str,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
-        address = address_of(config.target.url or "")
-        check_allowed(address, config.target.allow_hosts)
-        self.config, self.name = config.target, address.origin
-        self.credential = credential_of(config.target, variables)
+        address = address_of(target.url or "")
+        check_allowed(address, target.allow_hosts)
+        self.config, self.name = target, target.name or address.origin
+        self.credential = credential_of(target, variables, alone=len(config.targets) == 1)
         check_encrypted(address, self.credential)
         proxy = proxy_of(address, variables)
         self.endpoint = Endpoint(
             address,
-            config.target,
+            target,
             config.timeouts,
             self.credential,
             tally.start_ns,
             proxy,
-            config.target.model or model,
+            target.model or model,
             config.parameters,
         )
-        mode = config.load.throttle if config.target.kind is Kind.SERVERLESS else ThrottleMode.OFF
-        quota = config.quota
+        mode = config.load.throttle if target.kind is Kind.SERVERLESS else ThrottleMode.OFF
+        self.quota = quota = config.quota_of(target)
         self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), alarm, quota.concurrency)
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._tally, self._id_prefix = quota.admission, tally, run_id[:8]
         self._guards, self._price = guards, (prices or {}).get(self.name, FREE)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the throttle holds back."""
+        return 0 if self.throttle is None else self.throttle.waiting
+
+    def outlook(self, spec: RequestSpec | None) -> tuple[int, int]:
+        """How many wait for its quota, and when one more request could go; of one token where it is not known yet."""
+        now_ns = monotonic_ns()
+        if self.throttle is None:
+            return 0, now_ns
+        return self.throttle.outlook(now_ns, 1 if spec is None else self.cost(spec))
 
     def cost(self, spec: RequestSpec) -> int:
         """Tokens that the request counts against the quota before its answer is known."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns
 
@@ -14,7 +14,7 @@ from locust.env import Environment  # first: it patches the process for gevent
 from loadgen.alarm import Alarm
 from loadgen.arrivals import ClosedLoop, Source
 from loadgen.budget import Price
-from loadgen.config import RunConfig
+from loadgen.config import RunConfig, Split
 from loadgen.connection import Connection
 from loadgen.feed import Feed
 from loadgen.guards import Guards
@@ -24,11 +24,13 @@ from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
 from loadgen.schedule import Arrival
 from loadgen.schedule_file import ScheduleFile
+from loadgen.split import Outlook, Router, copied
 from loadgen.tally import Tally
 from loadgen.wire import ResponseReader
 
 STEADY = Phase.STEADY.value
 RETRIED = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR, Outcome.TIMEOUT, Outcome.NETWORK))
+TRIED_ELSEWHERE = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR))
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S, JITTER_SHARE = 0.5, 8.0, 0.25  # as the openai client's
 
 
@@ -41,7 +43,7 @@ class Player:
         *,
         environment: Environment,
         variables: Mapping[str, str],
-        model: str | None = None,
+        models: Sequence[str | None] = (),
         run_id: str = "plain",
         folder: Path | None = None,
         prices: Mapping[str, Price] | None = None,
@@ -53,18 +55,26 @@ class Player:
         self.alarm = Alarm()
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
         self.guards = Guards(config.budget, auto_stop=config.load.auto_stop and folder is not None)
-        self.lane = Lane(
-            config,
-            alarm=self.alarm,
-            tally=self.tally,
-            guards=self.guards,
-            variables=variables,
-            model=model,
-            run_id=run_id,
-            prices=prices,
+        self.lanes = tuple(
+            Lane(
+                config,
+                target,
+                alarm=self.alarm,
+                tally=self.tally,
+                guards=self.guards,
+                variables=variables,
+                model=model,
+                run_id=run_id,
+                prices=prices,
+            )
+            for target, model in zip(config.targets, models or [None] * len(config.targets), strict=True)
         )
         self.prompts = Prompts(config.prompts, seed=config.load.seed, max_tokens=config.load.max_tokens)
         self.numbers = itertools.count() if numbers is None else numbers
+        self.lane = self.lanes[0]
+        split = config.load.split
+        self._router = None if len(self.lanes) == 1 else Router(split, [target.weight for target in config.targets])
+        self._retries_elsewhere = config.load.retry_elsewhere and split is not Split.EACH
         self.feed: Feed | None = None  # under plain Locust
         self.stopping = False  # no attempt is to be made again
         self._retries = config.load.retries
@@ -77,32 +87,73 @@ class Player:
 
     def restart_clock(self, start_ns: int) -> None:
         """Make `start_ns` the run's zero."""
-        self.start_ns = self.lane.endpoint.start_ns = self.tally.start_ns = start_ns
+        self.start_ns = self.tally.start_ns = start_ns
+        for lane in self.lanes:
+            lane.endpoint.start_ns = start_ns
 
-    def play(self, arrival: Arrival, spec: RequestSpec, connection: Connection) -> tuple[Sample, ResponseReader | None]:
+    @property
+    def active(self) -> list[Connection]:
+        """On which an attempt is in flight."""
+        return [connection for lane in self.lanes for connection in lane.endpoint.active]
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(lane.endpoint.active) for lane in self.lanes)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the throttles hold back."""
+        return sum(lane.waiting for lane in self.lanes)
+
+    def play(
+        self, arrival: Arrival, spec: RequestSpec, connections: Sequence[Connection]
+    ) -> tuple[Sample, ResponseReader | None]:
         """Wait until the arrival is due and the quota admits it, send it, and record what came of it.
 
-        Returns the row of its last attempt, and its answer unless it was never sent. There are more attempts than one
-        only where the config allows retries.
+        `connections` are the caller's own, one to each target. Returns the row of the last attempt, and its answer
+        unless it was never sent; there are more than one only where the config allows retries.
         """
-        due_ns = self.start_ns + arrival.due_ns
+        due_ns, router = self.start_ns + arrival.due_ns, self._router
+        place = 0 if router is None else self._place(arrival, spec)
         try:
-            connection.ready(due_ns)
+            connections[place].ready(due_ns)
             self.alarm.wait_until(due_ns)
         except GreenletExit:
             if monotonic_ns() >= due_ns:
                 self.drop(arrival, "stopped_before_sent")
             raise
+        if router is not None and router.decides_late:
+            place = self._place(arrival, spec)
         self.tally.planned += 1
-        sample = self._sample(arrival, spec.scenario)
-        reader = self.lane.attempt(sample, spec, connection, due_ns)
-        while sample.attempt < self._retries and (wait_s := self._backoff_s(sample, reader)) is not None:
+        sample = self._sample(arrival, spec.scenario, place)
+        reader = self.lanes[place].attempt(sample, spec, connections[place], due_ns)
+        if self._retries:
+            return self._retried(arrival, spec, connections, sample=sample, reader=reader, tried=[place])
+        return sample, reader
+
+    def _retried(
+        self,
+        arrival: Arrival,
+        spec: RequestSpec,
+        connections: Sequence[Connection],
+        *,
+        sample: Sample,
+        reader: ResponseReader | None,
+        tried: list[int],
+    ) -> tuple[Sample, ResponseReader | None]:
+        """The last attempt and its answer. A target that has not been asked yet is asked at once: it did not say wait."""
+        while sample.attempt < self._retries and self._may_try_again(sample, reader):
+            place = self._next_place(arrival, spec, sample, tried)
+            wait_s = self._backoff_s(sample) if place in tried else 0.0
+            if wait_s is None:
+                break
             again_ns = monotonic_ns() + round(wait_s * 1e9)
             self.alarm.wait_until(again_ns)
             if self.stopping:
                 break
-            sample = self._sample(arrival, spec.scenario, sample.attempt + 1)
-            reader = self.lane.attempt(sample, spec, connection, again_ns)
+            tried.append(place)
+            sample = self._sample(arrival, spec.scenario, place, sample.attempt + 1)
+            reader = self.lanes[place].attempt(sample, spec, connections[place], again_ns)
         return sample, reader
 
     def follow(self, arrival: Arrival, pause_s: float) -> Arrival | None:
@@ -110,14 +161,33 @@ class Player:
         due_ns = monotonic_ns() - self.start_ns + round(pause_s * 1e9)
         if self.stopping or (self.feed is None and due_ns >= self._end_ns):
             return None
-        session = arrival.seq if arrival.session is None else arrival.session
-        number, turn = next(self.numbers), arrival.turn + 1
-        return Arrival(number, due_ns, arrival.scenario, arrival.seed, session=session, turn=turn)
+        return Arrival(
+            next(self.numbers),
+            due_ns,
+            arrival.scenario,
+            arrival.seed,
+            drawn_as=arrival.drawn_as,
+            session=arrival.began,
+            turn=arrival.turn + 1,
+        )
 
-    def _backoff_s(self, sample: Sample, reader: ResponseReader | None) -> float | None:
-        """How long to wait before the next attempt; None where there is to be none."""
-        if self.stopping or reader is None or (sample.outcome not in RETRIED and sample.status != 408):
-            return None
+    def _place(self, arrival: Arrival, spec: RequestSpec | None) -> int:
+        """Which lane an arrival takes first."""
+        return 0 if self._router is None else self._router.first(arrival, lambda: self._outlooks(spec))
+
+    def _next_place(self, arrival: Arrival, spec: RequestSpec, sample: Sample, tried: Sequence[int]) -> int:
+        if self._router is None or not self._retries_elsewhere or sample.outcome not in TRIED_ELSEWHERE:
+            return tried[-1]
+        return self._router.elsewhere(arrival, tried, lambda: self._outlooks(spec))
+
+    def _outlooks(self, spec: RequestSpec | None) -> list[Outlook]:
+        return [lane.outlook(spec) for lane in self.lanes]
+
+    def _may_try_again(self, sample: Sample, reader: ResponseReader | None) -> bool:
+        return not self.stopping and reader is not None and (sample.outcome in RETRIED or sample.status == 408)
+
+    def _backoff_s(self, sample: Sample) -> float | None:
+        """How long to wait before the next attempt; None where the server asks for too much."""
         if sample.retry_after_ms is not None:
             return sample.retry_after_ms / 1e3 if sample.retry_after_ms <= LONGEST_RETRY_AFTER_MS else None
         jitter = random.Random(f"{self.config.load.seed} {sample.seq} {sample.attempt}").random()
@@ -127,19 +197,28 @@ class Player:
     def drop(self, arrival: Arrival, why: str) -> None:
         """Record an arrival that came due and is not sent."""
         self.tally.planned += 1
-        self.tally.drop(self._sample(arrival, arrival.scenario), why)
+        self.tally.drop(self._sample(arrival, arrival.scenario, self._place(arrival, None)), why)
 
-    def _sample(self, arrival: Arrival, scenario: str, attempt: int = 0) -> Sample:
+    def _sample(self, arrival: Arrival, scenario: str, place: int, attempt: int = 0) -> Sample:
         due_ns, phase = arrival.due_ns, STEADY
         if due_ns < self._steady_ns:
             phase = Phase.WARMUP.value
         elif due_ns >= self._cooldown_ns:
             phase = Phase.COOLDOWN.value
         return Sample(
-            seq=arrival.seq, attempt=attempt, phase=phase, scenario=scenario, target=self.lane.name, due_ns=due_ns
+            seq=arrival.seq,
+            attempt=attempt,
+            phase=phase,
+            scenario=scenario,
+            target=self.lanes[place].name,
+            due_ns=due_ns,
         )
 
-    def schedule(self) -> ScheduleFile:
-        """The arrivals of an open loop, as they are stored. Raises RunFolderError where they are not."""
+    def schedule(self) -> Iterable[Arrival]:
+        """The arrivals of an open loop as they are stored, and where each target gets them all, as often as they are
+        sent; what follows them is numbered from there on. Raises RunFolderError where none are stored."""
         assert self._folder is not None
-        return ScheduleFile(self._folder)
+        stored = ScheduleFile(self._folder)
+        copies = len(self.lanes) if self.config.load.split is Split.EACH else 1
+        self.numbers = itertools.count(copies * len(stored))
+        return copied(stored, copies) if copies > 1 else stored

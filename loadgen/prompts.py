@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -21,7 +20,6 @@ from loadgen.schedule import Arrival
 from loadgen.tokens import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE
 
 MOST_PROMPTS = 100_000
-MARK_BYTES = 16  # of the line that makes a prompt unlike any other: four tokens
 
 
 class Prompt(NamedTuple):
@@ -129,8 +127,7 @@ class Prompts:
         return self._shared[:length]
 
     def _mark(self, arrival: Arrival) -> str:
-        digest = blake2b(f"{self._seed}/{arrival.session}/{arrival.seq}".encode(), digest_size=MARK_BYTES)
-        return digest.hexdigest()[: MARK_BYTES - 1] + "\n"
+        return f"{arrival.random_for('mark').getrandbits(60):015x}\n"
 
     def _marked(self, prompt: Prompt, arrival: Arrival) -> Prompt:
         """Nothing of it is in a cache if its first line is not."""

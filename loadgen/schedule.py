@@ -27,6 +27,7 @@ class Arrival:
     completion_tokens: int | None = None
     messages: list[dict[str, Any]] | None = None
     images: list[tuple[int, int]] | None = None  # width and height of each in pixels
+    drawn_as: int | None = None  # the number it shares its draws by, where several targets get the same request
     session: int | None = None  # of a later turn: seq of the arrival that began it
     turn: int = 0
 
@@ -40,8 +41,14 @@ class Arrival:
         return Random(f"{self._source}/{what}")
 
     @property
+    def began(self) -> int:
+        """The number of the arrival that its session began with; mostly its own."""
+        return self.seq if self.session is None else self.session
+
+    @property
     def _source(self) -> str:
-        return f"{self.seed}/{self.seq}" if self.session is None else f"{self.seed}/{self.session}/{self.turn}"
+        number = self.began if self.drawn_as is None else self.drawn_as
+        return f"{self.seed}/{number}/{self.turn}" if self.turn else f"{self.seed}/{number}"
 
 
 @dataclass(frozen=True, slots=True)
