@@ -31,6 +31,7 @@ from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.guards import StopCause
 from loadgen.samples import Manifest, WorkerHealth, create, finish
+from loadgen.tokens import ESTIMATOR
 
 INVALID, MISSED = 4, 99
 EXIT_CODES = {
@@ -85,6 +86,7 @@ def manifest_of(config: RunConfig, *deployments: dict[str, Any]) -> Manifest:
         run_id=uuid.uuid4().hex,
         config=config.model_dump(mode="json"),
         seed=config.load.seed,
+        estimator=ESTIMATOR,
         deployment=deployments[0],
         deployments=dict(by_name) if several else {},
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},

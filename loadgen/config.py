@@ -14,7 +14,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from loadgen.errors import ConfigError
 from loadgen.fields import Seconds, Section, one_or_many
 from loadgen.load_shape import LoadShape
+from loadgen.prompts_config import PromptsConfig
 from loadgen.quota import Quota
+from loadgen.requests import MADE_HERE
 from loadgen.slo import Slo
 from loadgen.target_config import (
     SIMULATED,
@@ -130,6 +132,10 @@ class RunConfig(Section):
     scenarios: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         DEFAULT_MIX, min_length=1, description="the mix: names and weights"
     )
+    prompts: PromptsConfig = PromptsConfig()
+    parameters: dict[str, Any] = Field(
+        {}, description="further parameters of each request, like `temperature = 0.2`, where its route has them"
+    )
     quota: Quota = Quota()
     budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
@@ -148,6 +154,22 @@ class RunConfig(Section):
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _are_not_made_here(cls, value: dict[str, Any]) -> dict[str, Any]:
+        made = sorted(MADE_HERE & value.keys())
+        if made:
+            raise ValueError(
+                f"{', '.join(made)}: set by Headroom itself; see load.max_tokens, target.model and the scenarios"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _prefix_has_a_whole(self) -> Self:
+        if self.prompts.shared_prefix and self.prompts.tokens is None and self.load.trace is None:
+            raise ValueError("prompts.shared_prefix is a share of stated lengths: give prompts.tokens or load.trace")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -208,6 +208,8 @@ FLAG_OF = {
     "load.retries": "--retries",
     "load.split": "--split",
     "load.seed": "--seed",
+    "prompts.tokens": "--prompt-tokens",
+    "prompts.completion": "--completion-tokens",
     "load.auto_stop": "--no-auto-stop",
     "budget.requests": "--budget-requests",
     "budget.tokens": "--budget-tokens",

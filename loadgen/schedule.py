@@ -28,11 +28,27 @@ class Arrival:
     messages: list[dict[str, Any]] | None = None
     images: list[tuple[int, int]] | None = None  # width and height of each in pixels
     drawn_as: int | None = None  # the number it shares its draws by, where several targets get the same request
+    session: int | None = None  # of a later turn: seq of the arrival that began it
+    turn: int = 0
 
     @property
     def random(self) -> Random:
-        """A fresh generator that depends on the run's seed and on seq alone."""
-        return Random(f"{self.seed}/{self.seq if self.drawn_as is None else self.drawn_as}")
+        """A fresh generator that depends on the run's seed and on seq alone; of a later turn on its session."""
+        return Random(self._source)
+
+    def random_for(self, what: str) -> Random:
+        """Another one for each thing that is drawn, so that drawing one more changes none of the others."""
+        return Random(f"{self._source}/{what}")
+
+    @property
+    def began(self) -> int:
+        """The number of the arrival that its session began with; mostly its own."""
+        return self.seq if self.session is None else self.session
+
+    @property
+    def _source(self) -> str:
+        number = self.began if self.drawn_as is None else self.drawn_as
+        return f"{self.seed}/{number}/{self.turn}" if self.turn else f"{self.seed}/{number}"
 
 
 @dataclass(frozen=True, slots=True)

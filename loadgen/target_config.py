@@ -26,6 +26,14 @@ class Dialect(StrEnum):
     OPENAI = "openai"  # POST /v1/chat/completions
 
 
+class ExtraParameters(StrEnum):
+    """What the azure dialect does with parameters that its API does not define."""
+
+    PASS_THROUGH = "pass-through"  # noqa: S105 - no password
+    DROP = "drop"
+    ERROR = "error"
+
+
 class Kind(StrEnum):
     SERVERLESS = "serverless"  # pay per token, with a quota
     MANAGED = "managed"  # pay per instance hour, without
@@ -64,6 +72,11 @@ class TargetConfig(Section):
         None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
     )
     api_version: str = Field("2024-05-01-preview", description="api-version of the azure dialect")
+    extra_parameters: ExtraParameters | None = Field(
+        None,
+        description="the header `extra-parameters` of the azure dialect, for parameters that its API does not define: "
+        "`pass-through`, `drop` or `error`",
+    )
     allow_hosts: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(
         (), description="hosts that may be loaded although they are not loopback"
     )

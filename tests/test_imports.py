@@ -59,9 +59,12 @@ ONLY_IN = {  # library -> the files allowed to know it
         "planner/",
         "dashboards/",
     ),
-    "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
+    "PIL": ("scenarios/vision.py", "loadgen/pictures.py", "loadgen/simulator/"),
 }
 PURE = (
+    "answers",
+    "lengths",
+    "prompts",
     "requests",
     "schedule",
     "shapes",
