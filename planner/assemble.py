@@ -117,6 +117,7 @@ def _draft(scope: Scope) -> Plan:
         managed=together.managed,
         instances=together.instances,
         budget=tuple(BudgetUse(resource=name, **use) for name, use in run.manifest.budget.items()),
+        estimate=estimate(run),
         targets=targets,
     )
 

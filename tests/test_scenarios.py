@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from headroom.running import simulated_model
+from headroom.targets import simulated_model
 from loadgen.config import Kind
 from loadgen.samples import Run, check_ledger
 from loadgen.simulator.models import Images, Modality, model_of
