@@ -141,7 +141,7 @@ class Player:
         reader: ResponseReader | None,
         tried: list[int],
     ) -> tuple[Sample, ResponseReader | None]:
-        """The last attempt and its answer. A target not asked yet is asked at once: it did not say wait."""
+        """The last attempt and its answer. A target not asked before is asked at once: it did not say wait."""
         while sample.attempt < self._retries and self._may_try_again(sample, reader):
             place = self._next_place(arrival, spec, sample, tried)
             wait_s = self._backoff_s(sample) if place in tried else 0.0
