@@ -138,13 +138,14 @@ def check_encrypted(address: Address, credential: Credential | None) -> None:
         raise TargetRefused(f"the key would go to {address.host} unencrypted: use https://. Nothing was sent.")
 
 
-def credential_of(target: TargetConfig, environment: Mapping[str, str]) -> Credential | None:
+def credential_of(target: TargetConfig, environment: Mapping[str, str], *, alone: bool = True) -> Credential | None:
     """The credential the config refers to, else the environment's; None where there is none.
 
+    Of several targets each names its own: what the environment holds is one deployment's, and goes to no other.
     Raises ConfigError that names the reference and never the value.
     """
     reference = target.key
-    if reference is None:
+    if reference is None and alone:
         reference = next((f"env:{name}" for name in KEY_VARIABLES if environment.get(name)), None)
     if reference is None:
         return None

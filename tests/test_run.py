@@ -9,7 +9,7 @@ from itertools import pairwise
 import polars as pl
 import pytest
 
-from headroom.running import simulated_model
+from headroom.targets import simulated_model
 from loadgen.samples import Run
 from loadgen.simulator.models import Images, Kind, model_of
 from tests.commands import headroom, told
