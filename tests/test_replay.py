@@ -13,7 +13,7 @@ from loadgen.schedule_file import ScheduleFile
 from tests.commands import deployment, headroom, side_by_side
 from tests.servers import Server
 
-RATE_PER_S = 60
+RATE_PER_S = 20
 FIRST = {  # each beside the next
     "open": ["--stages", f"{RATE_PER_S}/s:3s,1/s:0s,1/s:1s", "--arrivals", "constant", "--seed", 5],
     "closed": ["--users", 6, "--spawn-rate", "4/s", "--think-time", "100ms..300ms", "--duration", "3s", "--scenario", "chat"],
@@ -90,18 +90,18 @@ def test_the_schedule_of_an_open_loop_is_stored_and_played_as_it_is(runs):
 
 
 def test_constant_arrivals_are_sent_as_evenly_as_they_are_due(runs):
-    """At 60/s a gap of 16.7 ms; sent instants may be late by what this machine's other work takes."""
+    """Sent instants may be late by what this machine's other work takes: a quarter of a gap of 50 ms bounds it."""
     samples = runs.samples("open").filter(pl.col("due_ns") < 3_000_000_000)
     for column, most in (("due_ns", 0.01), ("sent_ns", 0.25)):
         gaps = [after - before for before, after in pairwise(samples[column].to_list())]
         mean = sum(gaps) / len(gaps)
-        assert mean == pytest.approx(1e9 / RATE_PER_S, rel=0.01)
+        assert mean == pytest.approx(1e9 / RATE_PER_S, rel=0.02)
         assert math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) / mean < most, column
 
 
 def test_a_jump_of_the_stages_is_kept(runs):
     due_ns = runs.samples("open")["due_ns"]
-    assert (due_ns < 3_000_000_000).sum() in (179, 180) and (due_ns >= 3_000_000_000).sum() <= 2
+    assert (due_ns < 3_000_000_000).sum() in (59, 60) and (due_ns >= 3_000_000_000).sum() <= 2
 
 
 def test_users_join_one_by_one_and_think_after_each_answer(runs):
