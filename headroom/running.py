@@ -65,6 +65,19 @@ def check(config: RunConfig) -> None:
 def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
     """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
     check(config)
+    with ready(config) as (config, environment, deployment):
+        folder = _run_folder(config)
+        manifest = manifest_of(config, deployment)
+        create(folder, manifest)
+        played = play(folder, manifest, places, environment, quiet=quiet)
+    return _conclude(folder, config, played, quiet=quiet)
+
+
+@contextmanager
+def ready(config: RunConfig) -> Iterator[tuple[RunConfig, dict[str, str], dict[str, Any]]]:
+    """The target while it is there, simulated or not, and probed: the config that names it, the environment that holds
+    its key, and what it says of itself.
+    """
     environment = dict(os.environ)
     with _deployment(config, environment) as target_url:
         if target_url is not None:
@@ -77,11 +90,7 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
         if proxy is not None:
             deployment["proxy"] = proxy.origin
             sys.stderr.write(f"through the proxy {proxy.origin}\n")
-        folder = _run_folder(config)
-        manifest = manifest_of(config, {"simulated": False} | deployment)
-        create(folder, manifest)
-        played = play(folder, manifest, places, environment, quiet=quiet)
-    return _conclude(folder, config, played, quiet=quiet)
+        yield config, environment, {"simulated": False} | deployment
 
 
 def _redacted(deployment: dict[str, Any], credential: Credential | None) -> dict[str, Any]:
@@ -262,20 +271,29 @@ def _forwarding_signals(process: subprocess.Popen[str], played: Played) -> Itera
             signal.signal(number, handler)
 
 
-def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -> int:
-    """Close the record, plan from it, and say how it went."""
+def close(folder: Path, played: Played) -> str | None:
+    """Close the record; returns why it is not complete, or None.
+
+    Raises HeadroomError and KeyboardInterrupt where nothing was sent: then the folder is gone.
+    """
     if not played.started:
         shutil.rmtree(folder)  # it holds nothing but what was asked
         if played.interrupted:
             raise KeyboardInterrupt
         error = ConfigError if played.exit_code == ConfigError.exit_code else HeadroomError
         raise error(played.last_words.splitlines()[-1] if played.last_words else "the load process did not start")
+    reason = f"the load process ended with {played.exit_code}" if played.exit_code else played.reason
+    with _holding_signals():
+        state = "interrupted" if reason else "complete"
+        finish(folder, state=state, reason=reason, planned=played.planned, workers=played.workers)
+    return reason
+
+
+def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -> int:
+    """Close the record, plan from it, and say how it went."""
     crashed = played.exit_code != 0
-    reason = f"the load process ended with {played.exit_code}" if crashed else played.reason
     try:
-        with _holding_signals():
-            state = "interrupted" if reason else "complete"
-            finish(folder, state=state, reason=reason, planned=played.planned, workers=played.workers)
+        reason = close(folder, played)
         plan = planning.conclude(folder, config, quiet=quiet)
     except OSError as failure:
         raise RunFolderError(
