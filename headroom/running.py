@@ -65,12 +65,12 @@ def check(config: RunConfig) -> None:
 def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
     """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
     check(config)
-    with ready(config) as (config, environment, deployment):
-        folder = _run_folder(config)
-        manifest = manifest_of(config, deployment)
+    with ready(config) as (settled, environment, deployment):
+        folder = run_folder(config)
+        manifest = manifest_of(settled, deployment)
         create(folder, manifest)
         played = play(folder, manifest, places, environment, quiet=quiet)
-    return _conclude(folder, config, played, quiet=quiet)
+    return _conclude(folder, settled, played, quiet=quiet)
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def simulated_model(scenarios: Iterable[str]) -> str:
     return SIMULATED_VISION_MODEL if "vision" in scenarios else SIMULATED_MODEL
 
 
-def _run_folder(config: RunConfig) -> Path:
+def run_folder(config: RunConfig) -> Path:
     if config.output.dir is not None:
         return config.output.dir
     stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")

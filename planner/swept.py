@@ -17,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from loadgen.durable import publish_bytes, publish_frame
 from loadgen.errors import RunFolderError
 from loadgen.samples import Run
+from loadgen.slo import Slo
+from planner.rows import NS_PER_MS
 from planner.steps import Step
 from planner.sweep import Finding, Search, Stop, Verdict
 
@@ -76,6 +78,18 @@ def steps_frame(sweep: Sweep) -> pl.DataFrame:
     """A row a measurement. Columns COLUMNS."""
     rows = [{name: getattr(step, name) for name in COLUMNS} for step in sweep.steps]
     return pl.DataFrame(rows, schema=COLUMNS)
+
+
+def curve(sweep: Sweep) -> pl.DataFrame:
+    """What each rate came to, by rate: the last measurement that the generator did not spoil. Columns COLUMNS."""
+    sound = steps_frame(sweep).filter(~pl.col("client_limited"))
+    return sound.sort("number").unique("rate_per_s", keep="last").sort("rate_per_s")
+
+
+def limits_ms(sweep: Sweep) -> dict[str, float]:
+    """The limit of each objective, by its metric; the tightest where there are several."""
+    slos = sorted((Slo.parse(text) for text in sweep.objectives), key=lambda slo: -slo.limit_ns)
+    return {slo.metric: slo.limit_ns / NS_PER_MS for slo in slos}
 
 
 def is_sweep(folder: Path) -> bool:

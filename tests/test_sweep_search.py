@@ -6,16 +6,12 @@ import random
 import pytest
 
 from planner.sweep import (
-    MOST_TIMES,
     Count,
-    Finding,
     Measurement,
     Search,
     Stop,
     Trial,
-    Verdict,
     next_step,
-    pooled_verdict,
 )
 
 SEARCH = Search(from_per_s=1, to_per_s=50, steps=6, tolerance=0.05)
@@ -60,6 +56,5 @@ def test_the_true_rate_is_found_within_the_tolerance_in_95_of_100_seeds(true_rat
         lengths.append(len(trials))
         middle = math.sqrt(finding.met_at_per_s * finding.missed_at_per_s)
         close += abs(middle / true_rate - 1) <= SEARCH.tolerance
-    print(true_rate, steepness, close, max(lengths), sum(lengths) / 100)
     assert close >= 95
     assert max(lengths) <= 24

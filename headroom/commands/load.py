@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from headroom.commands.app import INTERRUPTED, Objectives, app
 from loadgen.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 @app.command()
@@ -57,35 +61,11 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the run folder.")] = False,
 ) -> None:
     """Load-test a deployment, record what happened, and plan from it."""
+    given = dict(locals())
     from headroom import running  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
-    flags = {
-        "target.url": target,
-        "target.dialect": dialect,
-        "target.kind": kind,
-        "target.model": model,
-        "target.key": key,
-        "target.allow_hosts": yes_target,
-        "scenarios": mix_of(scenario) if scenario else None,
-        "load.users": users,
-        "load.rate": rate,
-        "load.arrivals": arrivals,
-        "load.trace": trace,
-        "load.speed": speed,
-        "load.duration": duration,
-        "load.warmup": warmup,
-        "load.max_tokens": max_tokens,
-        "load.throttle": throttle,
-        "load.retries": retries,
-        "load.seed": seed,
-        "quota.tokens_per_minute": tpm,
-        "quota.requests_per_minute": rpm,
-        "slo": slo,
-        "output.dir": out,
-        "output.report": False if no_report else None,
-    }
-    config = load_config(file, {name: value for name, value in flags.items() if value is not None}, os.environ)
+    config = load_config(file, flags_of(given), os.environ)
     places = {name: place_of(name) for name in config.scenarios}
     if check:
         running.check(config)
@@ -96,6 +76,45 @@ def run(
     except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
         sys.stderr.write("headroom: interrupted\n")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def flags_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's keys and values that a command's parameters set: each is named as its flag in FLAG_OF is.
+
+    Raises ConfigError.
+    """
+    from loadgen.loadtest import FLAG_OF  # noqa: PLC0415
+
+    values = {key: given.get(parameter_of(flag)) for key, flag in FLAG_OF.items()}
+    if given.get("scenario"):
+        values["scenarios"] = mix_of(given["scenario"])
+    values["output.report"] = False if given.get("no_report") else None
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def parameter_of(flag: str) -> str:
+    """`--max-tokens` as Python names it."""
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def also_of(command: Callable[..., None], *, but: Callable[[str], bool]) -> Callable[[Command], Command]:
+    """Give a command the flags of another, less those for which `but` holds of their Python name: declared once.
+
+    They reach it as the keyword arguments that it does not name itself.
+    """
+
+    def extended(function: Command) -> Command:
+        own = inspect.signature(function, eval_str=True).parameters
+        theirs = inspect.signature(command, eval_str=True).parameters
+        merged = {name: each for name, each in theirs.items() if name not in own and not but(name)}
+        named = [each for each in own.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters = [*named, *merged.values()]
+        plain = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+        function.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
+        function.__annotations__ = {each.name: each.annotation for each in plain}
+        return function
+
+    return extended
 
 
 def mix_of(scenarios: list[str]) -> dict[str, float]:
