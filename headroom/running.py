@@ -130,6 +130,8 @@ def _simulator_flags(config: RunConfig) -> list[str]:
         }
         if quota.concurrency is not None:
             flags["--concurrency"] = quota.concurrency
+    elif config.target.instances is not None:
+        flags["--instances"] = config.target.instances
     if config.load.trace is not None:
         flags["--context-tokens"] = ANY_CONTEXT_TOKENS
     return ["--until-eof", *(str(part) for flag in flags.items() for part in flag)]

@@ -30,7 +30,7 @@ from planner.swept import QuotaRate, Sweep
 
 DEFAULT_OBJECTIVES = ("ttft.p95<1s", "response_time.p95<10s")
 QUOTA_SHARE = 0.9  # of the quota's rate: at the quota itself random arrivals queue without end
-MOST_STEPS, WIDEST = 50, 1.0
+MOST_STEPS, WIDEST = 50, 10.0
 WARMUP_SHARE, LONGEST_WARMUP_S = 0.2, 5.0
 
 

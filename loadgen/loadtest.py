@@ -104,6 +104,7 @@ FLAG_OF = {
     "target.dialect": "--dialect",
     "target.kind": "--kind",
     "target.model": "--model",
+    "target.instances": "--instances",
     "target.key": "--key",
     "target.allow_hosts": "--yes-target",
     "scenarios": "--scenario",

@@ -10,6 +10,7 @@ from datetime import date, datetime
 from loadgen.config import Kind, RunConfig
 from loadgen.samples import Run
 from loadgen.slo import Slo
+from planner.capacity import SweptCapacity
 from planner.demand import Demand, busiest, repeated
 from planner.prices import PriceBook
 
@@ -30,6 +31,7 @@ class Scope:
     planned: Demand  # what the plan is for, growth included
     of_own_mix: bool  # the planned demand is the run's own
     today: date | None  # None: prices have no age
+    swept: SweptCapacity | None = None  # where the run is the best step of a sweep
 
     @property
     def managed(self) -> bool:

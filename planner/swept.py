@@ -18,7 +18,8 @@ from loadgen.durable import publish_bytes, publish_frame
 from loadgen.errors import RunFolderError
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.rows import NS_PER_MS
+from planner.capacity import SweptCapacity
+from planner.rows import NS_PER_MS, config_of
 from planner.steps import Step
 from planner.sweep import Finding, Search, Stop, Verdict
 
@@ -112,20 +113,33 @@ def read(folder: Path) -> Sweep:
         raise RunFolderError(f"{path} is damaged: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
 
 
-def best_run(folder: Path, sweep: Sweep) -> Run:
-    """The run that capacity is taken from: the longest at the highest rate that met, else the last one that is sound.
-
-    Raises RunFolderError where the sweep has no step at all.
-    """
+def best_step(sweep: Sweep) -> Step | None:
+    """The longest step at the highest rate that met; None where none did."""
     met_at = None if sweep.result is None else sweep.result.met_at_per_s
-    met = [step for step in sweep.steps if step.verdict is Verdict.MET and not step.client_limited]
-    if met_at is not None:
-        met = [step for step in sweep.steps if step.rate_per_s == met_at and not step.client_limited]
-    chosen = met or [step for step in sweep.steps if not step.client_limited] or list(sweep.steps)
-    if not chosen:
+    if met_at is None:
+        met_at = max((step.rate_per_s for step in sweep.steps if step.verdict is Verdict.MET), default=None)
+    sound = (step for step in sweep.steps if step.rate_per_s == met_at and not step.client_limited)
+    return max(sound, key=lambda step: step.steady_s, default=None)
+
+
+def run_to_plan(folder: Path, sweep: Sweep) -> tuple[Run, SweptCapacity | None]:
+    """The run that a plan of the sweep is made from, and what it says of an instance, if it met the objectives.
+
+    Without a step that met it is the first one, the lightest load. Raises RunFolderError where there is no step at all.
+    """
+    if not sweep.steps:
         raise RunFolderError(f"{folder} holds no finished step: there is nothing to plan from")
-    best = max(chosen, key=lambda step: (step.rate_per_s, step.steady_s))
-    return Run.open(folder / best.folder)
+    best = best_step(sweep)
+    run = Run.open(folder / (best or sweep.steps[0]).folder)
+    if best is None:
+        return run, None
+    instances = config_of(run).target.instances
+    return run, SweptCapacity(
+        rate_per_s=best.rate_per_s,
+        concurrency=best.concurrency,
+        instances=instances or 1,
+        stated=instances is not None,
+    )
 
 
 def sentence(sweep: Sweep) -> str:

@@ -33,6 +33,7 @@ def run(
     dialect: Annotated[str | None, typer.Option(help="azure or openai.")] = None,
     kind: Annotated[str | None, typer.Option(help="serverless or managed.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name, where /info does not say it.")] = None,
+    instances: Annotated[int | None, typer.Option(help="How many instances a managed deployment has.")] = None,
     key: Annotated[str | None, typer.Option(help="Where the key is: env:NAME, file:PATH or entra.")] = None,
     yes_target: Annotated[
         list[str] | None,
