@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from headroom.commands import load, plans, prices, sweep, tools  # noqa: F401 - each adds its commands to the app
+from headroom.commands import export, load, plans, prices, sweep, tools  # noqa: F401 - each adds its commands to the app
 from headroom.commands.app import app
 from loadgen.errors import HeadroomError
 
