@@ -22,6 +22,7 @@ from dashboards.text import (
     percent,
     quantiles,
     readable,
+    spent,
     usd,
     whole,
 )
@@ -149,6 +150,8 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
                f"{digits(traffic.output_tokens_per_s)} output tokens/s; "
                f"{digits(traffic.mean_in_flight)} in flight, at most {count(traffic.peak_in_flight)}")  # fmt: skip
+    if plan.budget:
+        yield Text(f"budget: {', '.join(spent(each.resource, each.used, each.limit) for each in plan.budget)} used")
 
 
 def _quota(quota: QuotaUse, plan: Plan) -> Iterator[RenderableType]:

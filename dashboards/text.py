@@ -95,6 +95,13 @@ def usd(value: float | None) -> str:
     return f"${value:.{next((places for places in range(3, 12) if size >= 10.0 ** (1 - places)), 12)}f}"
 
 
+def spent(resource: str, used: float, limit: float) -> str:
+    """Of a budget: 900 of 1,000 requests, $0.12 of $5.00, 30 of 600 s."""
+    if resource == "usd":
+        return f"{usd(used)} of {usd(limit)}"
+    return f"{whole(used)} of {whole(limit)} {'s' if resource == 'wall_s' else readable(resource)}"
+
+
 def percent(share: float | None) -> str:
     """Never 0 % or 100 % of a share that is not."""
     if share is None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from headroom.running import close, manifest_of, play
-from loadgen.config import Kind, RunConfig, ThrottleMode
+from loadgen.config import BudgetConfig, Kind, LoadConfig, RunConfig, ThrottleMode
 from loadgen.errors import HeadroomError
 from loadgen.samples import Run, create
 from loadgen.target import KEY_VARIABLES
@@ -69,20 +69,20 @@ def _played_here(config: RunConfig, port: int, each: int) -> RunConfig:
     path = urlsplit(config.target.url or "").path
     here = {"url": f"http://127.0.0.1:{port}{path}", "key": None, "kind": Kind.MANAGED, "ca_file": None}
     arrivals = 2 * each * len(config.scenarios)  # drawn at random: twice as many leave no scenario short
-    load = {
-        "users": None,
-        "rate": RATE_PER_S,
-        "duration": arrivals / RATE_PER_S,
-        "warmup": 0.0,
-        "cooldown": 0.0,
-        "throttle": ThrottleMode.OFF,
-        "retries": 0,
-    }
+    load = LoadConfig(
+        rate=RATE_PER_S,
+        duration=arrivals / RATE_PER_S,
+        warmup=0.0,
+        throttle=ThrottleMode.OFF,
+        max_tokens=config.load.max_tokens,
+        seed=config.load.seed,
+    )
     return config.model_copy(
         update={
             "target": config.target.model_copy(update=here),
-            "load": config.load.model_copy(update=load),
+            "load": load,
             "scenarios": dict.fromkeys(config.scenarios, 1.0),
+            "budget": BudgetConfig(),
         }
     )
 

@@ -21,13 +21,13 @@ from headroom.capturing import Captured, captured
 from loadgen.config import SIMULATED, RunConfig
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
-from loadgen.loadtest import SHAPES
 from loadgen.slo import Slo
 from loadgen.target import KEY_VARIABLES, address_of
 
 POOL = 64  # requests of each scenario
 MOST_BYTES = 20 << 20  # of them all; the service takes files of 50 MB
 PACE_S = 20.0  # between a user's requests: so many seconds may an answer take before it delays the next
+RAMP_STEP_S = 2.0
 MOST_USERS_PER_ENGINE = 250  # as advised
 MOST_RATE_PER_S = 500.0  # 45 engines have 11,250 users
 NO_VAULT = "KEY-VAULT-NAME"
@@ -69,22 +69,37 @@ def _check(config: RunConfig, out: Path) -> None:
     address_of(config.target.url or "")
     if config.target.key == "entra":
         raise ConfigError("the exported file sends a key and fetches no token: give --key env:NAME instead of entra")
-    others = [shape for shape in SHAPES if shape not in ("rate", "users") and getattr(config.load, shape) is not None]
-    if others:
-        raise ConfigError(f"a load by {others[0]} cannot be exported: give --rate or --users")
-    if config.load.open_loop and config.load.rate_per_s > MOST_RATE_PER_S:
-        raise ConfigError(
-            f"{config.load.rate_per_s:g}/s is more than the service's engines reach: {MOST_RATE_PER_S:g}/s"
-        )
+    if config.load.trace is not None:
+        raise ConfigError("a trace cannot be exported: give --rate, --stages or --users")
+    if config.load.thinking is not None:
+        raise ConfigError("users who think cannot be exported: leave out --think-time")
+    if config.load.open_loop:
+        most_per_s = max(max(piece.first_per_s, piece.last_per_s) for piece in config.load.shape.pieces)
+        if most_per_s > MOST_RATE_PER_S:
+            raise ConfigError(f"{most_per_s:g}/s is more than the service's engines reach: {MOST_RATE_PER_S:g}/s")
 
 
 def stages_of(config: RunConfig) -> tuple[list[tuple[float, int]], float | None]:
-    """Users until so many seconds, stage by stage, and the mean time between a user's requests; None: a closed loop."""
+    """Users until so many seconds, stage by stage, and the mean time between a user's requests; None: a closed loop.
+
+    A ramp becomes stairs of at most RAMP_STEP_S.
+    """
     load = config.load
     if load.users is not None:
         return [(load.duration, load.users)], None
-    users = max(1, math.ceil(load.rate_per_s * PACE_S))
-    return [(load.duration, users)], users / load.rate_per_s
+    constant_per_s = load.shape.constant_per_s
+    if constant_per_s is not None:
+        users = max(1, math.ceil(constant_per_s * PACE_S))
+        return [(load.duration, users)], users / constant_per_s
+    stages, at_s = [], 0.0
+    for piece in load.shape.pieces:
+        parts = 1 if piece.first_per_s == piece.last_per_s else math.ceil(piece.duration_s / RAMP_STEP_S)
+        for part in range(parts):
+            middle = piece.first_per_s + (piece.last_per_s - piece.first_per_s) * (part + 0.5) / parts
+            until_s = at_s + piece.duration_s * (part + 1) / parts
+            stages.append((round(until_s, 3), round(middle * PACE_S)))
+        at_s += piece.duration_s
+    return stages, PACE_S
 
 
 def settings_of(config: RunConfig, stages: Sequence[tuple[float, int]], pace_s: float | None) -> dict[str, Any]:
@@ -96,6 +111,7 @@ def settings_of(config: RunConfig, stages: Sequence[tuple[float, int]], pace_s: 
         "key_variable": key_variable(target.key),
         "stages": stages,
         "pace_s": pace_s,
+        "spawn_rate": load.spawn_rate,
         "arrivals": load.arrivals.value,
         "gamma_shape": load.gamma_shape,
         "weights": config.scenarios,
@@ -184,7 +200,8 @@ def test_id(model: str) -> str:
 
 def _described(config: RunConfig) -> str:
     load = config.load
-    much = f"{load.rate_per_s:g} requests/s" if load.users is None else f"{load.users} users"
+    expected = 0 if load.users is not None else load.shape.area
+    much = f"{expected / load.duration:.3g} requests/s" if load.users is None else f"{load.users} users"
     return f"{much} for {load.duration:g} s: {', '.join(config.scenarios)}"
 
 

@@ -23,15 +23,17 @@ from rich.console import Console
 
 from dashboards.live import LiveView, Progress
 from headroom import planning
-from headroom.commands.app import INTERRUPTED
+from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED
 from headroom.processes import cpu_model, serving
+from headroom.scheduling import stated_rows, store_schedule
+from loadgen.claim import hold
 from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.guards import StopCause
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.samples import Manifest, WorkerHealth, create, finish
-from loadgen.schedule import read_trace
-from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
+from loadgen.target import Credential, address_of, check_allowed, check_budgeted, check_encrypted, credential_of, probe
 from planner.prices import read_prices
 
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
@@ -39,6 +41,11 @@ SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
 SIMULATED_VISION_MODEL = "Phi-3.5-vision-instruct"  # reads pictures, and costs as much a token
 ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
 INVALID, MISSED = 4, 99
+EXIT_CODES = {
+    StopCause.HAND: INTERRUPTED,
+    StopCause.BUDGET: BUDGET_USED,
+    StopCause.AUTO_STOP: AUTO_STOPPED,
+}
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
 
@@ -47,18 +54,20 @@ def check(config: RunConfig) -> None:
     if config.target.url != SIMULATED:
         address = address_of(config.target.url or "")
         check_allowed(address, config.target.allow_hosts)
+        check_budgeted(address, config.budget)
         check_encrypted(address, credential_of(config.target, os.environ))
         proxy_of(address, os.environ)
     if config.output.dir is not None and config.output.dir.exists():
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
-    rows = read_trace(config.load.trace) if config.load.trace is not None else []
+    stated = stated_rows(config)
     if config.target.kind is Kind.SERVERLESS:
         cost = config.quota.admission.cost
         for limiter in admitting(config.quota, paced=config.load.throttle is not ThrottleMode.OFF):
             limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
-            for number, row in enumerate(rows, start=1):
-                tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
-                limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
+            for row in stated:
+                if row.prompt_tokens is not None and row.completion_tokens is not None:
+                    tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
+                    limiter.check_fits(tokens, f"{config.load.trace}, {row.place},")
     read_prices(config.plan.prices)
 
 
@@ -67,8 +76,7 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
     check(config)
     with ready(config) as (settled, environment, deployment):
         folder = run_folder(config)
-        manifest = manifest_of(settled, deployment)
-        create(folder, manifest)
+        manifest = begin(folder, settled, deployment)
         played = play(folder, manifest, places, environment, quiet=quiet)
     return _conclude(folder, settled, played, quiet=quiet)
 
@@ -91,6 +99,39 @@ def ready(config: RunConfig) -> Iterator[tuple[RunConfig, dict[str, str], dict[s
             deployment["proxy"] = proxy.origin
             sys.stderr.write(f"through the proxy {proxy.origin}\n")
         yield config, environment, {"simulated": False} | deployment
+
+
+def begin(folder: Path, config: RunConfig, deployment: dict[str, Any]) -> Manifest:
+    """Make the run folder, and hold it until this process ends. Raises ConfigError and RunFolderError."""
+    manifest = manifest_of(config, deployment)
+    manifest.prices = prices_of(config, manifest.deployment, address_of(config.target.url or "").origin)
+    _create_whole(folder, manifest)
+    hold(folder)
+    return manifest
+
+
+def prices_of(config: RunConfig, deployment: Mapping[str, Any], target: str) -> dict[str, dict[str, float]]:
+    """What a budget in US dollars is kept at. Raises ConfigError where the model has no price."""
+    if config.budget.usd is None:
+        return {}
+    model = config.target.model or deployment.get("model_name") or ""
+    price = read_prices(config.plan.prices).token_price(model)
+    if price is None:
+        raise ConfigError(
+            f"the price book has no serverless price for {model or 'this model'}, so --budget-usd cannot be kept: give "
+            "--model with a name that `headroom prices show` lists, --prices FILE with its price, or --budget-tokens"
+        )
+    return {target: {"input_usd_per_1k": price.input_usd_per_1k, "output_usd_per_1k": price.output_usd_per_1k}}
+
+
+def _create_whole(folder: Path, manifest: Manifest) -> None:
+    """A folder that is interrupted before anything was sent is none."""
+    try:
+        with _holding_signals():
+            create(folder, manifest)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
 
 
 def _redacted(deployment: dict[str, Any], credential: Credential | None) -> dict[str, Any]:
@@ -191,7 +232,10 @@ class Played:
         self.interrupted = False
         self.planned: int | None = None
         self.workers: list[WorkerHealth] = []
+        self.process: subprocess.Popen[str] | None = None
         self.reason: str | None = None
+        self.cause = StopCause.HAND
+        self.budget: dict[str, dict[str, float]] = {}
         self.exit_code = 0
         self.last_words = ""
 
@@ -205,15 +249,21 @@ def play(
     quiet: bool,
     each_second: Callable[[], None] = lambda: None,
 ) -> Played:
-    """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end."""
+    """Store the schedule and run the load process to its end, showing its progress.
+
+    Ctrl-C goes to that process, and it decides how to end.
+    """
+    store_schedule(folder, RunConfig.model_validate(manifest.config))
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
-    with tempfile.TemporaryFile("w+") as words:
-        process = subprocess.Popen(
+    with _forwarding_signals(played), tempfile.TemporaryFile("w+") as words:
+        process = played.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
             start_new_session=True, text=True,
         )  # fmt: skip
-        with _forwarding_signals(process, played), _live(manifest, quiet=quiet) as live:
+        if played.interrupted:  # before there was anybody to tell
+            process.send_signal(signal.SIGTERM)
+        with _live(manifest, quiet=quiet) as live:
             assert process.stdout is not None
 
             def show(progress: Progress) -> None:
@@ -255,15 +305,17 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, sh
                 show(event)
             case "finished":
                 played.planned, played.reason = event["planned"], event["reason"]
+                played.cause = StopCause(event["cause"] or StopCause.HAND)
+                played.budget = event["budget"]
                 played.workers = [WorkerHealth(**event["health"])]
 
 
 @contextmanager
-def _forwarding_signals(process: subprocess.Popen[str], played: Played) -> Iterator[None]:
+def _forwarding_signals(played: Played) -> Iterator[None]:
     def forward(number: int, _: Any) -> None:
         played.interrupted = True
-        if process.poll() is None:
-            process.send_signal(number)
+        if played.process is not None and played.process.poll() is None:
+            played.process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -287,7 +339,14 @@ def close(folder: Path, played: Played) -> str | None:
     reason = f"the load process ended with {played.exit_code}" if played.exit_code else played.reason
     with _holding_signals():
         state = "interrupted" if reason else "complete"
-        finish(folder, state=state, reason=reason, planned=played.planned, workers=played.workers)
+        finish(
+            folder,
+            state=state,
+            reason=reason,
+            planned=played.planned,
+            workers=played.workers,
+            budget=played.budget,
+        )
     return reason
 
 
@@ -305,7 +364,8 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     if crashed:
         raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")
     if reason:
-        return INTERRUPTED
+        sys.stderr.write(f"headroom: {reason}\n")
+        return EXIT_CODES[played.cause]
     if not plan.validity.valid:
         return INVALID
     return MISSED if any(slo.met is False for slo in plan.slos) else 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from rich.console import Console
 
 from dashboards.sweep import print_sweep, step_line
 from dashboards.sweep_report import write_sweep_report
-from headroom.commands.app import INTERRUPTED
-from headroom.running import INVALID, MISSED, check, close, manifest_of, play, ready, run_folder
+from headroom.commands.app import BUDGET_USED, INTERRUPTED
+from headroom.running import EXIT_CODES, INVALID, MISSED, begin, check, close, manifest_of, play, ready, run_folder
 from loadgen.config import Kind, PerSecond, RunConfig, Seconds, ThrottleMode
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
-from loadgen.samples import Run, create
+from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner import swept
 from planner.assemble import plan_run
@@ -89,8 +89,7 @@ def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json
     console = Console(stderr=as_json)
     say: Callable[[Any], None] = (lambda _: None) if quiet else lambda line: console.print(line, soft_wrap=True)
     with ready(asked) as (settled, environment, deployment):
-        plays = partial(_played, places=places, environment=environment, deployment=deployment)
-        course = _Course(terms, settled, assumptions, deployment, plays)
+        course = _Course(terms, settled, assumptions, deployment, _Player(places, environment, deployment))
         say(f"{course.sweep.model} at {course.sweep.target}; {', '.join(settled.slo)}")
         code = course.run(say)
     _tell(course.folder, course.sweep, as_json=as_json, quiet=quiet, report=config.output.report)
@@ -99,6 +98,9 @@ def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json
 
 def _settled(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
     """The config with what the sweep fills in, and each of that in words."""
+    for shape in ("spike", "diurnal"):
+        if getattr(config.load, shape) is not None:
+            raise ConfigError(f"load.{shape}: each step of a sweep has one rate; leave it out")
     assumptions: list[str] = []
     changes: dict[str, Any] = {}
     if not config.slo:
@@ -119,23 +121,41 @@ def _settled(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...
     return config.model_copy(update=changes), tuple(assumptions)
 
 
-def _played(
-    config: RunConfig,
-    folder: Path,
-    *,
-    places: Mapping[str, str],
-    environment: Mapping[str, str],
-    deployment: dict[str, Any],
-) -> str | None:
-    """Play one step to its end and close its record. Returns why it is not complete, if it is not."""
-    manifest = manifest_of(config, deployment)
-    create(folder, manifest)
-    quiet = not sys.stderr.isatty()  # a line a step is enough for a log
-    ended = play(folder, manifest, places, environment, quiet=quiet)
-    reason = close(folder, ended)
-    if ended.exit_code:
-        raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{ended.last_words}")
-    return reason
+class _Interrupted(Exception):  # noqa: N818 - a way to end
+    """A step was cut short: by hand, by the budget, or by what the answers said."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.reason, self.code = reason, code
+
+
+class _Player:
+    """Plays steps, whose budgets together are the sweep's."""
+
+    def __init__(self, places: Mapping[str, str], environment: Mapping[str, str], deployment: dict[str, Any]) -> None:
+        self._places, self._environment, self._deployment = places, environment, deployment
+        self._used: Counter[str] = Counter()
+
+    def play(self, config: RunConfig, folder: Path) -> None:
+        """One step to its end, and its record closed. Raises _Interrupted, and HeadroomError where it crashed."""
+        manifest = begin(folder, self._within_budget(config), self._deployment)
+        quiet = not sys.stderr.isatty()  # a line a step is enough for a log
+        played = play(folder, manifest, self._places, self._environment, quiet=quiet)
+        reason = close(folder, played)
+        if played.exit_code:
+            raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")
+        if reason is not None:
+            raise _Interrupted(reason, EXIT_CODES[played.cause])
+        self._used.update({name.removesuffix("_s"): use["used"] for name, use in played.budget.items()})
+
+    def _within_budget(self, config: RunConfig) -> RunConfig:
+        """The step may use what is left. Raises _Interrupted where nothing is."""
+        left = {}
+        for name, limit in config.budget.model_dump(exclude_none=True).items():
+            left[name] = limit - self._used[name]
+            if left[name] <= 0:
+                raise _Interrupted(f"the sweep's budget ({name}) is used up", BUDGET_USED)
+        return config.model_copy(update={"budget": config.budget.model_copy(update=left)})
 
 
 class _Course:
@@ -147,9 +167,9 @@ class _Course:
         config: RunConfig,
         assumptions: tuple[str, ...],
         deployment: dict[str, Any],
-        played: Callable[[RunConfig, Path], str | None],
+        player: _Player,
     ) -> None:
-        self._terms, self._config, self._played = terms, config, played
+        self._terms, self._config, self._player = terms, config, player
         self.folder = run_folder(config)
         try:
             (self.folder / "steps").mkdir(parents=True)
@@ -177,17 +197,17 @@ class _Course:
         try:
             self._write()
             while isinstance(step := self._next(), Trial):
-                reason = self._play(step)
-                if reason is not None:
-                    self._write(state="interrupted", reason=reason)
-                    return INTERRUPTED
+                self._play(step)
                 say(step_line(self.sweep.steps[-1]))
             self._write(state="complete", result=step)
+        except _Interrupted as end:
+            self._write(state="interrupted", reason=end.reason)
+            return end.code
+        except KeyboardInterrupt:
+            self._write(state="interrupted", reason="stopped by hand")
+            return INTERRUPTED
         except BaseException as failure:
-            why = "stopped by hand" if isinstance(failure, KeyboardInterrupt) else str(failure)
-            self._write(state="interrupted", reason=why)
-            if isinstance(failure, KeyboardInterrupt):
-                return INTERRUPTED
+            self._write(state="interrupted", reason=str(failure))
             raise
         return exit_code(step)
 
@@ -196,19 +216,16 @@ class _Course:
         ceiling = None if quota is None or self._terms.past_quota else QUOTA_SHARE * quota.rate_per_s
         return next_step(self._terms.search, [step.measurement for step in self.sweep.steps], ceiling)
 
-    def _play(self, trial: Trial) -> str | None:
-        """Measure a step and judge it together with those before at the same rate. Returns why it was cut short."""
+    def _play(self, trial: Trial) -> None:
+        """Measure a step, and judge it together with those before at the same rate."""
         number = len(self.sweep.steps) + 1
         name = f"steps/{number:02d}"
         folder = self.folder / name
-        reason = self._played(self._config_of(trial, number, folder), folder)
-        if reason is not None:
-            return reason
+        self._player.play(self._config_of(trial, number, folder), folder)
         run = Run.open(folder)
         publish_bytes(folder / "summary.json", plan_json(plan_run(run)))
         slos = [Slo.parse(text) for text in self._config.slo]
         self._add(step_of(run, slos, number=number, folder=name, rate_per_s=trial.rate_per_s))
-        return None
 
     def _config_of(self, trial: Trial, number: int, folder: Path) -> RunConfig:
         load, output = self._config.load, self._config.output

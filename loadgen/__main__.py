@@ -2,7 +2,7 @@
 
 Standard output carries lines of JSON: `started`, a `progress` each second, `finished`. Standard input is held open by
 the process that started this one: when it ends, so does the load, whatever became of its parent. SIGINT or SIGTERM
-stops the arrivals and waits shortly for the answers; a second one waits for nothing.
+stops the arrivals and waits shortly for the answers; a second one, or a file STOP in RUN, waits for nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import select
 import signal
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,18 @@ from gevent.event import Event
 from locust.env import Environment
 
 from loadgen.arrivals import ClosedLoop, OpenLoop
+from loadgen.autostop import ErrorWindow
+from loadgen.budget import Price
+from loadgen.claim import hold
+from loadgen.closed_loop import joining_s
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
+from loadgen.guards import StopCause
 from loadgen.health import LOOK_S, Health
 from loadgen.player import Player  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
+from loadgen.schedule import Arrival
 from loadgen.users import check_requests_fit, load_scenario, seat
 
 FLUSH_S = 0.25
@@ -41,6 +47,8 @@ START_IN_NS = 300_000_000  # so that the first arrival can be prepared
 STOP_GRACE_S = 5.0
 RENEW_S = 60.0
 YOUNG_OBJECTS = 10_000
+STOP_FILE = "STOP"
+STOP_LOOK_S = 0.2
 
 
 class Load:
@@ -48,6 +56,8 @@ class Load:
 
     def __init__(self, folder: Path, places: dict[str, str]) -> None:
         manifest = Manifest.read(folder)
+        hold(folder)
+        self.folder = folder
         self.config = RunConfig.model_validate(manifest.config)
         self.classes = {name: load_scenario(name, place) for name, place in places.items()}
         self.environment = Environment(user_classes=list(self.classes.values()))
@@ -59,7 +69,9 @@ class Load:
             model=manifest.deployment.get("model_name"),
             run_id=manifest.run_id,
             folder=folder,
+            prices={target: Price(**price) for target, price in manifest.prices.items()},
         )
+        self.player.guards.halt = self.halt
         seat(self.player)
         check_requests_fit(self.player, self.classes)
         self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
@@ -68,7 +80,10 @@ class Load:
         self.stopping = Event()
         self.environment.events.user_error.add_listener(self._note_failure)  # type: ignore[no-untyped-call]
         self._ended = False
+        self._closing = False  # no more arrivals, and all the answers
+        self._hard = False  # no answers either
         self._stop_reason: str | None = None
+        self._stop_cause: StopCause | None = None
         self._failure: HeadroomError | None = None
         self.health = Health(self.player.tally.note)
         self._looks = gevent.get_hub().loop.timer(LOOK_S, LOOK_S)
@@ -76,19 +91,32 @@ class Load:
     def stop(self, reason: str) -> None:
         """Once: no more arrivals, a short wait for the answers. Twice: no wait."""
         if self.stopping.is_set():
+            self._hard = True
             self.runner.user_greenlets.kill(block=False)
-        self._stop_reason = self._stop_reason or reason
+        self._give_reason(reason, StopCause.HAND)
         self.stopping.set()
+
+    def halt(self, reason: str, cause: StopCause) -> None:
+        """The guards end the run: a budget that is used up lets all the answers come, the auto-stop few."""
+        self._give_reason(reason, cause)
+        self.player.stopping = self._closing = True
+        self.player.source.stop()
+        if cause is not StopCause.BUDGET:
+            self.stopping.set()
+
+    def _give_reason(self, reason: str, cause: StopCause) -> None:
+        if self._stop_reason is None:
+            self._stop_reason, self._stop_cause = reason, cause
 
     def run(self) -> int:
         gc.collect()
         gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
         gc.set_threshold(YOUNG_OBJECTS)
-        self._schedule = self.player.schedule() if self.config.load.open_loop else iter(())
+        self._schedule: Iterable[Arrival] = self.player.schedule() if self.config.load.open_loop else ()
         self.player.restart_clock(monotonic_ns() + START_IN_NS)
         self.voice.say("started", monotonic_start_ns=self.player.start_ns)
         flusher = gevent.spawn(self._flush)
-        keepers = [gevent.spawn(keeper) for keeper in (self._tell, self._watch_hub, self._watch_parent, self._renew)]
+        keepers = [gevent.spawn(keeper) for keeper in self._keepers()]
         try:
             (self._play_open if self.config.load.open_loop else self._play_closed)()
         finally:
@@ -103,7 +131,14 @@ class Load:
         self.player.tally.flush(self.pipe)
         self.pipe.close()
         self.voice.say("progress", **self._progress())
-        self.voice.say("finished", planned=self.player.tally.planned, reason=self._stop_reason, health=health)
+        self.voice.say(
+            "finished",
+            planned=self.player.tally.planned,
+            reason=self._stop_reason,
+            cause=self._stop_cause,
+            budget=self._budget_use(),
+            health=health,
+        )
         return 0
 
     def _play_open(self) -> None:
@@ -116,20 +151,30 @@ class Load:
             drop=self.player.drop,
         )
         dispatcher = gevent.spawn(source.run)
-        self._until(lambda: dispatcher.dead, None)
+        self._until(lambda: dispatcher.dead or self._closing, None)
+        self._dismiss_waiting()
         self.health.rest()
         dispatcher.get(block=False) if dispatcher.ready() else source.stop()
         self._until(lambda: source.idle, self.config.load.drain)
         dispatcher.kill()
 
     def _play_closed(self) -> None:
-        end_ns = self.player.start_ns + round(self.config.load.duration * 1e9)
-        self.player.source = ClosedLoop(start_ns=self.player.start_ns, end_ns=end_ns, seed=self.config.load.seed)
-        self.player.alarm.wait_until(self.player.start_ns)
-        self._spawn(shares(self.config.scenarios, self.config.load.users or 1))
-        self._until(lambda: monotonic_ns() >= end_ns, None)
+        load, start_ns = self.config.load, self.player.start_ns
+        end_ns = start_ns + round(load.duration * 1e9)
+        self.player.source = ClosedLoop(start_ns=start_ns, end_ns=end_ns, seed=load.seed, thinking=load.thinking)
+        spawner = gevent.spawn(
+            self._let_join, joining_s(shares(self.config.scenarios, load.users or 1), load.spawn_rate)
+        )
+        self._until(lambda: monotonic_ns() >= end_ns or self._closing, None)
+        spawner.kill()
+        self._dismiss_waiting()
         self.health.rest()
-        self._until(lambda: len(self.runner.user_greenlets) == 0, self.config.load.drain)
+        self._until(lambda: len(self.runner.user_greenlets) == 0, load.drain)
+
+    def _let_join(self, users: Iterable[tuple[float, str]]) -> None:
+        for at_s, scenario in users:
+            self.player.alarm.wait_until(self.player.start_ns + round(at_s * 1e9))
+            self._spawn({scenario: 1})
 
     def _spawn(self, users: dict[str, int]) -> None:
         """As Locust's own spawn_users does, which also counts all users anew at each call."""
@@ -145,6 +190,11 @@ class Load:
                 return
             gevent.sleep(0.02)
 
+    def _dismiss_waiting(self) -> None:
+        """Nothing that waits for the quota will be sent any more, once the budget is used up."""
+        if self._closing and self.player.lane.throttle is not None:
+            self.player.lane.throttle.dismiss()
+
     def _send_home(self) -> None:
         """End all users; those whose requests have left only just get a moment for their answers."""
         self.player.source.stop()
@@ -154,7 +204,7 @@ class Load:
         if throttle is not None:
             throttle.dismiss()
         give_up_ns = monotonic_ns() + round(STOP_GRACE_S * 1e9)
-        while just_sent and self.player.lane.endpoint.active and monotonic_ns() < give_up_ns:
+        while just_sent and not self._hard and self.player.lane.endpoint.active and monotonic_ns() < give_up_ns:
             gevent.sleep(0.02)
         if not self.stopping.is_set():
             for connection in list(self.player.lane.endpoint.active):  # what was asked and never answered is a failure
@@ -169,6 +219,14 @@ class Load:
         self.player.tally.note("scenario_failed", (text if credential is None else credential.redact(text))[:200])
 
     # Keepers: small greenlets beside the load.
+
+    def _keepers(self) -> list[Callable[[], None]]:
+        keepers = [self._tell, self._watch_hub, self._watch_parent, self._watch_stop_file, self._renew]
+        if self.config.load.auto_stop:
+            keepers.append(self._watch_errors)
+        if self.config.budget.wall is not None:
+            keepers.append(self._watch_wall)
+        return keepers
 
     def _flush(self) -> None:
         while not self._ended:
@@ -188,11 +246,21 @@ class Load:
     def _progress(self) -> dict[str, Any]:
         throttle = self.player.lane.throttle
         self.health.tick()
-        return self.player.tally.progress(
+        progress = self.player.tally.progress(
             in_flight=len(self.player.lane.endpoint.active),
             waiting=0 if throttle is None else throttle.waiting,
             duration_s=self.config.load.duration,
         )
+        return progress | ({"budget": use} if (use := self._budget_use()) else {})
+
+    def _budget_use(self) -> dict[str, Any]:
+        """By resource, what is used and the limit; wall time in seconds."""
+        budget, wall_s = self.player.guards.budget, self.config.budget.wall
+        use: dict[str, Any] = {} if budget is None else dict(budget.use())
+        if wall_s is not None:
+            used_s = (monotonic_ns() - self.player.start_ns) / 1e9
+            use["wall_s"] = {"used": round(max(0.0, used_s), 3), "limit": wall_s}
+        return use
 
     def _watch_hub(self) -> None:
         """From the end of the warm-up on: before then users are made, and no figure counts."""
@@ -205,6 +273,31 @@ class Load:
         while gevent.os.nb_read(0, 1024):
             pass
         self.stop("the process that started the load is gone")
+
+    def _watch_stop_file(self) -> None:
+        """A file STOP in the run folder ends the load at once, whoever put it there."""
+        while not (self.folder / STOP_FILE).exists():
+            gevent.sleep(STOP_LOOK_S)
+        self.stopping.set()
+        self._give_reason(f"stopped by the file {STOP_FILE}", StopCause.HAND)
+        self.stop("")
+
+    def _watch_errors(self) -> None:
+        window = ErrorWindow()
+        while True:
+            gevent.sleep(1)
+            at_s = (monotonic_ns() - self.player.start_ns) / 1e9
+            if (reason := window.look(at_s, self.player.tally.outcomes)) is not None:
+                self.halt(reason, StopCause.AUTO_STOP)
+                return
+
+    def _watch_wall(self) -> None:
+        wall_s = self.config.budget.wall or 0.0
+        self.player.alarm.wait_until(self.player.start_ns + round(wall_s * 1e9))
+        reason = f"the budget of {wall_s:g} s is used up"
+        assert self.player.guards.budget is not None
+        self.player.guards.budget.close(reason)
+        self.halt(reason, StopCause.BUDGET)
 
     def _renew(self) -> None:
         while self.player.lane.credential is not None and self.player.lane.credential.entra:

@@ -8,10 +8,12 @@ from time import monotonic_ns
 from gevent import GreenletExit
 
 from loadgen.alarm import Alarm
+from loadgen.budget import FREE, Price
 from loadgen.config import Dialect, Kind, RunConfig, ThrottleMode
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
+from loadgen.guards import Guards
 from loadgen.proxy import proxy_of
 from loadgen.quota import Grant, pacing
 from loadgen.refusals import remaining_of
@@ -23,6 +25,7 @@ from loadgen.throttle import Throttle
 from loadgen.wire import ResponseReader
 
 UNASKED_PAUSE_MS = 1_000  # after a 429 that does not say how long to wait
+LONGEST_RETRY_AFTER_MS = 60_000  # who asks for more is not obeyed
 
 
 class Lane:
@@ -34,9 +37,11 @@ class Lane:
         *,
         alarm: Alarm,
         tally: Tally,
+        guards: Guards,
         variables: Mapping[str, str],
         model: str | None,
         run_id: str,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
         address = address_of(config.target.url or "")
         check_allowed(address, config.target.allow_hosts)
@@ -51,6 +56,7 @@ class Lane:
         self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), alarm, quota.concurrency)
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._tally, self._id_prefix = quota.admission, tally, run_id[:8]
+        self._guards, self._price = guards, (prices or {}).get(self.name, FREE)
 
     @property
     def openai_model(self) -> str | None:
@@ -61,10 +67,14 @@ class Lane:
         """Tokens that the request counts against the quota before its answer is known."""
         return self._admission.cost(prompt_tokens=spec.prompt_tokens, max_tokens=spec.max_tokens)
 
+    def estimate(self, spec: RequestSpec) -> tuple[int, float]:
+        """Tokens and US dollars that the request takes from the budget before its answer is known."""
+        return spec.prompt_tokens + spec.max_tokens, self._price.usd(spec.prompt_tokens, spec.max_tokens)
+
     def attempt(
         self, sample: Sample, spec: RequestSpec, connection: Connection, wanted_ns: int
     ) -> ResponseReader | None:
-        """One attempt, wanted at that instant, and its row. None where it is not made: the quota can never admit it."""
+        """One attempt, wanted at that instant, and its row. None where quota or budget never admit it."""
         cost = self.cost(spec)
         try:
             grant = self._admit(sample, cost, wanted_ns - self.endpoint.start_ns)
@@ -75,6 +85,9 @@ class Lane:
             if isinstance(stop, ConfigError):
                 return None
             raise
+        if self._guards.budget is not None and not self._guards.reserve(*self.estimate(spec)):
+            self._refuse(sample, grant)
+            return None
         now_ns = monotonic_ns() - self.endpoint.start_ns
         self._tally.note_sent(now_ns, cost)
         try:
@@ -86,8 +99,34 @@ class Lane:
             if self.throttle is not None:
                 self.throttle.release()
         self._tally.add(sample, reader.gaps_us)
+        self._guards.see(sample)
         self._settle(grant, spec, sample, reader)
+        if self._guards.budget is not None:
+            self._settle_budget(spec, sample)
         return reader
+
+    def _refuse(self, sample: Sample, grant: Grant | None) -> None:
+        """The budget is used up: what the quota granted goes back."""
+        if self.throttle is not None and grant is not None:
+            self.throttle.release()
+            self.throttle.cancel(grant)
+        if sample.attempt == 0:
+            self._tally.drop(sample, "budget")
+
+    def _settle_budget(self, spec: RequestSpec, sample: Sample) -> None:
+        """Correct the estimate by the server's usage. Where that is not known the estimate stays."""
+        assert self._guards.budget is not None
+        tokens, usd = self.estimate(spec)
+        if sample.sent_ns is None:
+            self._guards.budget.settle(-tokens, -usd, requests=-1)
+        elif sample.outcome == Outcome.THROTTLED:  # refused at the door, and not billed
+            self._guards.budget.settle(-tokens, -usd, requests=sample.resent)
+        elif sample.prompt_tokens is not None:
+            completion_tokens = sample.completion_tokens or 0
+            real_usd = self._price.usd(sample.prompt_tokens, completion_tokens)
+            sends = 1 + sample.resent  # the server may have read each of them
+            real_tokens = sends * (sample.prompt_tokens + completion_tokens)
+            self._guards.budget.settle(real_tokens - tokens, sends * real_usd - usd, requests=sample.resent)
 
     def _admit(self, sample: Sample, cost: int, wanted_ns: int) -> Grant | None:
         sample.reserved_tokens = cost
@@ -121,8 +160,19 @@ class Lane:
     def _learn(self, sample: Sample, reader: ResponseReader) -> None:
         assert self.throttle is not None
         if sample.outcome == Outcome.THROTTLED:
-            wait_ms = sample.retry_after_ms
-            self.throttle.pause(UNASKED_PAUSE_MS if wait_ms is None else wait_ms)
+            self.throttle.pause(self._obeyed_ms(sample.retry_after_ms))
         tokens, requests = remaining_of(reader.headers, b"tokens"), remaining_of(reader.headers, b"requests")
         if tokens is not None or requests is not None:
             self.throttle.limiter.observe_remaining(monotonic_ns(), tokens=tokens, requests=requests)
+
+    def _obeyed_ms(self, asked_ms: int | None) -> int:
+        """How long to send nothing after a 429. A server that asks for a day would otherwise end the run in silence."""
+        if asked_ms is None:
+            return UNASKED_PAUSE_MS
+        if asked_ms > LONGEST_RETRY_AFTER_MS:
+            self._tally.note(
+                "retry_after",
+                f"{self.name} asked to wait {asked_ms / 1e3:,.0f} s after a 429; it was left alone for "
+                f"{LONGEST_RETRY_AFTER_MS / 1e3:.0f} s",
+            )
+        return min(asked_ms, LONGEST_RETRY_AFTER_MS)

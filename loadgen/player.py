@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic_ns
 
@@ -12,20 +12,22 @@ from locust.env import Environment  # first: it patches the process for gevent
 
 from loadgen.alarm import Alarm
 from loadgen.arrivals import ClosedLoop, Source
+from loadgen.budget import Price
 from loadgen.config import RunConfig
 from loadgen.connection import Connection
 from loadgen.feed import Feed
-from loadgen.lane import Lane
+from loadgen.guards import Guards
+from loadgen.lane import LONGEST_RETRY_AFTER_MS, Lane
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
-from loadgen.schedule import Arrival, drawn, read_trace, replayed
+from loadgen.schedule import Arrival
+from loadgen.schedule_file import ScheduleFile
 from loadgen.tally import Tally
 from loadgen.wire import ResponseReader
 
 STEADY = Phase.STEADY.value
 RETRIED = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR, Outcome.TIMEOUT, Outcome.NETWORK))
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S, JITTER_SHARE = 0.5, 8.0, 0.25  # as the openai client's
-LONGEST_RETRY_AFTER_MS = 60_000  # who asks for more is left alone
 
 
 class Player:
@@ -40,12 +42,23 @@ class Player:
         model: str | None = None,
         run_id: str = "plain",
         folder: Path | None = None,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
-        self.config, self.environment = config, environment
+        self.config, self.environment, self._folder = config, environment, folder
         self.start_ns = monotonic_ns()
         self.alarm = Alarm()
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
-        self.lane = Lane(config, alarm=self.alarm, tally=self.tally, variables=variables, model=model, run_id=run_id)
+        self.guards = Guards(config.budget, auto_stop=config.load.auto_stop and folder is not None)
+        self.lane = Lane(
+            config,
+            alarm=self.alarm,
+            tally=self.tally,
+            guards=self.guards,
+            variables=variables,
+            model=model,
+            run_id=run_id,
+            prices=prices,
+        )
         self.feed: Feed | None = None  # under plain Locust
         self.stopping = False  # no attempt is to be made again
         self._retries = config.load.retries
@@ -107,9 +120,7 @@ class Player:
             seq=arrival.seq, attempt=attempt, phase=phase, scenario=scenario, target=self.lane.name, due_ns=due_ns
         )
 
-    def schedule(self) -> Iterator[Arrival]:
-        """The arrivals of an open loop. Raises ConfigError for a trace that cannot be used."""
-        load, mix = self.config.load, self.config.scenarios
-        if load.trace is not None:
-            return replayed(read_trace(load.trace), load.speed, load.duration, mix, load.seed)
-        return drawn(load.arrivals, load.rate_per_s, load.duration, mix, load.seed, gamma_shape=load.gamma_shape)
+    def schedule(self) -> ScheduleFile:
+        """The arrivals of an open loop, as they are stored. Raises RunFolderError where they are not."""
+        assert self._folder is not None
+        return ScheduleFile(self._folder)

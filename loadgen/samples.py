@@ -179,6 +179,8 @@ class Manifest(BaseModel):
     config: dict[str, Any]
     seed: int
     deployment: dict[str, Any] = {}  # what GET /info said
+    prices: dict[str, dict[str, float]] = {}  # by target, as Price: what the budget is kept at
+    budget: dict[str, dict[str, float]] = {}  # by resource: used and limit
     versions: dict[str, str] = {}
     host: dict[str, Any] = {}
     workers: list[WorkerHealth] = []
@@ -297,6 +299,7 @@ def finish(
     reason: str | None = None,
     planned: int | None = None,
     workers: Sequence[WorkerHealth] = (),
+    budget: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Manifest:
     """Turn the parts into whole files, count them, and say in the manifest how the run ended.
 
@@ -309,13 +312,16 @@ def finish(
     if planned is not None:
         totals["planned"] = planned  # the generator's own count, for every later reader to hold the rows against
     files = {}
-    for name in ("samples.parquet", "chunks.parquet"):
+    for name in ("samples.parquet", "chunks.parquet", "schedule.parquet"):
         path = folder / name
+        if not path.exists():  # a closed loop has no schedule
+            continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
         files[name] = {"rows": rows, "sha256": digest}
     ended = {"state": state, "reason": reason, "totals": totals, "files": files, "workers": list(workers)}
+    ended |= {"budget": {name: dict(use) for name, use in (budget or {}).items()}}
     manifest = run.manifest.model_copy(update=ended)
     manifest.write(folder)
     shutil.rmtree(folder / "parts", ignore_errors=True)
@@ -350,6 +356,12 @@ def count_totals(samples: pl.LazyFrame) -> dict[str, int]:
         **arrivals.collect().row(0, named=True),
         **{outcome.value: counts.get(outcome, 0) for outcome in Outcome},
     }
+
+
+def last_done_ns(samples: pl.LazyFrame) -> int | None:
+    """When the last attempt that is in the record ended; None where none has."""
+    at_ns: int | None = samples.select(pl.col("done_ns").max()).collect().item()
+    return at_ns
 
 
 def check_ledger(totals: Mapping[str, int], planned: int | None = None) -> None:

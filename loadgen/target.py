@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from loadgen.config import Dialect, TargetConfig
+from loadgen.config import BudgetConfig, Dialect, TargetConfig
 from loadgen.errors import ConfigError, TargetError, TargetRefused
 
 if TYPE_CHECKING:
@@ -120,6 +120,15 @@ def check_allowed(address: Address, allow_hosts: tuple[str, ...]) -> None:
         raise TargetRefused(
             f"{address.host} is not this machine, so load on it must be allowed by name: add "
             f'--yes-target {address.host}, or allow_hosts = ["{address.host}"] under [target]. Nothing was sent.'
+        )
+
+
+def check_budgeted(address: Address, budget: BudgetConfig) -> None:
+    """Load on another machine costs somebody something, and must end. Raises TargetRefused before anything is sent."""
+    if not address.is_loopback and not budget.bounds_use:
+        raise TargetRefused(
+            f"{address.host} is not this machine, so the load on it needs a budget: add --budget-requests N, "
+            "--budget-tokens N or --budget-usd N. Nothing was sent."
         )
 
 

@@ -21,8 +21,8 @@ from loadgen.config import Kind, LoadConfig, RunConfig, TargetConfig, ThrottleMo
 from loadgen.connection import Connection
 from loadgen.errors import ConfigError, TargetRefused
 from loadgen.feed import Feed
-from loadgen.lane import UNASKED_PAUSE_MS
-from loadgen.player import LONGEST_RETRY_AFTER_MS, Player
+from loadgen.lane import LONGEST_RETRY_AFTER_MS, UNASKED_PAUSE_MS
+from loadgen.player import Player
 from loadgen.quota import admitting
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Sample
@@ -160,16 +160,22 @@ def load_scenario(name: str, place: str) -> type[DeploymentUser]:
 
 
 def check_requests_fit(player: Player, classes: Mapping[str, type[DeploymentUser]]) -> None:
-    """Build the first requests of each scenario and raise ConfigError if one can never be admitted."""
-    if player.config.target.kind is Kind.MANAGED:
+    """Build the first requests of each scenario and raise ConfigError if quota or budget can never admit one."""
+    limited, budget = player.config.target.kind is Kind.SERVERLESS, player.guards.budget
+    if not limited and budget is None:
         return
-    limiters = admitting(player.config.quota, paced=player.lane.throttle is not None)
+    limiters = admitting(player.config.quota, paced=player.lane.throttle is not None) if limited else []
     for name, user_class in classes.items():
         user = user_class(player.environment)
         for seq in range(FIRST_SEEN):
-            cost = player.lane.cost(_first_request(user, Arrival(seq, 0, name, player.config.load.seed)))
+            spec, what = (
+                _first_request(user, Arrival(seq, 0, name, player.config.load.seed)),
+                f"a request of scenario {name}",
+            )
             for limiter in limiters:
-                limiter.check_fits(cost, f"a request of scenario {name}")
+                limiter.check_fits(player.lane.cost(spec), what)
+            if budget is not None:
+                budget.check_fits(*player.lane.estimate(spec), what)
 
 
 def _first_request(user: DeploymentUser, arrival: Arrival) -> RequestSpec:

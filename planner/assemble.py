@@ -16,7 +16,7 @@ from planner.cost import Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, slo_results
-from planner.plan import InstanceEstimate, ManagedCost, Plan, ServerlessCost, Traffic, WhatIf
+from planner.plan import BudgetUse, InstanceEstimate, ManagedCost, Plan, ServerlessCost, Traffic, WhatIf
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
 from planner.rows import NS_PER_MS, NS_PER_S, config_of, steady_stretch
@@ -112,6 +112,7 @@ def _draft(scope: Scope) -> Plan:
         serverless=serverless,
         managed=managed,
         instances=instances,
+        budget=tuple(BudgetUse(resource=name, **use) for name, use in run.manifest.budget.items()),
     )
 
 

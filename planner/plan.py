@@ -163,6 +163,15 @@ class InstanceEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetUse:
+    """What a run used of one limit, what was in flight at its estimate where its usage never became known."""
+
+    resource: str  # requests, tokens, usd or wall_s
+    used: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     format: int
     run_ids: tuple[str, ...]
@@ -184,3 +193,4 @@ class Plan:
     managed: tuple[ManagedCost, ...]  # cheapest first
     instances: InstanceEstimate | None
     assumptions: tuple[str, ...] = field(default=())
+    budget: tuple[BudgetUse, ...] = field(default=())  # of what the run was limited to

@@ -87,8 +87,8 @@ def _unfinished(evidence: Evidence) -> list[str]:
     manifest = evidence.run.manifest
     if manifest.state == "running":
         reasons.append(
-            "the run never finished: it is still going on, or was killed and its last second is missing; wait, or run "
-            "it again"
+            "the run never finished: it is still going on, or was killed and its last second is missing; wait, or "
+            f"finish its record with `headroom recover {evidence.run.folder}`"
         )
     try:
         check_ledger(count_totals(evidence.run.samples), manifest.totals.get("planned"))
@@ -98,22 +98,28 @@ def _unfinished(evidence: Evidence) -> list[str]:
 
 
 def _dropped(evidence: Evidence) -> list[str]:
-    traffic = evidence.traffic
-    if not evidence.config.load.open_loop or traffic.dropped <= MOST_DROPPED_SHARE * traffic.planned:
+    traffic, dropped = evidence.traffic, _dropped_before_the_end(evidence)
+    if not evidence.config.load.open_loop or dropped <= MOST_DROPPED_SHARE * traffic.planned:
         return []
-    share = traffic.dropped / traffic.planned
+    share = dropped / traffic.planned
     return [
-        f"{share:.1%} of the arrivals ({traffic.dropped:,}) were due and never sent, so the load was not the one asked "
+        f"{share:.1%} of the arrivals ({dropped:,}) were due and never sent, so the load was not the one asked "
         f"for{_remedy_of_dropped(evidence)}"
     ]
 
 
 def _few_dropped(evidence: Evidence) -> list[str]:
-    traffic = evidence.traffic
-    if not 0 < traffic.dropped <= MOST_DROPPED_SHARE * traffic.planned:
+    dropped = _dropped_before_the_end(evidence)
+    if not 0 < dropped <= MOST_DROPPED_SHARE * evidence.traffic.planned:
         return []
-    arrivals = "one arrival was" if traffic.dropped == 1 else f"{traffic.dropped:,} arrivals were"
+    arrivals = "one arrival was" if dropped == 1 else f"{dropped:,} arrivals were"
     return [f"{arrivals} due and never sent{_remedy_of_dropped(evidence)}"]
+
+
+def _dropped_before_the_end(evidence: Evidence) -> int:
+    """Without those that came when the budget was used up: there the run ended."""
+    ended = sum(failure.n for failure in evidence.traffic.failures if failure.error == "budget")
+    return evidence.traffic.dropped - ended
 
 
 def _remedy_of_dropped(evidence: Evidence) -> str:

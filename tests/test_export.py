@@ -146,6 +146,18 @@ def test_a_closed_loop_is_so_many_users_without_a_pace():
     assert stages[0][1] / pace_s == pytest.approx(0.51)
 
 
+def test_a_ramp_becomes_stairs_with_the_same_arrivals():
+    config = RunConfig.model_validate({"load": {"stages": "10/s:10s,30/s:10s", "warmup": 0}})
+    stages, pace_s = stages_of(config)
+    assert stages[0] == (10, 200)
+    assert stages[-1][0] == 20
+    starts_s = [0, *(until_s for until_s, _ in stages)]
+    arrivals = sum(
+        users / pace_s * (until_s - start_s) for start_s, (until_s, users) in zip(starts_s, stages, strict=False)
+    )
+    assert arrivals == pytest.approx(10 * 10 + 20 * 10, rel=0.01)
+
+
 def test_a_test_id_is_one_that_the_service_takes():
     assert test_id("Phi-3.5 Vision/instruct" * 5) == "headroom-phi-3-5-vision-instructphi-3-5-vision-ins"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import keyword
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -44,10 +45,28 @@ def run(
         typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable."),
     ] = None,
     users: Annotated[int | None, typer.Option(help="Closed loop: so many users.")] = None,
+    spawn_rate: Annotated[str | None, typer.Option(help="Users that come, like 10/s; by default all at once.")] = None,
+    think_time: Annotated[str | None, typer.Option(help="A user's wait after an answer: 2s, 1s..3s or exp:2s.")] = None,
     rate: Annotated[str | None, typer.Option(help="Open loop: arrivals, like 5/s or 300/min.")] = None,
+    spike: Annotated[
+        str | None, typer.Option(help="Another rate for a while: 50/s:10s@30s is 50/s for 10 s from 30 s on.")
+    ] = None,
+    diurnal: Annotated[
+        str | None, typer.Option(metavar="W0,...,W23", help="Weights of a day's hours, whose mean has the rate.")
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Open loop: rates with even ramps between them, like 5/s:60s,20/s:120s.")
+    ] = None,
     arrivals: Annotated[str | None, typer.Option(help="constant, poisson or gamma.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Open loop: arrivals and token counts from a CSV file.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Open loop: arrivals and token counts of a file, or of a run folder.")
+    ] = None,
     speed: Annotated[float | None, typer.Option(help="Play the trace so many times faster.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Skip so much of the trace's beginning.")] = None,
+    scale: Annotated[str | None, typer.Option(help="Play so many times the trace's arrivals, like 2x.")] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Pass over bad rows of the trace, and count them.")
+    ] = False,
     duration: Annotated[str | None, typer.Option(help="How long arrivals come, warm-up included, like 60s.")] = None,
     warmup: Annotated[str | None, typer.Option(help="The first part of it, which no figure counts.")] = None,
     tpm: Annotated[int | None, typer.Option(help="Quota: tokens a minute.")] = None,
@@ -56,6 +75,13 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
+    budget_requests: Annotated[int | None, typer.Option(help="End when so many requests are sent.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="End before so many tokens are used.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="End before so many US dollars are spent.")] = None,
+    budget_wall: Annotated[str | None, typer.Option(help="Send nothing so long after the start, like 10m.")] = None,
+    no_auto_stop: Annotated[
+        bool, typer.Option("--no-auto-stop", help="Go on whatever fails: without it 401, 403 or 90 % errors end it.")
+    ] = False,
     slo: Objectives = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; must not exist.")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
@@ -63,39 +89,47 @@ def run(
 ) -> None:
     """Load-test a deployment, record what happened, and plan from it."""
     given = dict(locals())
-    from headroom import running  # noqa: PLC0415
-    from loadgen.loadtest import load_config  # noqa: PLC0415
-
-    config = load_config(file, flags_of(given), os.environ)
-    places = {name: place_of(name) for name in config.scenarios}
-    if check:
-        running.check(config)
-        sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
-        return
     try:
-        raise typer.Exit(running.run(config, places, quiet=quiet))
+        raise typer.Exit(_run(file, given))
     except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
         sys.stderr.write("headroom: interrupted\n")
         raise typer.Exit(INTERRUPTED) from None
 
 
+def _run(file: Path | None, given: Mapping[str, Any]) -> int:
+    from headroom import running  # noqa: PLC0415
+    from loadgen.loadtest import load_config  # noqa: PLC0415
+
+    config = load_config(file, flags_of(given), os.environ)
+    places = {name: place_of(name) for name in config.scenarios}
+    if given["check"]:
+        running.check(config)
+        sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
+        return 0
+    return running.run(config, places, quiet=given["quiet"])
+
+
 def flags_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """The config's keys and values that a command's parameters set: each is named as its flag in FLAG_OF is.
 
-    Raises ConfigError.
+    A switch that was not given says nothing; one that begins with --no sets its key to false. Raises ConfigError.
     """
     from loadgen.loadtest import FLAG_OF  # noqa: PLC0415
 
-    values = {key: given.get(parameter_of(flag)) for key, flag in FLAG_OF.items()}
+    values = {}
+    for key, flag in FLAG_OF.items():
+        value = given.get(parameter_of(flag))
+        if value is not None and value is not False:
+            values[key] = False if flag.startswith("--no-") else value
     if given.get("scenario"):
         values["scenarios"] = mix_of(given["scenario"])
-    values["output.report"] = False if given.get("no_report") else None
-    return {key: value for key, value in values.items() if value is not None}
+    return values
 
 
 def parameter_of(flag: str) -> str:
-    """`--max-tokens` as Python names it."""
-    return flag.removeprefix("--").replace("-", "_")
+    """`--max-tokens` as Python names it, and `--from` with a stroke behind."""
+    name = flag.removeprefix("--").replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def also_of(command: Callable[..., None], *, but: Callable[[str], bool]) -> Callable[[Command], Command]:

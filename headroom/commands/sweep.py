@@ -13,9 +13,11 @@ from headroom.commands.app import INTERRUPTED, app
 from headroom.commands.load import also_of, flags_of, parameter_of, place_of, run
 from loadgen.loadtest import FLAG_OF, SHAPES
 
-# Flags of `run` that set a key of the config and are no part of its shape: that is the sweep's own.
-_OF_SHAPE = {*(f"load.{shape}" for shape in SHAPES), "load.duration", "load.speed", "load.trace"}
-_SHARED = {parameter_of(flag) for key, flag in FLAG_OF.items() if key not in _OF_SHAPE} | {"check", "quiet"}
+# Flags of `run` that set a key of the config and do not shape its load: that is the sweep's own.
+_OF_ANY_RATE = {*SHAPES["rate"]} & {*SHAPES["stages"]}
+_OF_SHAPE = ({*SHAPES} | {key for keys in SHAPES.values() for key in keys} | {"duration"}) - _OF_ANY_RATE
+_SHARED = {parameter_of(flag) for key, flag in FLAG_OF.items() if key.removeprefix("load.") not in _OF_SHAPE}
+_SHARED |= {"check", "quiet"}
 
 
 @app.command()

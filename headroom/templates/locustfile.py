@@ -50,7 +50,7 @@ class Shape(LoadTestShape):
         run_time_s = self.get_run_time()
         for until_s, users in SETTINGS["stages"]:
             if run_time_s < until_s:
-                return users, max(1, users)
+                return users, SETTINGS["spawn_rate"] or max(1, users)
         return None
 
 
