@@ -18,6 +18,7 @@ _OF_ANY_RATE = {*SHAPES["rate"]} & {*SHAPES["stages"]}
 _OF_SHAPE = ({*SHAPES} | {key for keys in SHAPES.values() for key in keys} | {"duration"}) - _OF_ANY_RATE
 _SHARED = {parameter_of(flag) for key, flag in FLAG_OF.items() if key.removeprefix("load.") not in _OF_SHAPE}
 _SHARED |= {"check", "quiet"}
+_SHARED -= {"master", "bind", "workers"}  # a step has this machine's processes
 
 
 @app.command()
