@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import math
+import random
 import re
 import signal
 import time
@@ -14,6 +16,9 @@ from headroom import planning
 from headroom.commands.load import run as run_command
 from headroom.commands.sweep import sweep as sweep_command
 from loadgen.samples import Run
+from loadgen.simulator.endpoint import EndpointSettings
+from loadgen.simulator.hardware import batching_of
+from loadgen.simulator.virtual import replay
 from planner import swept
 from planner.sweep import Verdict
 from tests.commands import headroom, start
@@ -142,3 +147,52 @@ def test_ctrl_c_keeps_the_steps_that_were_finished(tmp_path):
     sweep = swept.read(tmp_path / "sw")
     assert (sweep.state, len(sweep.steps), sweep.result) == ("interrupted", 1, None)
     assert "The sweep did not end" in " ".join(out.split())
+
+
+def true_rate(iteration_ms, slots, tokens, limit_s):
+    """At which 5 % of Poisson arrivals wait longer for their first token, by the simulator's own model, in virtual time."""
+    serving = {"iteration_base_ms": iteration_ms, "max_running": slots, "iteration_per_sequence_ms": 0}
+    model = batching_of("Phi-3-mini-4k-instruct", "Standard_NC24ads_A100_v4", serving | {"prefill_per_token_ms": 0})
+    endpoint = EndpointSettings(max_concurrent_per_instance=10_000, request_timeout_ms=180_000)
+
+    def share_beyond(rate):
+        dice, at_s, arrivals = random.Random(7), 0.0, []
+        for _ in range(40_000):
+            at_s += dice.expovariate(rate)
+            arrivals.append((round(at_s * 1e9), 120, tokens))
+        served = replay(arrivals, model, endpoint)
+        waits = [first - at for first, at in zip(served.first_token_ns, served.at_ns, strict=True)]
+        return sum(wait is None or wait > limit_s * 1e9 for wait in waits) / len(waits)
+
+    low, high = 1.0, 1_000 * slots / (iteration_ms * tokens)
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share_beyond(middle) <= 0.05 else (low, middle)
+    return low
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("iteration_ms", "slots", "tokens"), [(5, 4, 20), (8, 3, 25)])
+def test_the_rate_found_is_within_a_tenth_of_what_the_deployment_can_do(tmp_path, iteration_ms, slots, tokens):
+    known = true_rate(iteration_ms, slots, tokens, 0.2)
+    serving = FOUR_SLOTS | {"iteration_base_ms": iteration_ms, "max_running": slots}
+    mix = ["--kind", "managed", "--scenario", "streaming", "--max-tokens", tokens]
+    ask = [
+        "--slo",
+        "ttft.p95<200ms",
+        "--from-rate",
+        "2/s",
+        "--to-rate",
+        "100/s",
+        "--steps",
+        4,
+        "--step-duration",
+        "20s",
+    ]
+    with simulated("--kind", "managed", serving=serving) as server:
+        command = ["sweep", "--target", server.url, *mix, *ask, "--no-report", "--quiet", "--out", "sw"]
+        done = start(tmp_path, *command)
+        _, complaints = done.communicate(timeout=1_500)
+    assert done.returncode == 0, complaints
+    result = swept.read(tmp_path / "sw").result
+    assert math.sqrt(result.met_at_per_s * result.missed_at_per_s) == pytest.approx(known, rel=0.1)

@@ -11,11 +11,12 @@ import typer
 
 from headroom.commands.app import INTERRUPTED, app
 from headroom.commands.load import also_of, flags_of, parameter_of, place_of, run
-from loadgen.loadtest import FLAG_OF
+from loadgen.loadtest import FLAG_OF, SHAPES
 
 export = typer.Typer(help="Write a workload for another tool.", no_args_is_help=True)
 app.add_typer(export, name="export")
-_SHARED = {parameter_of(flag) for flag in FLAG_OF.values()} - {"no_report"}
+_NO_PART = ("load.trace", "load.auto_stop", "budget.", "output.", *(f"load.{key}" for key in SHAPES["trace"]))
+_SHARED = {parameter_of(flag) for key, flag in FLAG_OF.items() if not key.startswith(_NO_PART)}
 
 
 @export.command("azure-load-testing")
