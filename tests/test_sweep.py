@@ -196,3 +196,18 @@ def test_the_rate_found_is_within_a_tenth_of_what_the_deployment_can_do(tmp_path
     assert done.returncode == 0, complaints
     result = swept.read(tmp_path / "sw").result
     assert math.sqrt(result.met_at_per_s * result.missed_at_per_s) == pytest.approx(known, rel=0.1)
+
+
+@pytest.mark.long
+def test_the_budget_is_the_whole_sweeps(tmp_path):
+    with simulated("--kind", "managed", serving=FOUR_SLOTS) as server:
+        target = ["--target", server.url, *MANAGED, "--slo", "ttft.p90<300ms", "--budget-requests", 80]
+        done = headroom(tmp_path, "sweep", *target, *QUICK, "--no-report", "--out", "sw")
+    assert done.returncode == 111, done.stderr
+    sweep = swept.read(tmp_path / "sw")
+    assert sweep.state == "interrupted"
+    assert "budget" in sweep.reason
+    finished = [step.folder for step in sweep.steps]
+    sent = [Run.open(folder).manifest.totals["sent"] for folder in sorted((tmp_path / "sw" / "steps").iterdir())]
+    assert sum(sent) == 80
+    assert len(sent) == len(finished) + 1
