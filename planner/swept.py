@@ -150,11 +150,12 @@ def sentence(sweep: Sweep) -> str:
     met, missed = result.met_at_per_s, result.missed_at_per_s
     objectives = _listed(sweep.objectives)
     if met is None:
-        lowest = min((step.rate_per_s for step in sweep.steps), default=sweep.search.from_per_s)
         if result.stop is Stop.GENERATOR:
+            spoiled = max(step.rate_per_s for step in sweep.steps if step.client_limited)
             return (
-                f"The load generator was the limit at {_rate(lowest)} already, so nothing is known of the deployment."
+                f"The load generator was the limit at {_rate(spoiled)}, before any rate was shown to meet {objectives}."
             )
+        lowest = min((step.rate_per_s for step in sweep.steps), default=sweep.search.from_per_s)
         how = {
             Verdict.SATURATED: "the deployment does not keep up",
             Verdict.UNCLEAR: f"it is not shown to meet {objectives}",

@@ -193,6 +193,8 @@ def test_the_rate_found_is_within_a_tenth_of_what_the_deployment_can_do(tmp_path
         command = ["sweep", "--target", server.url, *mix, *ask, "--no-report", "--quiet", "--out", "sw"]
         done = start(tmp_path, *command)
         _, complaints = done.communicate(timeout=1_500)
+    if done.returncode == 4:
+        pytest.skip(f"other programs kept this machine from measuring: {swept.read(tmp_path / 'sw').sentence}")
     assert done.returncode == 0, complaints
     result = swept.read(tmp_path / "sw").result
     assert math.sqrt(result.met_at_per_s * result.missed_at_per_s) == pytest.approx(known, rel=0.1)
