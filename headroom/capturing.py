@@ -79,7 +79,7 @@ def _played_here(config: RunConfig, port: int, each: int) -> RunConfig:
     )
     return config.model_copy(
         update={
-            "target": config.target.model_copy(update=here),
+            "targets": (config.target.model_copy(update=here),),
             "load": load,
             "scenarios": dict.fromkeys(config.scenarios, 1.0),
             "budget": BudgetConfig(),

@@ -64,6 +64,8 @@ def export(config: RunConfig, places: Mapping[str, str], out: Path, *, key_vault
 def _check(config: RunConfig, out: Path) -> None:
     if out.exists():
         raise RunFolderError(f"{out} exists already, and is not overwritten: choose a new --out")
+    if len(config.targets) > 1:
+        raise ConfigError("the exported test has one target: name one")
     if config.target.url == SIMULATED:
         raise ConfigError("the service cannot reach a deployment that is simulated here: give --target URL")
     address_of(config.target.url or "")

@@ -29,9 +29,9 @@ class Recovered:
         if self.last_done_s is None:
             return f"{folder}: no rows: the run was killed before the first attempt had ended and was recorded"
         return (
-            f"{folder}: {self.rows:,} rows; the last attempt ended {self.last_done_s:.3f} s after the start. What cannot "
-            "be known: what ended in the second before the kill, what was then in flight, how many arrivals had come "
-            "due, and how the load generator itself fared"
+            f"{folder}: {self.rows:,} rows; the last attempt ended {self.last_done_s:.3f} s after the start. Not known "
+            "are what ended in the second before the kill, what was then in flight, how many arrivals had come due, "
+            "and how the load generator itself fared"
         )
 
 

@@ -15,10 +15,12 @@ from rich.console import Console
 from dashboards.sweep import print_sweep, step_line
 from dashboards.sweep_report import write_sweep_report
 from headroom.commands.app import BUDGET_USED, INTERRUPTED
-from headroom.running import EXIT_CODES, INVALID, MISSED, begin, check, close, manifest_of, play, ready, run_folder
-from loadgen.config import Kind, PerSecond, RunConfig, Seconds, ThrottleMode
+from headroom.running import EXIT_CODES, INVALID, MISSED, begin, close, manifest_of, play, ready, run_folder
+from headroom.targets import check
+from loadgen.config import Kind, RunConfig, ThrottleMode
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.fields import PerSecond, Seconds
 from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner import swept
@@ -85,10 +87,12 @@ def _share(text: str) -> float:
 def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json: bool, quiet: bool) -> int:
     """Play steps until the search ends; leaves a folder of them. Returns the exit code, raises HeadroomError."""
     check(config)
+    if len(config.targets) > 1:
+        raise ConfigError("a sweep is of one deployment: name one target")
     asked, assumptions = _settled(terms, config)
     console = Console(stderr=as_json)
     say: Callable[[Any], None] = (lambda _: None) if quiet else lambda line: console.print(line, soft_wrap=True)
-    with ready(asked) as (settled, environment, deployment):
+    with ready(asked) as (settled, environment, (deployment,)):
         course = _Course(terms, settled, assumptions, deployment, _Player(places, environment, deployment))
         say(f"{course.sweep.model} at {course.sweep.target}; {', '.join(settled.slo)}")
         code = course.run(say)
@@ -107,7 +111,7 @@ def _settled(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...
         changes["slo"] = DEFAULT_OBJECTIVES
         assumptions.append(f"No objective was given: {' and '.join(DEFAULT_OBJECTIVES)} are taken.")
     if config.target.kind is Kind.SERVERLESS:
-        quota = config.quota
+        quota = config.quota_of(config.target)
         limits = f"{quota.tokens_per_minute:,} tokens and {quota.requests_per_minute:,} requests a minute"
         if terms.past_quota and config.load.throttle is ThrottleMode.PACE:
             changes["load"] = config.load.model_copy(update={"throttle": ThrottleMode.OFF})
@@ -138,7 +142,7 @@ class _Player:
 
     def play(self, config: RunConfig, folder: Path) -> None:
         """One step to its end, and its record closed. Raises _Interrupted, and HeadroomError where it crashed."""
-        manifest = begin(folder, self._within_budget(config), self._deployment)
+        manifest = begin(folder, self._within_budget(config), [self._deployment])
         quiet = not sys.stderr.isatty()  # a line a step is enough for a log
         played = play(folder, manifest, self._places, self._environment, quiet=quiet)
         reason = close(folder, played)
@@ -252,7 +256,11 @@ class _Course:
         if not step.client_limited:
             step = replace(step, verdict=pooled_verdict([*before, step.measurement]))
         steps = (*self.sweep.steps, step)
-        rate = quota_rate(steps, self._config.quota) if self._config.target.kind is Kind.SERVERLESS else None
+        rate = (
+            quota_rate(steps, self._config.quota_of(self._config.target))
+            if self._config.target.kind is Kind.SERVERLESS
+            else None
+        )
         self._write(steps=steps, quota=None if rate is None else QuotaRate(rate_per_s=rate[0], binds=rate[1]))
 
     def _write(self, **changes: Any) -> None:

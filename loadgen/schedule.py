@@ -27,11 +27,12 @@ class Arrival:
     completion_tokens: int | None = None
     messages: list[dict[str, Any]] | None = None
     images: list[tuple[int, int]] | None = None  # width and height of each in pixels
+    drawn_as: int | None = None  # the number it shares its draws by, where several targets get the same request
 
     @property
     def random(self) -> Random:
         """A fresh generator that depends on the run's seed and on seq alone."""
-        return Random(f"{self.seed}/{self.seq}")
+        return Random(f"{self.seed}/{self.seq if self.drawn_as is None else self.drawn_as}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +155,15 @@ def scaled(rows: Sequence[TraceRow], scale: float, random: Random) -> Iterator[t
     """`scale` times as many arrivals, in order of time, with the trace's own rate over time.
 
     Each row comes as often as the whole part of `scale` says, and once more with the probability that its fraction
-    is: below 1 that thins them. A row's own instant is its first one's; a further one falls evenly between the middles
-    of the gaps before and after it, so that bursts stay bursts and pauses pauses.
+    is: below 1 that thins them. A row's own instant is its first one's; a further one falls evenly within half of the
+    shorter gap beside it, before or after, so that bursts stay bursts and pauses pauses.
     """
     whole, fraction = int(scale), scale - int(scale)
     for number, row in enumerate(rows):
         times = whole + (1 if fraction and random.random() < fraction else 0)
-        before_s, after_s = rows[max(0, number - 1)].at_s, rows[min(len(rows) - 1, number + 1)].at_s
-        earliest_s, latest_s = (before_s + row.at_s) / 2, (row.at_s + after_s) / 2
-        copies_s = [earliest_s + random.random() * (latest_s - earliest_s) for _ in range(times - 1)]
+        reach_s = 0.0  # of the first and last: nothing is due before the start or after the end
+        if 0 < number < len(rows) - 1:
+            reach_s = min(row.at_s - rows[number - 1].at_s, rows[number + 1].at_s - row.at_s) / 2
+        copies_s = [row.at_s + random.uniform(-reach_s, reach_s) for _ in range(times - 1)]
         for at_s in sorted([row.at_s, *copies_s]) if times else ():
             yield at_s, row

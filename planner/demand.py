@@ -11,6 +11,7 @@ import polars as pl
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission
 from loadgen.samples import Run
+from loadgen.schedule_file import FILE_NAME as SCHEDULE
 from loadgen.traces import read_trace
 from planner.rows import NS_PER_S, OK, STEADY, config_of, in_seconds, steady_stretch
 
@@ -48,7 +49,7 @@ def attempts_with_tokens(run: Run) -> pl.LazyFrame:
 
     What the server did not say is estimated: a prompt by the reservation less the limit, where the throttle counted
     both, else by its scenario's mean; a completion by the chunks of its stream, else by its scenario's mean, else by
-    the limit. A replayed trace asks for just the tokens it records, so there the completion is the limit.
+    the limit. Where a trace stated a completion, that was its request's limit.
     """
     config = config_of(run)
     limit = pl.lit(config.load.max_tokens, pl.Int64)
@@ -59,11 +60,23 @@ def attempts_with_tokens(run: Run) -> pl.LazyFrame:
     estimated_prompt = pl.when((reserved > limit) & reserved_both).then(reserved - limit)
     streamed = pl.when(OK & (chunks > 0)).then(chunks)
     completion = pl.coalesce(completion, streamed, _scenario_mean(completion), limit)
-    return run.samples.with_columns(
+    samples, asked = _with_asked(run, completion, limit)
+    return samples.with_columns(
         prompt_tokens=pl.coalesce(prompt, estimated_prompt, _scenario_mean(prompt), pl.lit(0, pl.Int64)),
         completion_tokens=completion,
-        max_tokens=limit if config.load.trace is None else completion,
+        max_tokens=asked,
     )
+
+
+def _with_asked(run: Run, completion: pl.Expr, limit: pl.Expr) -> tuple[pl.LazyFrame, pl.Expr]:
+    """The run's rows, and the limit that each asked for; of a trace whose schedule is not kept, its completion."""
+    if config_of(run).load.trace is None:
+        return run.samples, limit
+    schedule = run.folder / SCHEDULE
+    if not schedule.exists():
+        return run.samples, completion
+    stated = pl.scan_parquet(schedule, glob=False).select("seq", _stated=pl.col("completion_tokens").cast(pl.Int64))
+    return run.samples.join(stated, on="seq", how="left", maintain_order="left"), pl.coalesce("_stated", limit)
 
 
 def _scenario_mean(tokens: pl.Expr) -> pl.Expr:
@@ -97,7 +110,12 @@ def demand_of_run(run: Run) -> Demand:
 
 
 def demand_from_trace(path: Path) -> Demand:
-    """A trace file's arrivals, each asking for as many tokens as it records. Raises ConfigError like `read_trace`."""
+    """A trace file's arrivals, each asking for as many tokens as it records, or those of a run folder.
+
+    Raises ConfigError like `read_trace`, and RunFolderError.
+    """
+    if path.is_dir():
+        return demand_of_run(Run.open(path))
     rows = read_trace(path)
     arrivals = pl.DataFrame(
         {
@@ -158,8 +176,9 @@ def repeated(demand: Demand, at_least_s: float) -> Demand:
     if demand.span_s <= 0 or demand.span_s >= at_least_s:
         return demand
     times = min(MOST_COPIES, math.ceil(at_least_s / demand.span_s))
-    copies = [demand.arrivals.with_columns(pl.col("at_s") + i * demand.span_s) for i in range(times)]
-    return Demand(pl.concat(copies), demand.span_s * times, f"{demand.source}, repeated {times} times")
+    copies_before = pl.int_range(pl.len()) // demand.arrivals.height
+    arrivals = pl.concat([demand.arrivals] * times).with_columns(pl.col("at_s") + copies_before * demand.span_s)
+    return Demand(arrivals, demand.span_s * times, f"{demand.source}, repeated {times} times")
 
 
 def busiest(demand: Demand, most: int) -> Demand:

@@ -74,10 +74,12 @@ def wait_until_gone(pids, seconds=20):
 
 
 def is_alive(pid):
+    """Any thread of it: the first may be a zombie while the others still hold its files."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread has just ended
+        return True
+    return any(stat.rpartition(")")[2].split()[0] not in "ZX" for stat in stats)
 
 
 def lost_s(folder, answered_ns, killed_ns):

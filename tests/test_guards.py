@@ -64,32 +64,42 @@ RUNS = {  # name -> script, flags
 }
 
 
+QUICK = ("requests", "usd", "401")
+LONG = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """name -> (the command as it ended, its run, what the server was asked)."""
-    cwd = tmp_path_factory.mktemp("ended")
+    """By name: the command as it ended, its run, what the server was asked. The quick ones are played together."""
+    cwd, done = tmp_path_factory.mktemp("ended"), {}
 
-    def run(name):
+    def play(name):
         script, flags = RUNS[name]
         load = [word for word in LOAD if word not in ("--rate", "20/s")] if "--users" in flags else LOAD
         with Server(script) as server:
-            done = headroom(cwd, "run", "--target", server.url, *load, *flags, "--out", name)
-            return done, Run.open(cwd / name), server.calls
+            finished = headroom(cwd, "run", "--target", server.url, *load, *flags, "--out", name)
+            return finished, Run.open(cwd / name), server.calls
 
-    return dict(zip(RUNS, side_by_side(run, RUNS), strict=True))
+    def of(name):
+        if name not in done:
+            group = [each for each in RUNS if (each in QUICK) == (name in QUICK)]
+            done.update(zip(group, side_by_side(play, group), strict=True))
+        return done[name]
+
+    return of
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("requests", "the budget of 31 requests is used up"),
-        ("tokens", "the budget of 6,000 tokens is used up"),
+        pytest.param("tokens", "the budget of 6,000 tokens is used up", marks=LONG),
         ("usd", "the budget of $0.0015 is used up"),
-        ("wall", "the budget of 1.5 s is used up"),
+        pytest.param("wall", "the budget of 1.5 s is used up", marks=LONG),
     ],
 )
 def test_a_budget_that_is_used_up_ends_the_run_with_111_and_a_whole_record(ended, name, reason):
-    done, run, calls = ended[name]
+    done, run, calls = ended(name)
     assert done.returncode == 111, done.stderr
     assert f"headroom: {reason}" in done.stderr
     assert (run.manifest.state, run.manifest.reason) == ("interrupted", reason)
@@ -105,48 +115,51 @@ def test_a_budget_that_is_used_up_ends_the_run_with_111_and_a_whole_record(ended
 
 
 def test_each_attempt_counts_against_the_requests_and_none_is_sent_above(ended):
-    _, run, calls = ended["requests"]
+    _, run, calls = ended("requests")
     assert len(calls) == 31
     assert run.manifest.budget == {"requests": {"used": 31, "limit": 31}}
     assert run.manifest.totals["throttled"] > 10  # each of them tried again, within the budget
 
 
+@LONG
 def test_tokens_in_flight_count_at_their_estimate_and_answers_at_their_usage(ended):
-    _, run, calls = ended["tokens"]
+    _, run, calls = ended("tokens")
     estimated = run.samples.filter(pl.col("attempt") == 0).collect()["reserved_tokens"].max()
     assert run.manifest.budget["tokens"]["used"] == len(calls) * (PROMPT + COMPLETION)
     assert len(calls) > 6_000 // estimated  # what was settled was used again
 
 
 def test_dollars_are_spent_at_the_price_of_the_book(ended):
-    _, run, calls = ended["usd"]
+    _, run, calls = ended("usd")
     ((_, price),) = run.manifest.prices.items()
     spent = len(calls) * (PROMPT * price["input_usd_per_1k"] + COMPLETION * price["output_usd_per_1k"]) / 1_000
     assert run.manifest.budget["usd"]["used"] == pytest.approx(spent)
     assert len(calls) > 5 and spent < 0.0015
 
 
+@LONG
 def test_after_the_wall_time_nothing_is_sent(ended):
-    sent = ended["wall"][1].samples.select(pl.col("sent_ns").max()).collect().item()
+    sent = ended("wall")[1].samples.select(pl.col("sent_ns").max()).collect().item()
     assert 1_300_000_000 < sent < 1_500_000_000
 
 
-@pytest.mark.parametrize("name", ["401", "403"])
+@pytest.mark.parametrize("name", ["401", pytest.param("403", marks=LONG)])
 def test_the_first_answer_that_refuses_the_key_ends_the_run_with_108(ended, name):
-    done, run, calls = ended[name]
+    done, run, calls = ended(name)
     assert done.returncode == 108, done.stderr
     assert re.search(rf"headroom: auto-stop: http://localhost:\d+ answered {name}: the key", done.stderr)
     assert run.manifest.state == "interrupted" and run.manifest.reason.startswith("auto-stop: ")
     assert len(calls) == 1
 
 
+@LONG
 def test_without_the_auto_stop_a_refused_key_ends_nothing(ended):
-    done, run, calls = ended["unarmed"]
+    done, run, calls = ended("unarmed")
     assert done.returncode == 4 and run.manifest.state == "complete"
     assert len(calls) > 10
 
 
-@pytest.mark.long
+@LONG
 @pytest.mark.parametrize("status", ["500 No", "404 No"])
 def test_hardly_anything_but_errors_ends_the_run_with_108(tmp_path, status):
     with Server(always(response(b"{}", status))) as server:
@@ -156,13 +169,14 @@ def test_hardly_anything_but_errors_ends_the_run_with_108(tmp_path, status):
     assert 190 < len(server.calls) < 280
 
 
-@pytest.mark.long
+@LONG
 def test_429s_are_no_errors_to_the_auto_stop(tmp_path):
     with Server(always(response(b"{}", "429 Later"))) as server:
         done = headroom(tmp_path, "run", "--target", server.url, *LOAD, "--duration", "15s", "--out", "run")
     assert done.returncode == 4 and len(server.calls) > 250
 
 
+@LONG
 def test_a_server_that_asks_for_a_day_of_silence_is_not_obeyed_in_silence(tmp_path):
     (tmp_path / "load.toml").write_text("[load]\ndrain = 0.1\n")
     with Server(always(response(b"{}", "429 Later", retry_after=86_400))) as server:
@@ -175,7 +189,6 @@ def test_a_server_that_asks_for_a_day_of_silence_is_not_obeyed_in_silence(tmp_pa
 
 MISTAKES = [
     pytest.param(["--target", "https://example.com", "--yes-target", "example.com"], 112, "needs a budget: add --budget-requests N, --budget-tokens N or --budget-usd N", id="no budget"),
-    pytest.param(["--target", "https://example.com", "--yes-target", "example.com", "--budget-wall", "1m"], 112, "needs a budget", id="time is no budget"),
     pytest.param(["--model", "gpt-nobody-sells", "--budget-usd", "1"], 2, "no serverless price for gpt-nobody-sells, so --budget-usd cannot be kept: give --model", id="no price"),
     pytest.param(["--budget-tokens", "10"], 2, "estimated at .* more than the whole budget of 10 tokens", id="not one request"),
     pytest.param(["--budget-requests", "0"], 2, "--budget-requests: ", id="no requests"),
@@ -224,7 +237,7 @@ def test_the_file_stop_silences_300_streams_within_a_second(tmp_path, streams):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.long
+@LONG
 def test_a_signal_drains_what_is_in_flight_within_ten_seconds(tmp_path, number):
     with Server(slow) as server:
         process = start(tmp_path, "run", "--target", server.url, *LOAD, "--out", "run")
@@ -238,7 +251,10 @@ def test_a_signal_drains_what_is_in_flight_within_ten_seconds(tmp_path, number):
     assert totals["ok"] == totals["sent"] == len(server.calls) and totals["cancelled"] == 0
 
 
-@pytest.mark.parametrize("imported", ["typer", "headroom.commands.app", "polars", "headroom.running"])
+@pytest.mark.parametrize(
+    "imported",
+    ["typer", "headroom.running", *(pytest.param(name, marks=LONG) for name in ("headroom.commands.app", "polars"))],
+)
 def test_ctrl_c_at_the_very_start_ends_cleanly_and_leaves_nothing(tmp_path, imported):
     """As soon as something has been imported, which the interpreter says; before our first line nothing can be said."""
     command = [sys.executable, "-X", "importtime", "-m", "headroom", "run", "--duration", "30s"]

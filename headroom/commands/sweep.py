@@ -42,7 +42,7 @@ def sweep(
     **of_run: Any,
 ) -> None:
     """Find the highest rate that meets the objectives, step by step."""
-    from headroom import running, sweeping  # noqa: PLC0415
+    from headroom import sweeping, targets  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
     terms = sweeping.Terms.parse(
@@ -58,7 +58,7 @@ def sweep(
     config = load_config(file, flags, os.environ)
     places = {name: place_of(name) for name in config.scenarios}
     if of_run["check"]:
-        running.check(config)
+        targets.check(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return
     try:
