@@ -23,6 +23,7 @@ from planner import swept
 from planner.sweep import Verdict
 from tests.commands import headroom, start
 from tests.simulators import simulated
+from tests.test_sweep_search import of, searched
 
 # Four sequences at once, 20 tokens each of 5 ms an iteration: no more than 40 requests a second.
 FOUR_SLOTS = {"iteration_base_ms": 5, "iteration_per_sequence_ms": 0, "prefill_per_token_ms": 0, "max_running": 4}
@@ -149,26 +150,40 @@ def test_ctrl_c_keeps_the_steps_that_were_finished(tmp_path):
     assert "The sweep did not end" in " ".join(out.split())
 
 
-def true_rate(iteration_ms, slots, tokens, limit_s):
-    """At which 5 % of Poisson arrivals wait longer for their first token, by the simulator's own model, in virtual time."""
+def first_token_waits(rate, seconds, deployment, seed, warmup_s=0.0):
+    """Of Poisson arrivals, by the simulator's own model, in virtual time; ns."""
+    iteration_ms, slots, tokens = deployment
     serving = {"iteration_base_ms": iteration_ms, "max_running": slots, "iteration_per_sequence_ms": 0}
     model = batching_of("Phi-3-mini-4k-instruct", "Standard_NC24ads_A100_v4", serving | {"prefill_per_token_ms": 0})
-    endpoint = EndpointSettings(max_concurrent_per_instance=10_000, request_timeout_ms=180_000)
+    dice, at_s, arrivals = random.Random(seed), 0.0, []
+    while (at_s := at_s + dice.expovariate(rate)) < seconds:
+        arrivals.append((round(at_s * 1e9), 120, tokens))
+    served = replay(arrivals, model, EndpointSettings(max_concurrent_per_instance=10_000, request_timeout_ms=180_000))
+    return [first - at for first, at in zip(served.first_token_ns, served.at_ns, strict=True) if at >= warmup_s * 1e9]
 
-    def share_beyond(rate):
-        dice, at_s, arrivals = random.Random(7), 0.0, []
-        for _ in range(40_000):
-            at_s += dice.expovariate(rate)
-            arrivals.append((round(at_s * 1e9), 120, tokens))
-        served = replay(arrivals, model, endpoint)
-        waits = [first - at for first, at in zip(served.first_token_ns, served.at_ns, strict=True)]
-        return sum(wait is None or wait > limit_s * 1e9 for wait in waits) / len(waits)
 
+def true_rate(iteration_ms, slots, tokens, limit_s):
+    """At which 5 % wait longer for their first token, in the long run."""
     low, high = 1.0, 1_000 * slots / (iteration_ms * tokens)
-    for _ in range(12):
+    for _ in range(10):
         middle = (low + high) / 2
-        low, high = (middle, high) if share_beyond(middle) <= 0.05 else (low, middle)
+        waits = first_token_waits(middle, 20_000 / middle, (iteration_ms, slots, tokens), 7)
+        beyond = sum(wait > limit_s * 1e9 for wait in waits) / len(waits)
+        low, high = (middle, high) if beyond <= 0.05 else (low, middle)
     return low
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("deployment", "limit_s"), [((5, 4, 20), 0.2), ((12, 16, 60), 0.5)])
+def test_in_virtual_time_the_rate_found_is_within_a_tenth_of_what_the_deployment_can_do(deployment, limit_s):
+    known = true_rate(*deployment, limit_s)
+
+    def measure(trial):
+        waits = first_token_waits(trial.rate_per_s, 5 + 25 * trial.times_as_long, deployment, str(trial), warmup_s=5)
+        return of(trial.rate_per_s, len(waits), sum(wait > limit_s * 1e9 for wait in waits))
+
+    finding, _ = searched(measure)
+    assert math.sqrt(finding.met_at_per_s * finding.missed_at_per_s) == pytest.approx(known, rel=0.1)
 
 
 @pytest.mark.long
