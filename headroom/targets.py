@@ -157,6 +157,8 @@ def _simulator_flags(config: RunConfig, target: TargetConfig) -> list[str]:
         }
         if quota.concurrency is not None:
             flags["--concurrency"] = quota.concurrency
+    elif target.instances is not None:
+        flags["--instances"] = target.instances
     if config.load.trace is not None or flags["--model"] == SIMULATED_ALL_ROUND_MODEL:
         flags["--context-tokens"] = ANY_CONTEXT_TOKENS
     return ["--until-eof", *(str(part) for flag in flags.items() for part in flag)]

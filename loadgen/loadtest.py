@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from loadgen.config import SIMULATED, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
 from loadgen.load_shape import DEFAULT_RATE_PER_S
-from loadgen.samples import Manifest
 
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
 SHAPES = {  # of a load: one of them, and the other keys that go with it
@@ -127,6 +126,8 @@ def _put_defaults(values: dict[str, Any], trace: Path) -> None:
     if not trace.is_dir():
         values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
         return
+    from loadgen.samples import Manifest  # noqa: PLC0415 - it brings polars, which --help does without
+
     before = Manifest.read(trace).config
     for section in REPEATED_SECTIONS:
         if section in before:
@@ -185,6 +186,7 @@ FLAG_OF = {
     "target.dialect": "--dialect",
     "target.kind": "--kind",
     "target.model": "--model",
+    "target.instances": "--instances",
     "target.key": "--key",
     "target.allow_hosts": "--yes-target",
     "scenarios": "--scenario",

@@ -68,6 +68,7 @@ class TargetConfig(Section):
     model: str | None = Field(
         None, description="the model's name, for prices and the body of the openai dialect; by default what /info says"
     )
+    instances: int | None = Field(None, ge=1, le=50, description="how many instances a managed deployment has")
     key: str | None = Field(
         None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
     )

@@ -28,7 +28,14 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
     "headroom/": ("headroom", "dashboards", "planner", "scenarios.PLACES", "loadgen"),
 }
 ONLY_IN = {  # library -> the files allowed to know it
-    "locust": ("loadgen/player.py", "loadgen/users.py", "loadgen/feed.py", "loadgen/__main__.py", "scenarios/"),
+    "locust": (
+        "loadgen/player.py",
+        "loadgen/users.py",
+        "loadgen/feed.py",
+        "loadgen/__main__.py",
+        "scenarios/",
+        "headroom/templates/",  # what is exported
+    ),
     "gevent": (
         "loadgen/alarm.py",
         "loadgen/arrivals.py",
