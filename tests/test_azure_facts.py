@@ -22,8 +22,9 @@ from contextlib import ExitStack
 import pytest
 from PIL import Image
 
-from loadgen.config import ENDPOINT_VARIABLES, RunConfig, TargetConfig
+from loadgen.config import RunConfig, TargetConfig
 from loadgen.errors import ConfigError
+from loadgen.loadtest import ENDPOINT_VARIABLES
 from loadgen.quota import Quota
 from loadgen.refusals import error_of
 from loadgen.requests import Route
