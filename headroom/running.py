@@ -25,6 +25,7 @@ from dashboards.live import LiveView, Progress
 from headroom import planning
 from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED
 from headroom.processes import cpu_model, serving
+from headroom.scheduling import stated_rows, store_schedule
 from loadgen.claim import hold
 from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
@@ -32,7 +33,6 @@ from loadgen.guards import StopCause
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.samples import Manifest, WorkerHealth, create, finish
-from loadgen.schedule import read_trace
 from loadgen.target import Credential, address_of, check_allowed, check_budgeted, check_encrypted, credential_of, probe
 from planner.prices import read_prices
 
@@ -59,14 +59,15 @@ def check(config: RunConfig) -> None:
         proxy_of(address, os.environ)
     if config.output.dir is not None and config.output.dir.exists():
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
-    rows = read_trace(config.load.trace) if config.load.trace is not None else []
+    stated = stated_rows(config)
     if config.target.kind is Kind.SERVERLESS:
         cost = config.quota.admission.cost
         for limiter in admitting(config.quota, paced=config.load.throttle is not ThrottleMode.OFF):
             limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
-            for number, row in enumerate(rows, start=1):
-                tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
-                limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
+            for row in stated:
+                if row.prompt_tokens is not None and row.completion_tokens is not None:
+                    tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
+                    limiter.check_fits(tokens, f"{config.load.trace}, {row.place},")
     read_prices(config.plan.prices)
 
 
@@ -231,7 +232,11 @@ def play(
     quiet: bool,
     each_second: Callable[[], None] = lambda: None,
 ) -> Played:
-    """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end."""
+    """Store the schedule and run the load process to its end, showing its progress.
+
+    Ctrl-C goes to that process, and it decides how to end.
+    """
+    store_schedule(folder, RunConfig.model_validate(manifest.config))
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
     with _forwarding_signals(played), tempfile.TemporaryFile("w+") as words:

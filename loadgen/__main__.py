@@ -15,7 +15,7 @@ import select
 import signal
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from loadgen.arrivals import ClosedLoop, OpenLoop
 from loadgen.autostop import ErrorWindow
 from loadgen.budget import Price
 from loadgen.claim import hold
+from loadgen.closed_loop import joining_s
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.guards import StopCause
@@ -38,6 +39,7 @@ from loadgen.health import LOOK_S, Health
 from loadgen.player import Player  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
+from loadgen.schedule import Arrival
 from loadgen.users import check_requests_fit, load_scenario, seat
 
 FLUSH_S = 0.25
@@ -110,7 +112,7 @@ class Load:
         gc.collect()
         gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
         gc.set_threshold(YOUNG_OBJECTS)
-        self._schedule = self.player.schedule() if self.config.load.open_loop else iter(())
+        self._schedule: Iterable[Arrival] = self.player.schedule() if self.config.load.open_loop else ()
         self.player.restart_clock(monotonic_ns() + START_IN_NS)
         self.voice.say("started", monotonic_start_ns=self.player.start_ns)
         flusher = gevent.spawn(self._flush)
@@ -157,14 +159,22 @@ class Load:
         dispatcher.kill()
 
     def _play_closed(self) -> None:
-        end_ns = self.player.start_ns + round(self.config.load.duration * 1e9)
-        self.player.source = ClosedLoop(start_ns=self.player.start_ns, end_ns=end_ns, seed=self.config.load.seed)
-        self.player.alarm.wait_until(self.player.start_ns)
-        self._spawn(shares(self.config.scenarios, self.config.load.users or 1))
+        load, start_ns = self.config.load, self.player.start_ns
+        end_ns = start_ns + round(load.duration * 1e9)
+        self.player.source = ClosedLoop(start_ns=start_ns, end_ns=end_ns, seed=load.seed, thinking=load.thinking)
+        spawner = gevent.spawn(
+            self._let_join, joining_s(shares(self.config.scenarios, load.users or 1), load.spawn_rate)
+        )
         self._until(lambda: monotonic_ns() >= end_ns or self._closing, None)
+        spawner.kill()
         self._dismiss_waiting()
         self.health.rest()
-        self._until(lambda: len(self.runner.user_greenlets) == 0, self.config.load.drain)
+        self._until(lambda: len(self.runner.user_greenlets) == 0, load.drain)
+
+    def _let_join(self, users: Iterable[tuple[float, str]]) -> None:
+        for at_s, scenario in users:
+            self.player.alarm.wait_until(self.player.start_ns + round(at_s * 1e9))
+            self._spawn({scenario: 1})
 
     def _spawn(self, users: dict[str, int]) -> None:
         """As Locust's own spawn_users does, which also counts all users anew at each call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,9 +13,18 @@ from pydantic import ValidationError
 
 from loadgen.config import DEFAULT_RATE_PER_S, SIMULATED, RunConfig
 from loadgen.errors import ConfigError
+from loadgen.samples import Manifest
 
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
-SHAPES = ("users", "rate", "trace")  # of a load: one of them
+SHAPES = {  # of a load: one of them, and the other keys that go with it
+    "users": ("spawn_rate", "think_time"),
+    "rate": ("spike", "diurnal", "day", "arrivals", "gamma_shape", "max_in_flight"),
+    "stages": ("arrivals", "gamma_shape", "max_in_flight"),
+    "trace": ("speed", "from", "scale", "skip_bad_rows", "max_in_flight"),
+}
+REPEATED_SECTIONS = ("scenarios",)  # of a run that is replayed: what its requests were made by
+REPEATED_KEYS = ("duration", "warmup", "cooldown", "max_tokens")
+NEEDS = {"day": ("diurnal", None), "gamma_shape": ("arrivals", "gamma")}  # keys that say nothing without another
 
 
 def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str]) -> RunConfig:
@@ -28,10 +37,11 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
     for dotted, value in flags.items():
         _put(values, dotted.split("."), value)
     load, target = values.get("load", {}), values.get("target", {})
-    if isinstance(load, dict) and not any(load.get(shape) is not None for shape in SHAPES):
-        _put(values, ["load", "rate"], DEFAULT_RATE_PER_S)
-    if isinstance(load, dict) and load.get("trace") is not None:
-        values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
+    if isinstance(load, dict):
+        if not any(load.get(shape) is not None for shape in SHAPES):
+            _put(values, ["load", "rate"], DEFAULT_RATE_PER_S)
+        if load.get("trace") is not None:
+            _put_defaults(values, Path(load["trace"]))
     if isinstance(target, dict) and target.get("url") is None:
         _put(
             values,
@@ -39,9 +49,11 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
             next((environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), SIMULATED),
         )
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_sentences(error, file, flags)) from None
+    _check_all_used(load, file, flags)
+    return config
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -56,10 +68,52 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _drop_overridden(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
-    """A flag that sets the load's shape replaces the file's shape, and flags that name scenarios the file's mix."""
-    load = values.get("load")
-    if isinstance(load, dict) and any(f"load.{name}" in flags for name in SHAPES):
-        values["load"] = {key: value for key, value in load.items() if key not in SHAPES}
+    """A flag that sets the load's shape replaces the file's, with all that goes with that one and not with the new."""
+    load, given = values.get("load"), {name.removeprefix("load.") for name in flags}
+    shape = _shape_of(given)
+    if not isinstance(load, dict):
+        return
+    if "arrivals" in given:
+        load.pop("gamma_shape", None)
+    if shape is None:
+        return
+    kept = {shape, *SHAPES[shape]} - ({"spike", "diurnal"} if given & {"spike", "diurnal"} else set())
+    dropped = {*SHAPES, *(key for keys in SHAPES.values() for key in keys)} - kept
+    if shape == "stages":
+        dropped.add("duration")
+    values["load"] = {key: value for key, value in load.items() if key not in dropped}
+
+
+def _shape_of(keys: Collection[str]) -> str | None:
+    """The shape that keys of a load set or vary; the first, where there are several."""
+    return next((shape for shape in SHAPES if shape in keys), "rate" if {"spike", "diurnal"} & set(keys) else None)
+
+
+def _check_all_used(load: Mapping[str, Any], file: Path | None, flags: Mapping[str, Any]) -> None:
+    """A key that the load's shape makes no use of would be passed over silently. Raises ConfigError naming it."""
+    shape = _shape_of([key for key in load if load[key] is not None]) or "rate"
+    for key in (key for keys in SHAPES.values() for key in keys if load.get(key) is not None):
+        place = FLAG_OF[f"load.{key}"] if f"load.{key}" in flags else f"{file}: load.{key}" if file else f"load.{key}"
+        if key not in SHAPES[shape]:
+            shapes = " or ".join(shape for shape, keys in SHAPES.items() if key in keys)
+            raise ConfigError(f"{place}: goes with {shapes}, and says nothing of a load given by {shape}")
+        other, value = NEEDS.get(key, (key, None))
+        if load.get(other) is None or (value is not None and load[other] != value):
+            raise ConfigError(f"{place}: says nothing without {other}" + (f" = {value}" if value else ""))
+
+
+def _put_defaults(values: dict[str, Any], trace: Path) -> None:
+    """What a trace's load is where nothing else is said: a run's own, so that it repeats the run's requests."""
+    if not trace.is_dir():
+        values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
+        return
+    before = Manifest.read(trace).config
+    for section in REPEATED_SECTIONS:
+        if section in before:
+            values.setdefault(section, before[section])
+    for key in REPEATED_KEYS:
+        if key in before.get("load", {}):
+            values["load"].setdefault(key, before["load"][key])
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
@@ -96,7 +150,7 @@ def _known_keys(path: list[str]) -> list[str]:
         model = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)), None)
     if dataclasses.is_dataclass(model):
         return [field.name for field in dataclasses.fields(model)]
-    return list(getattr(model, "model_fields", ()))
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 
 FLAG_OF = {
@@ -108,10 +162,18 @@ FLAG_OF = {
     "target.allow_hosts": "--yes-target",
     "scenarios": "--scenario",
     "load.users": "--users",
+    "load.spawn_rate": "--spawn-rate",
+    "load.think_time": "--think-time",
     "load.rate": "--rate",
+    "load.spike": "--spike",
+    "load.diurnal": "--diurnal",
+    "load.stages": "--stages",
     "load.arrivals": "--arrivals",
     "load.trace": "--trace",
     "load.speed": "--speed",
+    "load.from": "--from",
+    "load.scale": "--scale",
+    "load.skip_bad_rows": "--skip-bad-rows",
     "load.duration": "--duration",
     "load.warmup": "--warmup",
     "load.max_tokens": "--max-tokens",

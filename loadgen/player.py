@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic_ns
 
@@ -20,7 +20,8 @@ from loadgen.guards import Guards
 from loadgen.lane import LONGEST_RETRY_AFTER_MS, Lane
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
-from loadgen.schedule import Arrival, drawn, read_trace, replayed
+from loadgen.schedule import Arrival
+from loadgen.schedule_file import ScheduleFile
 from loadgen.tally import Tally
 from loadgen.wire import ResponseReader
 
@@ -43,7 +44,7 @@ class Player:
         folder: Path | None = None,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
-        self.config, self.environment = config, environment
+        self.config, self.environment, self._folder = config, environment, folder
         self.start_ns = monotonic_ns()
         self.alarm = Alarm()
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
@@ -119,9 +120,7 @@ class Player:
             seq=arrival.seq, attempt=attempt, phase=phase, scenario=scenario, target=self.lane.name, due_ns=due_ns
         )
 
-    def schedule(self) -> Iterator[Arrival]:
-        """The arrivals of an open loop. Raises ConfigError for a trace that cannot be used."""
-        load, mix = self.config.load, self.config.scenarios
-        if load.trace is not None:
-            return replayed(read_trace(load.trace), load.speed, load.duration, mix, load.seed)
-        return drawn(load.arrivals, load.rate_per_s, load.duration, mix, load.seed, gamma_shape=load.gamma_shape)
+    def schedule(self) -> ScheduleFile:
+        """The arrivals of an open loop, as they are stored. Raises RunFolderError where they are not."""
+        assert self._folder is not None
+        return ScheduleFile(self._folder)

@@ -312,8 +312,10 @@ def finish(
     if planned is not None:
         totals["planned"] = planned  # the generator's own count, for every later reader to hold the rows against
     files = {}
-    for name in ("samples.parquet", "chunks.parquet"):
+    for name in ("samples.parquet", "chunks.parquet", "schedule.parquet"):
         path = folder / name
+        if not path.exists():  # a closed loop has no schedule
+            continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()

@@ -11,7 +11,7 @@ import polars as pl
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission
 from loadgen.samples import Run
-from loadgen.schedule import read_trace
+from loadgen.traces import read_trace
 from planner.rows import NS_PER_S, OK, STEADY, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0

@@ -521,7 +521,7 @@ REFUSALS = [
     ),
     pytest.param(["--trace", "trace.csv"], 2, "trace.csv, line 3: prompt_tokens is -1", id="bad trace"),
     pytest.param(
-        ["--trace", "large.csv"], 2, "large.csv, row 1, counts 300,005 tokens", id="a row of a trace never fits"
+        ["--trace", "large.csv"], 2, "large.csv, line 2, counts 300,005 tokens", id="a row of a trace never fits"
     ),
     pytest.param(["none.toml"], 2, "none.toml does not exist", id="no config"),
     pytest.param(["bad.toml"], 2, "bad.toml: load.rat: unknown key; did you mean 'rate'", id="unknown key"),

@@ -40,10 +40,28 @@ def run(
         typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable."),
     ] = None,
     users: Annotated[int | None, typer.Option(help="Closed loop: so many users.")] = None,
+    spawn_rate: Annotated[str | None, typer.Option(help="Users that come, like 10/s; by default all at once.")] = None,
+    think_time: Annotated[str | None, typer.Option(help="A user's wait after an answer: 2s, 1s..3s or exp:2s.")] = None,
     rate: Annotated[str | None, typer.Option(help="Open loop: arrivals, like 5/s or 300/min.")] = None,
+    spike: Annotated[
+        str | None, typer.Option(help="Another rate for a while: 50/s:10s@30s is 50/s for 10 s from 30 s on.")
+    ] = None,
+    diurnal: Annotated[
+        str | None, typer.Option(metavar="W0,...,W23", help="Weights of a day's hours, whose mean has the rate.")
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Open loop: rates with even ramps between them, like 5/s:60s,20/s:120s.")
+    ] = None,
     arrivals: Annotated[str | None, typer.Option(help="constant, poisson or gamma.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Open loop: arrivals and token counts from a CSV file.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Open loop: arrivals and token counts of a file, or of a run folder.")
+    ] = None,
     speed: Annotated[float | None, typer.Option(help="Play the trace so many times faster.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Skip so much of the trace's beginning.")] = None,
+    scale: Annotated[str | None, typer.Option(help="Play so many times the trace's arrivals, like 2x.")] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Pass over bad rows of the trace, and count them.")
+    ] = False,
     duration: Annotated[str | None, typer.Option(help="How long arrivals come, warm-up included, like 60s.")] = None,
     warmup: Annotated[str | None, typer.Option(help="The first part of it, which no figure counts.")] = None,
     tpm: Annotated[int | None, typer.Option(help="Quota: tokens a minute.")] = None,
@@ -74,10 +92,18 @@ def run(
         "target.allow_hosts": yes_target,
         "scenarios": mix_of(scenario) if scenario else None,
         "load.users": users,
+        "load.spawn_rate": spawn_rate,
+        "load.think_time": think_time,
         "load.rate": rate,
+        "load.spike": spike,
+        "load.diurnal": diurnal,
+        "load.stages": stages,
         "load.arrivals": arrivals,
         "load.trace": trace,
         "load.speed": speed,
+        "load.from": from_,
+        "load.scale": scale,
+        "load.skip_bad_rows": True if skip_bad_rows else None,
         "load.duration": duration,
         "load.warmup": warmup,
         "load.max_tokens": max_tokens,
