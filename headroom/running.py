@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,22 +23,15 @@ from rich.console import Console
 from dashboards.live import LiveView, Progress
 from headroom import planning
 from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED
-from headroom.processes import cpu_model, serving
-from headroom.scheduling import stated_rows, store_schedule
+from headroom.processes import cpu_model
+from headroom.scheduling import store_schedule
+from headroom.targets import check, naming, prices_of, probed, simulated
 from loadgen.claim import hold
-from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
+from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.guards import StopCause
-from loadgen.proxy import proxy_of
-from loadgen.quota import admitting
 from loadgen.samples import Manifest, WorkerHealth, create, finish
-from loadgen.target import Credential, address_of, check_allowed, check_budgeted, check_encrypted, credential_of, probe
-from planner.prices import read_prices
 
-SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
-SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
-SIMULATED_VISION_MODEL = "Phi-3.5-vision-instruct"  # reads pictures, and costs as much a token
-ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
 INVALID, MISSED = 4, 99
 EXIT_CODES = {
     StopCause.HAND: INTERRUPTED,
@@ -49,64 +41,22 @@ EXIT_CODES = {
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
 
-def check(config: RunConfig) -> None:
-    """All that can be checked without sending anything. Raises ConfigError, RunFolderError or TargetRefused."""
-    if config.target.url != SIMULATED:
-        address = address_of(config.target.url or "")
-        check_allowed(address, config.target.allow_hosts)
-        check_budgeted(address, config.budget)
-        check_encrypted(address, credential_of(config.target, os.environ))
-        proxy_of(address, os.environ)
-    if config.output.dir is not None and config.output.dir.exists():
-        raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
-    stated = stated_rows(config)
-    if config.target.kind is Kind.SERVERLESS:
-        cost = config.quota.admission.cost
-        for limiter in admitting(config.quota, paced=config.load.throttle is not ThrottleMode.OFF):
-            limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
-            for row in stated:
-                if row.prompt_tokens is not None and row.completion_tokens is not None:
-                    tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
-                    limiter.check_fits(tokens, f"{config.load.trace}, {row.place},")
-    read_prices(config.plan.prices)
-
-
 def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
     """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
     check(config)
     environment = dict(os.environ)
-    with _deployment(config, environment) as target_url:
-        if target_url is not None:
-            changes = {"url": target_url, "key": f"env:{SIMULATED_KEY}"}
-            config = config.model_copy(update={"target": config.target.model_copy(update=changes)})
-        address = address_of(config.target.url or "")
-        credential = credential_of(config.target, environment)
-        proxy = proxy_of(address, environment)
-        deployment = _redacted(probe(config.target, address, credential, proxy), credential)
-        if proxy is not None:
-            deployment["proxy"] = proxy.origin
-            sys.stderr.write(f"through the proxy {proxy.origin}\n")
+    with simulated(config, environment) as started:
+        config, deployments = started, []
+        for target in config.targets:
+            with naming(config, target):
+                deployments.append({"simulated": False} | probed(config, target, environment))
         folder = _run_folder(config)
-        manifest = manifest_of(config, {"simulated": False} | deployment)
-        manifest.prices = prices_of(config, manifest.deployment, address.origin)
+        manifest = manifest_of(config, *deployments)
+        manifest.prices = prices_of(config, deployments)
         _create_whole(folder, manifest)
         hold(folder)
         played = play(folder, manifest, places, environment, quiet=quiet)
     return _conclude(folder, config, played, quiet=quiet)
-
-
-def prices_of(config: RunConfig, deployment: Mapping[str, Any], target: str) -> dict[str, dict[str, float]]:
-    """What a budget in US dollars is kept at. Raises ConfigError where the model has no price."""
-    if config.budget.usd is None:
-        return {}
-    model = config.target.model or deployment.get("model_name") or ""
-    price = read_prices(config.plan.prices).token_price(model)
-    if price is None:
-        raise ConfigError(
-            f"the price book has no serverless price for {model or 'this model'}, so --budget-usd cannot be kept: give "
-            "--model with a name that `headroom prices show` lists, --prices FILE with its price, or --budget-tokens"
-        )
-    return {target: {"input_usd_per_1k": price.input_usd_per_1k, "output_usd_per_1k": price.output_usd_per_1k}}
 
 
 def _create_whole(folder: Path, manifest: Manifest) -> None:
@@ -119,53 +69,6 @@ def _create_whole(folder: Path, manifest: Manifest) -> None:
         raise
 
 
-def _redacted(deployment: dict[str, Any], credential: Credential | None) -> dict[str, Any]:
-    """What a server says of itself may repeat the key, and holds what it likes."""
-    return json.loads(credential.redact(json.dumps(deployment))) if credential is not None else deployment
-
-
-@contextmanager
-def _deployment(config: RunConfig, environment: dict[str, str]) -> Iterator[str | None]:
-    """The simulated deployment's URL while it is needed; None where the target is a real one."""
-    if config.target.url != SIMULATED:
-        yield None
-        return
-    environment[SIMULATED_KEY] = secrets.token_hex(16)
-    command = [sys.executable, "-m", "loadgen.simulator", *_simulator_flags(config)]
-    with serving("the simulated deployment", command, environment) as url:
-        yield url
-
-
-def _simulator_flags(config: RunConfig) -> list[str]:
-    flags = {
-        "--port": 0,
-        "--key-env": SIMULATED_KEY,
-        "--kind": config.target.kind,
-        "--model": config.target.model or simulated_model(config.scenarios),
-        "--seed": config.load.seed,
-    }
-    quota = config.quota
-    if config.target.kind is Kind.SERVERLESS:
-        flags |= {
-            "--tpm": quota.tokens_per_minute,
-            "--rpm": quota.requests_per_minute,
-            "--window": quota.window,
-            "--admission": quota.admission,
-            "--burst-s": quota.burst_s,
-            "--request-slice-s": quota.request_slice_s,
-        }
-        if quota.concurrency is not None:
-            flags["--concurrency"] = quota.concurrency
-    if config.load.trace is not None:
-        flags["--context-tokens"] = ANY_CONTEXT_TOKENS
-    return ["--until-eof", *(str(part) for flag in flags.items() for part in flag)]
-
-
-def simulated_model(scenarios: Iterable[str]) -> str:
-    """The model to simulate where none is named: one that reads pictures where the mix sends them."""
-    return SIMULATED_VISION_MODEL if "vision" in scenarios else SIMULATED_MODEL
-
-
 def _run_folder(config: RunConfig) -> Path:
     if config.output.dir is not None:
         return config.output.dir
@@ -174,12 +77,16 @@ def _run_folder(config: RunConfig) -> Path:
     return path if not path.exists() else path.with_name(f"{stamp}-{uuid.uuid4().hex[:4]}")
 
 
-def manifest_of(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
+def manifest_of(config: RunConfig, *deployments: dict[str, Any]) -> Manifest:
+    """`deployments`: what each target said of itself."""
+    several = len(deployments) > 1
+    by_name = zip((target.name or "" for target in config.targets), deployments, strict=True)
     return Manifest(
         run_id=uuid.uuid4().hex,
         config=config.model_dump(mode="json"),
         seed=config.load.seed,
-        deployment=deployment,
+        deployment=deployments[0],
+        deployments=dict(by_name) if several else {},
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
         host={
             "system": f"{platform.system()} {platform.release()}",
@@ -264,12 +171,14 @@ def play(
 
 def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
     config = RunConfig.model_validate(manifest.config)
-    limited = config.target.kind is Kind.SERVERLESS
+    limited = all(target.kind is Kind.SERVERLESS for target in config.targets)
+    quotas = [config.quota_of(target) for target in config.targets]
+    where = f"{len(quotas)} targets" if len(quotas) > 1 else config.target.url
     return LiveView(
         Console(stderr=True),
-        title=f"{manifest.deployment.get('model_name', 'model')} at {config.target.url}",
-        tokens_per_minute=config.quota.tokens_per_minute if limited else None,
-        requests_per_minute=config.quota.requests_per_minute if limited else None,
+        title=f"{manifest.deployment.get('model_name', 'model')} at {where}",
+        tokens_per_minute=sum(quota.tokens_per_minute for quota in quotas) if limited else None,
+        requests_per_minute=sum(quota.requests_per_minute for quota in quotas) if limited else None,
         quiet=quiet,
     )
 

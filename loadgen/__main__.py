@@ -36,6 +36,7 @@ from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.guards import StopCause
 from loadgen.health import LOOK_S, Health
+from loadgen.lane import Lane
 from loadgen.player import Player  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
@@ -66,7 +67,7 @@ class Load:
             self.config,
             environment=self.environment,
             variables=os.environ,
-            model=manifest.deployment.get("model_name"),
+            models=[manifest.deployment_of(target.name).get("model_name") for target in self.config.targets],
             run_id=manifest.run_id,
             folder=folder,
             prices={target: Price(**price) for target, price in manifest.prices.items()},
@@ -192,31 +193,35 @@ class Load:
 
     def _dismiss_waiting(self) -> None:
         """Nothing that waits for the quota will be sent any more, once the budget is used up."""
-        if self._closing and self.player.lane.throttle is not None:
-            self.player.lane.throttle.dismiss()
+        if self._closing:
+            self._dismiss_throttled()
 
     def _send_home(self) -> None:
         """End all users; those whose requests have left only just get a moment for their answers."""
         self.player.source.stop()
         self.player.stopping = True
-        throttle = self.player.lane.throttle
-        just_sent = self.stopping.is_set() or (throttle is not None and throttle.waiting > 0)
-        if throttle is not None:
-            throttle.dismiss()
+        just_sent = self.stopping.is_set() or self.player.waiting > 0
+        self._dismiss_throttled()
         give_up_ns = monotonic_ns() + round(STOP_GRACE_S * 1e9)
-        while just_sent and not self._hard and self.player.lane.endpoint.active and monotonic_ns() < give_up_ns:
+        while just_sent and not self._hard and self.player.in_flight and monotonic_ns() < give_up_ns:
             gevent.sleep(0.02)
         if not self.stopping.is_set():
-            for connection in list(self.player.lane.endpoint.active):  # what was asked and never answered is a failure
+            for connection in self.player.active:  # what was asked and never answered is a failure
                 gevent.get_hub().loop.run_callback(connection.interrupt, Outcome.TIMEOUT, "drain_timeout")
             gevent.sleep(0.05)
         self.runner.user_greenlets.kill(block=True, timeout=STOP_GRACE_S)
 
+    def _dismiss_throttled(self) -> None:
+        for lane in self.player.lanes:
+            if lane.throttle is not None:
+                lane.throttle.dismiss()
+
     def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
         user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set
         text = f"scenario {user.scenario} raised {type(exception).__name__}: {exception}"
-        credential = self.player.lane.credential
-        self.player.tally.note("scenario_failed", (text if credential is None else credential.redact(text))[:200])
+        for lane in self.player.lanes:
+            text = lane.endpoint.redact(text)
+        self.player.tally.note("scenario_failed", text[:200])
 
     # Keepers: small greenlets beside the load.
 
@@ -244,12 +249,9 @@ class Load:
             self.voice.say("progress", **self._progress())
 
     def _progress(self) -> dict[str, Any]:
-        throttle = self.player.lane.throttle
         self.health.tick()
         progress = self.player.tally.progress(
-            in_flight=len(self.player.lane.endpoint.active),
-            waiting=0 if throttle is None else throttle.waiting,
-            duration_s=self.config.load.duration,
+            in_flight=self.player.in_flight, waiting=self.player.waiting, duration_s=self.config.load.duration
         )
         return progress | ({"budget": use} if (use := self._budget_use()) else {})
 
@@ -266,7 +268,7 @@ class Load:
         """From the end of the warm-up on: before then users are made, and no figure counts."""
         self.player.alarm.wait_until(self.player.start_ns + round(self.config.load.warmup * 1e9))
         self.health.begin()
-        self._looks.start(lambda: self.health.look(len(self.player.lane.endpoint.active)))
+        self._looks.start(lambda: self.health.look(self.player.in_flight))
 
     def _watch_parent(self) -> None:
         gevent.os.make_nonblocking(0)
@@ -300,13 +302,19 @@ class Load:
         self.halt(reason, StopCause.BUDGET)
 
     def _renew(self) -> None:
-        while self.player.lane.credential is not None and self.player.lane.credential.entra:
+        lanes = [lane for lane in self.player.lanes if lane.credential is not None and lane.credential.entra]
+        while lanes:
             gevent.sleep(RENEW_S)
-            try:
-                gevent.get_hub().threadpool.apply(self.player.lane.credential.value)
-                self.player.lane.endpoint.renew()
-            except HeadroomError as error:
-                self.player.tally.note("entra", f"{error}; trying again")
+            for lane in lanes:
+                self._renew_credential(lane)
+
+    def _renew_credential(self, lane: Lane) -> None:
+        assert lane.credential is not None
+        try:
+            gevent.get_hub().threadpool.apply(lane.credential.value)
+            lane.endpoint.renew()
+        except HeadroomError as error:
+            self.player.tally.note("entra", f"{lane.name}: {error}; trying again")
 
 
 def shares(weights: dict[str, float], users: int) -> dict[str, int]:

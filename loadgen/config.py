@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from loadgen.closed_loop import ThinkTime
 from loadgen.errors import ConfigError
@@ -28,8 +28,22 @@ from loadgen.shapes import (
     staged,
 )
 from loadgen.slo import Slo, parse_duration_ns
+from loadgen.target_config import (
+    SIMULATED,
+    Dialect,
+    Kind,
+    Section,
+    Split,
+    TargetConfig,
+    Targets,
+    completed,
+    named,
+    one_or_many,
+    one_or_several_tables,
+)
 
-SIMULATED = "sim"
+__all__ = ["SIMULATED", "Dialect", "Kind", "Split", "TargetConfig"]  # which belong to a RunConfig as much
+
 DEFAULT_MIX = {"chat": 6.0, "streaming": 13.0, "vision": 1.0}
 DEFAULT_RATE_PER_S = 6.0  # with the default mix, about three quarters of the default quota
 
@@ -57,10 +71,6 @@ def _times(value: Any) -> Any:
         raise ValueError(f"{value!r} is no factor; write it like 2x") from None
 
 
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 def _between_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
@@ -76,16 +86,6 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=
 PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0, allow_inf_nan=False)]
 
 
-class Dialect(StrEnum):
-    AZURE = "azure"  # POST /chat/completions?api-version=...
-    OPENAI = "openai"  # POST /v1/chat/completions
-
-
-class Kind(StrEnum):
-    SERVERLESS = "serverless"  # pay per token, with a quota
-    MANAGED = "managed"  # pay per instance hour, without
-
-
 class Arrivals(StrEnum):
     CONSTANT = "constant"
     POISSON = "poisson"
@@ -96,48 +96,6 @@ class ThrottleMode(StrEnum):
     PACE = "pace"  # wait so as not to be refused
     OFF = "off"  # send when due and let the endpoint refuse
     FEEDBACK = "feedback"  # pace, and learn from 429 and its headers
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class TargetConfig(Section):
-    """A deployment, and what may be sent to it."""
-
-    url: str | None = Field(
-        None, description="`sim`, or the endpoint's https:// address; by default the environment's, else `sim`"
-    )
-    dialect: Dialect = Field(
-        Dialect.AZURE, description="`azure`: /chat/completions?api-version=...; `openai`: /v1/chat/completions"
-    )
-    kind: Kind = Field(
-        Kind.SERVERLESS, description="`serverless` (pay per token, quota) or `managed` (pay per instance hour)"
-    )
-    model: str | None = Field(
-        None, description="the model's name, for prices and the body of the openai dialect; by default what /info says"
-    )
-    key: str | None = Field(
-        None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
-    )
-    api_version: str = Field("2024-05-01-preview", description="api-version of the azure dialect")
-    allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
-        (), description="hosts that may be loaded although they are not loopback"
-    )
-    ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
-
-    @field_validator("key")
-    @classmethod
-    def _is_a_reference(cls, value: str | None) -> str | None:
-        if value is not None and value != "entra" and not value.startswith(("env:", "file:")):
-            raise ValueError("must say where the key is, not be the key: env:NAME, file:PATH or entra")
-        return value
-
-    @model_validator(mode="after")
-    def _entra_is_for_managed(self) -> Self:
-        if self.key == "entra" and self.kind is Kind.SERVERLESS:
-            raise ValueError('serverless endpoints do not accept Entra ID; give key = "env:NAME", or kind = "managed"')
-        return self
 
 
 def _staged(stages: Sequence[str]) -> Shape:
@@ -229,6 +187,14 @@ class LoadConfig(Section):
         ge=0,
         le=20,
         description="further attempts after 408, 429, 5xx, a timeout or a network failure; each is a row",
+    )
+    split: Split = Field(
+        Split.WEIGHT,
+        description="how several targets share the arrivals: `weight` (drawn), `round_robin`, `least_throttled` (where "
+        "the throttle lets it go first), or `each` (every arrival to every target, to compare them)",
+    )
+    retry_elsewhere: bool = Field(
+        True, description="a retry after 429 or 5xx goes to another target where there is one; never with `each`"
     )
     seed: int = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
     auto_stop: bool = Field(
@@ -361,7 +327,9 @@ class PlanConfig(Section):
 class RunConfig(Section):
     """A whole loadtest.toml."""
 
-    target: TargetConfig = TargetConfig()
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True, validate_by_name=True)
+
+    targets: Targets = Field((TargetConfig(),), alias="target")
     load: LoadConfig = LoadConfig()
     scenarios: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         DEFAULT_MIX, min_length=1, description="the mix: names and weights"
@@ -369,7 +337,7 @@ class RunConfig(Section):
     quota: Quota = Quota()
     budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
-    slo: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+    slo: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(
         (), description="objectives, like `ttft.p95<1s`"
     )
     output: OutputConfig = OutputConfig()
@@ -385,9 +353,40 @@ class RunConfig(Section):
                 raise ValueError(str(error)) from None
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _quotas_are_completed(cls, values: Any) -> Any:
+        """A target's quota says only what differs from the run's."""
+        targets, quota = (values.get("target"), values.get("quota")) if isinstance(values, dict) else (None, None)
+        if not isinstance(quota, dict) or targets is None:
+            return values
+        return {**values, "target": [completed(target, quota) for target in one_or_several_tables(targets)]}
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_named(cls, value: tuple[TargetConfig, ...]) -> tuple[TargetConfig, ...]:
+        return named(value)
+
+    @model_validator(mode="after")
+    def _each_is_an_open_loop(self) -> Self:
+        if self.load.split is Split.EACH and len(self.targets) > 1 and not self.load.open_loop:
+            raise ValueError(
+                'load.split = "each" gives every target the same arrivals, and a closed loop\'s depend on the answers: '
+                "give a rate, or a run for each target"
+            )
+        return self
+
+    @property
+    def target(self) -> TargetConfig:
+        """The first, and most often the only one."""
+        return self.targets[0]
+
+    def quota_of(self, target: TargetConfig) -> Quota:
+        return self.quota if target.quota is None else target.quota
+
     @model_validator(mode="after")
     def _dollars_are_for_tokens(self) -> Self:
-        if self.budget.usd is not None and self.target.kind is Kind.MANAGED:
+        if self.budget.usd is not None and any(target.kind is Kind.MANAGED for target in self.targets):
             raise ValueError(
                 "budget.usd cannot be kept for a managed deployment, which is paid by the hour whatever is sent: give "
                 "--budget-wall or --budget-requests instead"

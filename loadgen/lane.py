@@ -9,7 +9,7 @@ from gevent import GreenletExit
 
 from loadgen.alarm import Alarm
 from loadgen.budget import FREE, Price
-from loadgen.config import Dialect, Kind, RunConfig, ThrottleMode
+from loadgen.config import Dialect, Kind, RunConfig, TargetConfig, ThrottleMode
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
@@ -34,6 +34,7 @@ class Lane:
     def __init__(
         self,
         config: RunConfig,
+        target: TargetConfig,
         *,
         alarm: Alarm,
         tally: Tally,
@@ -43,16 +44,16 @@ class Lane:
         run_id: str,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
-        address = address_of(config.target.url or "")
-        check_allowed(address, config.target.allow_hosts)
-        self.config, self.name = config.target, address.origin
-        self.model = config.target.model or model
-        self.credential = credential_of(config.target, variables)
+        address = address_of(target.url or "")
+        check_allowed(address, target.allow_hosts)
+        self.config, self.name = target, target.name or address.origin
+        self.model = target.model or model
+        self.credential = credential_of(target, variables, alone=len(config.targets) == 1)
         check_encrypted(address, self.credential)
         proxy = proxy_of(address, variables)
-        self.endpoint = Endpoint(address, config.target, config.timeouts, self.credential, tally.start_ns, proxy)
-        mode = config.load.throttle if config.target.kind is Kind.SERVERLESS else ThrottleMode.OFF
-        quota = config.quota
+        self.endpoint = Endpoint(address, target, config.timeouts, self.credential, tally.start_ns, proxy)
+        mode = config.load.throttle if target.kind is Kind.SERVERLESS else ThrottleMode.OFF
+        self.quota = quota = config.quota_of(target)
         self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), alarm, quota.concurrency)
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._tally, self._id_prefix = quota.admission, tally, run_id[:8]
@@ -62,6 +63,18 @@ class Lane:
     def openai_model(self) -> str | None:
         """The model's name for the openai dialect, else None."""
         return (self.model or "default") if self.config.dialect is Dialect.OPENAI else None
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the throttle holds back."""
+        return 0 if self.throttle is None else self.throttle.waiting
+
+    def outlook(self, spec: RequestSpec | None) -> tuple[int, int]:
+        """How many wait for its quota, and when one more request could go; of one token where it is not known yet."""
+        now_ns = monotonic_ns()
+        if self.throttle is None:
+            return 0, now_ns
+        return self.throttle.outlook(now_ns, 1 if spec is None else self.cost(spec))
 
     def cost(self, spec: RequestSpec) -> int:
         """Tokens that the request counts against the quota before its answer is known."""

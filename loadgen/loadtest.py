@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from loadgen.config import DEFAULT_RATE_PER_S, SIMULATED, RunConfig
+from loadgen.config import DEFAULT_RATE_PER_S, SIMULATED, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
 from loadgen.samples import Manifest
 
@@ -35,8 +35,10 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
     values = _read(file) if file is not None else {}
     _drop_overridden(values, flags)
     for dotted, value in flags.items():
-        _put(values, dotted.split("."), value)
-    load, target = values.get("load", {}), values.get("target", {})
+        if not dotted.startswith("target."):
+            _put(values, dotted.split("."), value)
+    values["target"] = _targets(values.get("target", {}), flags)
+    load, target = values.get("load", {}), values["target"]
     if isinstance(load, dict):
         if not any(load.get(shape) is not None for shape in SHAPES):
             _put(values, ["load", "rate"], DEFAULT_RATE_PER_S)
@@ -51,9 +53,26 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_sentences(error, file, flags)) from None
+        raise ConfigError(_sentences(error, file, flags, values["target"])) from None
     _check_all_used(load, file, flags)
     return config
+
+
+def _targets(of_file: Any, flags: Mapping[str, Any]) -> Any:
+    """The file's, or those that --target names instead; what the other flags say holds for all of them.
+
+    One --target over the file's one changes its address, and no more.
+    """
+    changes = {name.removeprefix("target."): value for name, value in flags.items() if name.startswith("target.")}
+    urls = changes.pop("url", None)
+    urls = [urls] if isinstance(urls, str) else urls or []
+    targets = of_file if isinstance(of_file, list) else [of_file]
+    if len(urls) > 1 or (urls and len(targets) != 1):
+        targets = [{"url": url} for url in urls]
+    elif urls:
+        changes["url"] = urls[0]
+    targets = [{**target, **changes} if isinstance(target, dict) else target for target in targets]
+    return targets[0] if len(targets) == 1 else targets
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -125,12 +144,16 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
     values[key] = value
 
 
-def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, Any]) -> str:
+def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, Any], targets: Any) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
-        keys = [str(key) for key in problem["loc"]]
+        keys = [key for key in problem["loc"] if isinstance(key, str)]
         dotted = ".".join(keys)
-        place = FLAG_OF[dotted] if dotted in flags and dotted in FLAG_OF else f"{file}: {dotted}" if file else dotted
+        number = next((key for key in problem["loc"] if isinstance(key, int)), None)
+        flag = FLAG_OF.get(dotted) if dotted in flags else None
+        if keys[:1] == ["target"] and number is not None and isinstance(targets, list):
+            dotted = f"target {number + 1}{dotted.removeprefix('target')}"
+        place = flag or (f"{file}: {dotted}" if file else dotted)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1, cutoff=0.5)
@@ -138,12 +161,15 @@ def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, An
                 f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_known_keys(keys[:-1]))}"
             )
         lines.append(f"{place}: {message[0].lower()}{message[1:]}" if place else message)
-    return "\n".join(lines)
+    return "\n".join(dict.fromkeys(lines))
 
 
 def _known_keys(path: list[str]) -> list[str]:
     model: Any = RunConfig
     for key in path:
+        if key == "target" and model is RunConfig:
+            model = TargetConfig
+            continue
         field = model.model_fields.get(key) if hasattr(model, "model_fields") else None
         if field is None:
             return []
@@ -179,6 +205,7 @@ FLAG_OF = {
     "load.max_tokens": "--max-tokens",
     "load.throttle": "--throttle",
     "load.retries": "--retries",
+    "load.split": "--split",
     "load.seed": "--seed",
     "load.auto_stop": "--no-auto-stop",
     "budget.requests": "--budget-requests",

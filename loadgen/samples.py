@@ -178,7 +178,8 @@ class Manifest(BaseModel):
     reason: str | None = None  # of an interruption
     config: dict[str, Any]
     seed: int
-    deployment: dict[str, Any] = {}  # what GET /info said
+    deployment: dict[str, Any] = {}  # what GET /info said, of several targets the first's
+    deployments: dict[str, dict[str, Any]] = {}  # of each of several, by its name
     prices: dict[str, dict[str, float]] = {}  # by target, as Price: what the budget is kept at
     budget: dict[str, dict[str, float]] = {}  # by resource: used and limit
     versions: dict[str, str] = {}
@@ -192,6 +193,10 @@ class Manifest(BaseModel):
 
     def write(self, folder: Path) -> None:
         publish_bytes(folder / "manifest.json", self.model_dump_json(indent=2).encode())
+
+    def deployment_of(self, target: str | None) -> dict[str, Any]:
+        """What a target said of itself; the only one has no name."""
+        return self.deployment if target is None else self.deployments.get(target, self.deployment)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

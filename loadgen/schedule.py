@@ -27,11 +27,12 @@ class Arrival:
     completion_tokens: int | None = None
     messages: list[dict[str, Any]] | None = None
     images: list[tuple[int, int]] | None = None  # width and height of each in pixels
+    drawn_as: int | None = None  # the number it shares its draws by, where several targets get the same request
 
     @property
     def random(self) -> Random:
         """A fresh generator that depends on the run's seed and on seq alone."""
-        return Random(f"{self.seed}/{self.seq}")
+        return Random(f"{self.seed}/{self.seq if self.drawn_as is None else self.drawn_as}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,13 +138,14 @@ def check_encrypted(address: Address, credential: Credential | None) -> None:
         raise TargetRefused(f"the key would go to {address.host} unencrypted: use https://. Nothing was sent.")
 
 
-def credential_of(target: TargetConfig, environment: Mapping[str, str]) -> Credential | None:
+def credential_of(target: TargetConfig, environment: Mapping[str, str], *, alone: bool = True) -> Credential | None:
     """The credential the config refers to, else the environment's; None where there is none.
 
+    Of several targets each names its own: what the environment holds is one deployment's, and goes to no other.
     Raises ConfigError that names the reference and never the value.
     """
     reference = target.key
-    if reference is None:
+    if reference is None and alone:
         reference = next((f"env:{name}" for name in KEY_VARIABLES if environment.get(name)), None)
     if reference is None:
         return None
@@ -210,7 +211,10 @@ def probe(
         raise TargetError(
             f"{address.origin} answered {response.status_code} to {path.partition('?')[0]}; is it deployed and up?"
         )
-    about = _openai_info(address, response) if openai else _azure_info(address, response)
+    try:
+        about = _openai_info(address, response) if openai else _azure_info(address, response)
+    except TargetError as error:  # it quotes the answer, which may repeat the key
+        raise TargetError(str(error) if credential is None else credential.redact(str(error))) from None
     return about | _as_simulated(response.headers.get(SIMULATED))
 
 

@@ -29,6 +29,11 @@ class Throttle:
     def waiting(self) -> int:
         return len(self._queue)
 
+    def outlook(self, now_ns: int, tokens: int) -> tuple[int, int]:
+        """How many wait, and when a request could go if none did."""
+        full = self._free_places == 0
+        return len(self._queue) + full, self.limiter.earliest_ns(now_ns, tokens)
+
     def admit(self, tokens: int) -> Grant:
         """Park the calling greenlet until both limits admit the request. Raises ConfigError if they never can."""
         now_ns = monotonic_ns()

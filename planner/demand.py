@@ -158,8 +158,9 @@ def repeated(demand: Demand, at_least_s: float) -> Demand:
     if demand.span_s <= 0 or demand.span_s >= at_least_s:
         return demand
     times = min(MOST_COPIES, math.ceil(at_least_s / demand.span_s))
-    copies = [demand.arrivals.with_columns(pl.col("at_s") + i * demand.span_s) for i in range(times)]
-    return Demand(pl.concat(copies), demand.span_s * times, f"{demand.source}, repeated {times} times")
+    copies_before = pl.int_range(pl.len()) // demand.arrivals.height
+    arrivals = pl.concat([demand.arrivals] * times).with_columns(pl.col("at_s") + copies_before * demand.span_s)
+    return Demand(arrivals, demand.span_s * times, f"{demand.source}, repeated {times} times")
 
 
 def busiest(demand: Demand, most: int) -> Demand:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 import headroom.cli  # noqa: F401 - adds the commands
 from headroom.commands.app import app
-from loadgen.config import RunConfig
+from loadgen.config import RunConfig, TargetConfig
 from loadgen.errors import HeadroomError
 from loadgen.quota import Quota
 from loadgen.simulator.autoscale import Metric
@@ -25,6 +25,7 @@ from loadgen.simulator.faults import COMMON, KINDS, RULES, read_faults
 from loadgen.simulator.flags import ENDPOINT_FLAGS
 from loadgen.simulator.flags import parser as simulator_flags
 from loadgen.slo import LATENCIES
+from tests.commands import PLENTY
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,7 +33,9 @@ README = (ROOT / "README.md").read_text()
 
 def keys(model, prefix=""):
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if name == "targets":  # in the file a table, or several
+            yield from keys(TargetConfig, "target.")
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from keys(field.annotation, f"{prefix}{name}.")
         elif field.annotation is Quota:
             yield from ((f"{prefix}{name}.{each.name}", None) for each in fields(Quota))
@@ -115,12 +118,14 @@ def test_every_metric_and_exit_code_is_documented():
 
 
 def test_the_configuration_of_the_readme_is_valid(tmp_path):
-    _, example = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    RunConfig.model_validate(tomllib.loads(example))
+    examples = [tomllib.loads(each) for each in re.findall(r"```toml\n(.*?)```", README, re.DOTALL)]
+    valid = [RunConfig.model_validate(each) for each in examples if "target" in each]
+    assert [len(config.targets) for config in valid] == [2, 1]
 
 
 def test_the_faults_file_of_the_readme_is_valid(tmp_path):
-    example, _ = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (example,) = (each for each in examples if "target" not in tomllib.loads(each))
     file = tmp_path / "faults.toml"
     file.write_text(example)
     assert [toxic.kind for toxic in read_faults(file).toxics] == ["cut", "status", "freeze", "gzip_bomb"]
@@ -152,8 +157,8 @@ def test_the_scenario_of_the_readme_runs(tmp_path):
     example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
     assert len(example.splitlines()) <= 12
     (tmp_path / "mine.py").write_text(example)
-    command = [sys.executable, "-m", "headroom", "run", "--scenario", "mine.py:Mine", "--rate", "20/s", "--rpm", "9999"]
-    command += ["--duration", "2s", "--warmup", "0s", "--no-report", "--quiet", "--out", "run"]
+    command = [sys.executable, "-m", "headroom", "run", "--scenario", "mine.py:Mine", "--rate", "20/s", *PLENTY]
+    command += ["--duration", "1s", "--warmup", "0s", "--no-report", "--quiet", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

@@ -26,6 +26,7 @@ from loadgen.proxy import proxy_of
 from loadgen.samples import Run, Sample, check_ledger
 from loadgen.target import Credential, address_of
 from loadgen.wire import ResponseReader
+from tests.commands import PLENTY
 from tests.fault_cases import CASES, KEY, PASSWORD, PLAIN, REUSE, STREAM, TOXICS, Place, served, through
 from tests.fault_proxies import Toxic
 from tests.faults import LoopbackServer, names, reset
@@ -313,7 +314,7 @@ def test_a_run_through_faults_holds_each_attempt_once_as_the_proxy_knows_it(tmp_
     )
     with through(*TOXICS["all of them"])() as place:
         command = [sys.executable, "-m", "headroom", "run", "faults.toml", "--target", place.url, "--rate", "60/s"]
-        command += ["--duration", "3s", "--warmup", "0s", "--scenario", "streaming", "--out", "run", "--quiet"]
+        command += ["--duration", "2s", "--warmup", "0s", "--scenario", "streaming", *PLENTY, "--out", "run", "--quiet"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 4, done.stderr  # so many failed that nothing may be planned from it
     run = Run.open(tmp_path / "run")

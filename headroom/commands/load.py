@@ -22,9 +22,11 @@ def run(
         bool, typer.Option("--check", help="Validate the file and flags, print what they come to, send nothing.")
     ] = False,
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim."
+            metavar="URL",
+            help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim. "
+            "Repeatable: see --split.",
         ),
     ] = None,
     dialect: Annotated[str | None, typer.Option(help="azure or openai.")] = None,
@@ -69,6 +71,10 @@ def run(
     throttle: Annotated[str | None, typer.Option(help="pace, off or feedback.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="How several targets share arrivals: weight, round_robin, least_throttled or each."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
     budget_requests: Annotated[int | None, typer.Option(help="End when so many requests are sent.")] = None,
     budget_tokens: Annotated[int | None, typer.Option(help="End before so many tokens are used.")] = None,
@@ -109,6 +115,7 @@ def run(
         "load.max_tokens": max_tokens,
         "load.throttle": throttle,
         "load.retries": retries,
+        "load.split": split,
         "load.seed": seed,
         "load.auto_stop": False if no_auto_stop else None,
         "budget.requests": budget_requests,
@@ -129,13 +136,13 @@ def run(
 
 
 def _run(file: Path | None, flags: Mapping[str, Any], *, check: bool, quiet: bool) -> int:
-    from headroom import running  # noqa: PLC0415
+    from headroom import running, targets  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
     config = load_config(file, {name: value for name, value in flags.items() if value is not None}, os.environ)
     places = {name: place_of(name) for name in config.scenarios}
     if check:
-        running.check(config)
+        targets.check(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return 0
     return running.run(config, places, quiet=quiet)
