@@ -31,6 +31,7 @@ from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.guards import StopCause
 from loadgen.samples import Manifest, WorkerHealth, create, finish
+from loadgen.tokens import ESTIMATOR
 
 INVALID, MISSED = 4, 99
 EXIT_CODES = {
@@ -85,6 +86,7 @@ def manifest_of(config: RunConfig, *deployments: dict[str, Any]) -> Manifest:
         run_id=uuid.uuid4().hex,
         config=config.model_dump(mode="json"),
         seed=config.load.seed,
+        estimator=ESTIMATOR,
         deployment=deployments[0],
         deployments=dict(by_name) if several else {},
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
@@ -130,6 +132,15 @@ class Played:
         self.last_words = ""
 
 
+def _store_schedule(folder: Path, manifest: Manifest) -> None:
+    """A folder whose schedule cannot be written is none."""
+    try:
+        store_schedule(folder, RunConfig.model_validate(manifest.config))
+    except HeadroomError:
+        shutil.rmtree(folder)
+        raise
+
+
 def play(
     folder: Path,
     manifest: Manifest,
@@ -143,10 +154,10 @@ def play(
 
     Ctrl-C goes to that process, and it decides how to end.
     """
-    store_schedule(folder, RunConfig.model_validate(manifest.config))
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
     with _forwarding_signals(played), tempfile.TemporaryFile("w+") as words:
+        _store_schedule(folder, manifest)
         process = played.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
             start_new_session=True, text=True,
@@ -176,7 +187,8 @@ def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
     where = f"{len(quotas)} targets" if len(quotas) > 1 else config.target.url
     return LiveView(
         Console(stderr=True),
-        title=f"{manifest.deployment.get('model_name', 'model')} at {where}",
+        title=f"{manifest.deployment.get('model_name', 'model')} at {where}"
+        + ("" if config.load.open_loop else ", closed loop"),
         tokens_per_minute=sum(quota.tokens_per_minute for quota in quotas) if limited else None,
         requests_per_minute=sum(quota.requests_per_minute for quota in quotas) if limited else None,
         quiet=quiet,

@@ -11,8 +11,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from loadgen.config import DEFAULT_RATE_PER_S, SIMULATED, RunConfig, TargetConfig
+from loadgen.config import SIMULATED, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
+from loadgen.load_shape import DEFAULT_RATE_PER_S
 from loadgen.samples import Manifest
 
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
@@ -207,6 +208,8 @@ FLAG_OF = {
     "load.retries": "--retries",
     "load.split": "--split",
     "load.seed": "--seed",
+    "prompts.tokens": "--prompt-tokens",
+    "prompts.completion": "--completion-tokens",
     "load.auto_stop": "--no-auto-stop",
     "budget.requests": "--budget-requests",
     "budget.tokens": "--budget-tokens",

@@ -15,6 +15,7 @@ from planner.calibration import Calibration
 from planner.capacity import concurrency_of_instance, instance_estimate
 from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
+from planner.estimate import estimate
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, slo_results
 from planner.plan import (
@@ -117,6 +118,7 @@ def _draft(scope: Scope) -> Plan:
         managed=together.managed,
         instances=together.instances,
         budget=tuple(BudgetUse(resource=name, **use) for name, use in run.manifest.budget.items()),
+        estimate=estimate(run),
         targets=targets,
     )
 

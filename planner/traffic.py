@@ -64,7 +64,11 @@ def traffic(run: Run, demand: Demand, stretch: Stretch) -> Traffic:
 
 def _failures(run: Run) -> tuple[Failure, ...]:
     code = pl.col("error").fill_null("").str.extract(_CODE, 1)
-    failed = run.samples.filter(~OK).group_by(pl.col("outcome").cast(pl.String), code).agg(n=pl.len())
+    failed = (
+        run.samples.filter(~OK | pl.col("error").is_not_null())
+        .group_by(pl.col("outcome").cast(pl.String), code)
+        .agg(n=pl.len())
+    )
     commonest = failed.sort("n", "outcome", "error", descending=[True, False, False]).head(MOST_FAILURES)
     return tuple(Failure(**row) for row in commonest.collect().iter_rows(named=True))
 

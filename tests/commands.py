@@ -58,8 +58,8 @@ def told(cwd, *arguments, **extra):
 
 
 def side_by_side(run, inputs):
-    """The results of `run` on each input, three at a time: a run mostly waits, and its start uses a core."""
-    with ThreadPoolExecutor(3) as together:
+    """The results of `run` on each input, four at a time: a run mostly waits, and its start uses a core."""
+    with ThreadPoolExecutor(4) as together:
         return list(together.map(run, inputs))
 
 

@@ -361,7 +361,16 @@ def test_a_mistake_names_the_option_and_leaves_nothing_behind(tmp_path, argument
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def to_be_stopped(tmp_path_factory):
+    """A long calibration of few streams, begun while the short one is measured."""
+    folder = tmp_path_factory.mktemp("stopped")
+    process = start(folder, "calibrate", "--duration", "600s", "--streams", 5, "--out", "kept", "--quiet")
+    yield process, folder
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def measured(to_be_stopped, tmp_path_factory):
     """One short calibration, for all tests that only read it."""
     folder = tmp_path_factory.mktemp("calibrate")
     flags = ["--duration", "8s", "--streams", 40, "--json", "--out", "kept"]
@@ -419,10 +428,10 @@ def test_the_server_sends_a_token_each_20_ms_and_gets_no_key(measured):
         assert set(samples["outcome"]) == {"ok"} and samples["bytes_out"].max() < len(KEY)
 
 
-def test_ctrl_c_ends_it_cleanly_and_leaves_nothing_behind(tmp_path):
-    process = start(tmp_path, "calibrate", "--out", "kept", "--quiet")
+def test_ctrl_c_ends_it_cleanly_and_leaves_nothing_behind(to_be_stopped):
+    process, folder = to_be_stopped
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("kept/streams/parts/samples-*")):
+    while not list(folder.glob("kept/streams/parts/samples-*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     children = set(processes._with_descendants(process.pid)) - {process.pid}
@@ -430,5 +439,5 @@ def test_ctrl_c_ends_it_cleanly_and_leaves_nothing_behind(tmp_path):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (105, "", "headroom: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)

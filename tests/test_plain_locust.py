@@ -18,7 +18,7 @@ LOCUST = [sys.executable, "-m", "locust", "-f"]
 
 
 def headless(file, host, *flags):
-    command = [*LOCUST, file, "--host", host, "--headless", "--run-time", "2s", *map(str, flags)]
+    command = [*LOCUST, file, "--host", host, "--headless", "--run-time", "3s", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
 
 

@@ -77,7 +77,19 @@ def test_the_key_is_in_no_file_and_on_no_screen_however_a_request_fails(tmp_path
     (tmp_path / "timeouts.toml").write_text("[timeouts]\nfirst_byte = 0.3\n")
     (tmp_path / "leaky.py").write_text(LEAKY)
     mix = ["--scenario", "leaky.py:Leaky=1", "--scenario", "chat=2", "--scenario", "streaming=2"]
-    load = [*mix, "--throttle", "feedback", "--rate", "60/s", "--duration", "3s", "--warmup", "0s", *PLENTY]
+    load = [
+        *mix,
+        "--no-auto-stop",
+        "--throttle",
+        "feedback",
+        "--rate",
+        "60/s",
+        "--duration",
+        "3s",
+        "--warmup",
+        "0s",
+        *PLENTY,
+    ]
     with Server(in_turn) as server:
         server.info = response(json.dumps({"model_name": CANARY, "model_type": "chat-completions"}).encode())
         target = ["--target", server.url, "--out", "run"]

@@ -71,7 +71,7 @@ RUNS = {  # what answers (None: the simulated deployment), and the flags
     "closed loop, refused": (mostly_refusing, [*STREAMS, "--users", 2, "--throttle", "off", *PLENTY]),
     "half dead": (half_dead, [*PLENTY, "--rate", "20/s", "--slo", "ttft.p50<5s", "--quiet"]),
     "silent at times": (silent_at_times, ["brief.toml", *PLENTY, "--rate", "20/s"]),
-    "a scenario of one's own": (None, ["--scenario", "mine.py:Mine", "--rate", "60/s", *PLENTY]),
+    "a scenario of one's own": (deployment, ["--scenario", "mine.py:Mine", "--rate", "60/s", *PLENTY]),
     "managed": (None, ["tight.toml", "--kind", "managed", "--rate", "20/s", "--rpm", 60]),
     "too few connections": (None, ["narrow.toml", *STREAMS, "--rate", "20/s", *PLENTY]),
     "off": (None, [*REFUSED, "--throttle", "off"]),

@@ -39,7 +39,10 @@ def run(
     ] = None,
     scenario: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable."),
+        typer.Option(
+            metavar="NAME[=WEIGHT]",
+            help="One of chat, streaming, vision, ... (see the README) or path/to/file.py:Class; repeatable.",
+        ),
     ] = None,
     users: Annotated[int | None, typer.Option(help="Closed loop: so many users.")] = None,
     spawn_rate: Annotated[str | None, typer.Option(help="Users that come, like 10/s; by default all at once.")] = None,
@@ -70,6 +73,12 @@ def run(
     rpm: Annotated[int | None, typer.Option(help="Quota: requests a minute.")] = None,
     throttle: Annotated[str | None, typer.Option(help="pace, off or feedback.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
+    prompt_tokens: Annotated[
+        str | None, typer.Option(help="Tokens of each prompt, like fixed:200, uniform:50..400 or lognormal:200,0.5.")
+    ] = None,
+    completion_tokens: Annotated[
+        str | None, typer.Option(help="max_tokens of each request, drawn likewise, instead of --max-tokens.")
+    ] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
     split: Annotated[
         str | None,
@@ -115,6 +124,8 @@ def run(
         "load.max_tokens": max_tokens,
         "load.throttle": throttle,
         "load.retries": retries,
+        "prompts.tokens": prompt_tokens,
+        "prompts.completion": completion_tokens,
         "load.split": split,
         "load.seed": seed,
         "load.auto_stop": False if no_auto_stop else None,
