@@ -92,7 +92,7 @@ def test_what_may_pass_is_tried_again_and_what_will_not_is_not(tmp_path):
         _, seq, attempt = call.header("x-ms-client-request-id").split("-")
         await (deployment if attempt == "1" else FIRSTS[int(seq) % len(FIRSTS)][0])(call, writer)
 
-    rows, totals = rows_of(tmp_path, in_turn, "--retries", "1", "--rate", "75/s")
+    rows, totals = rows_of(tmp_path, in_turn, "--retries", "1", "--rate", "75/s", "--no-auto-stop")
     assert totals["planned"] == totals["sent"] > 140
     for number, (_, outcome, tried) in enumerate(FIRSTS):
         of_kind = rows.filter(pl.col("seq") % len(FIRSTS) == number)
