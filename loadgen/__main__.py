@@ -41,7 +41,7 @@ from loadgen.player import Player  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
 from loadgen.schedule import Arrival
-from loadgen.users import check_requests_fit, load_scenario, seat
+from loadgen.users import check_model_answers, check_requests_fit, load_scenario, seat, told
 
 FLUSH_S = 0.25
 START_IN_NS = 300_000_000  # so that the first arrival can be prepared
@@ -74,6 +74,8 @@ class Load:
         )
         self.player.guards.halt = self.halt
         seat(self.player)
+        for target in self.config.targets:
+            check_model_answers(manifest.deployment_of(target.name), self.classes)
         check_requests_fit(self.player, self.classes)
         self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
         gevent.os.make_nonblocking(self.pipe.fd)
@@ -162,7 +164,9 @@ class Load:
     def _play_closed(self) -> None:
         load, start_ns = self.config.load, self.player.start_ns
         end_ns = start_ns + round(load.duration * 1e9)
-        self.player.source = ClosedLoop(start_ns=start_ns, end_ns=end_ns, seed=load.seed, thinking=load.thinking)
+        self.player.source = ClosedLoop(
+            start_ns=start_ns, end_ns=end_ns, seed=load.seed, numbers=self.player.numbers, thinking=load.thinking
+        )
         spawner = gevent.spawn(
             self._let_join, joining_s(shares(self.config.scenarios, load.users or 1), load.spawn_rate)
         )
@@ -218,7 +222,7 @@ class Load:
 
     def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
         user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set
-        text = f"scenario {user.scenario} raised {type(exception).__name__}: {exception}"
+        text = f"scenario {user.scenario} raised {told(exception)}"
         for lane in self.player.lanes:
             text = lane.endpoint.redact(text)
         self.player.tally.note("scenario_failed", text[:200])

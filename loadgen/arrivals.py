@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from time import monotonic_ns
 from typing import Protocol
@@ -120,11 +119,12 @@ class ClosedLoop:
 
     open_loop = False
 
-    def __init__(self, *, start_ns: int, end_ns: int, seed: int, thinking: ThinkTime | None = None) -> None:
-        self._start_ns, self._end_ns, self._seed = start_ns, end_ns, seed
+    def __init__(
+        self, *, start_ns: int, end_ns: int, seed: int, numbers: Iterator[int], thinking: ThinkTime | None = None
+    ) -> None:
+        self._start_ns, self._end_ns, self._seed, self._numbers = start_ns, end_ns, seed, numbers
         self._thinking = thinking
         self._answered: dict[gevent.Greenlet, int] = {}  # the number of each user's last arrival, where users think
-        self._numbers = itertools.count()
         self._stopped = False
 
     def next(self, scenario: str) -> Arrival | None:

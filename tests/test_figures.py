@@ -216,6 +216,19 @@ class Figures:
             {"name": part.target["name"], **{section: part.found[section] for section in shared}} for part in self.parts
         ]
 
+    def estimate(self):
+        pairs = [(row["estimated_prompt_tokens"], row["prompt_tokens"]) for row in self.rows]
+        told = [(estimated, counted) for estimated, counted in pairs if estimated is not None and counted]
+        if not told:
+            return None
+        off = sorted(abs(estimated - counted) / counted for estimated, counted in told)
+        share = sum(estimated for estimated, _ in told) / sum(counted for _, counted in told) - 1
+        return {
+            "n": len(told),
+            "error_share": share,
+            "p95_error_share": off[math.ceil(Fraction(95, 100) * len(off)) - 1],
+        }
+
     def _state_tokens(self):
         limit, admission, means = self.load["max_tokens"], self.limits["admission"], {}
         for name in ("prompt_tokens", "completion_tokens"):
@@ -224,13 +237,17 @@ class Figures:
                 means[name, scenario] = math.floor(fmean(stated) + 0.5) if stated else (0 if name[0] == "p" else limit)
         for row in self.rows:
             prompt, completion = row["prompt_tokens"], row["completion_tokens"]
+            estimated, asked = row["estimated_prompt_tokens"], limit
+            if estimated is not None:
+                asked = row["reserved_tokens"] - (0 if admission == "max_tokens" else estimated)
+                prompt = estimated if prompt is None else prompt
             if prompt is None and row["reserved_tokens"] > limit and admission != "max_tokens":
                 prompt = row["reserved_tokens"] - limit
             if completion is None and row["outcome"] == "ok" and row["chunks"]:
                 completion = row["chunks"]
             row["prompt"] = means["prompt_tokens", row["scenario"]] if prompt is None else prompt
             row["completion"] = means["completion_tokens", row["scenario"]] if completion is None else completion
-            after = row["completion"] if admission == "usage" else limit
+            after = row["completion"] if admission == "usage" else asked
             row["cost"] = after if admission == "max_tokens" else row["prompt"] + after
 
     def _find_stretch(self):
@@ -332,7 +349,7 @@ class Figures:
         }  # fmt: skip
 
     def _failures(self):
-        failed = [(row["outcome"], row["error"] or "") for row in self.rows if row["outcome"] != "ok"]
+        failed = [(row["outcome"], row["error"] or "") for row in self.rows if row["outcome"] != "ok" or row["error"]]
         coded = Counter((o, re.match(r"(error_in_\w+: )?[^:]*", error)[0]) for o, error in failed)
         ranked = sorted(coded.items(), key=lambda item: (-item[1], *item[0]))[:12]
         return [{"outcome": outcome, "error": error, "n": n} for (outcome, error), n in ranked]
@@ -479,7 +496,7 @@ class Figures:
 
 SECTIONS = (
     "open_loop", "latency", "slos", "goodput", "traffic", "quota", "what_if", "serverless", "instances", "managed",
-    "validity", "workers",
+    "validity", "workers", "estimate",
 )  # fmt: skip
 OF_TARGETS = re.compile(  # what the report says of each target; the rest stands in summary.json
     rf"targets\.\d+\.(latency\.({'|'.join(SHOWN_BY_SCENARIO)})\.all\..*(?<!needs_n)|slos\.\d\.measured_ms|quota\.(?!target)\w+"
@@ -624,7 +641,7 @@ def test_every_figure_in_the_report_is_the_plans_to_the_last_digit(plan):
 def test_every_number_of_the_plan_stands_in_the_report(plan):
     summary, _, figures = plan
     aside = re.compile(
-        r"format|open_loop|validity\.valid|quota|quota\.target|.*\.needs_n|latency\.(\w+)\.(?!all\.).*|targets\..*"
+        r"format|open_loop|validity\.valid|quota|quota\.target|estimate|.*\.needs_n|latency\.(\w+)\.(?!all\.).*|targets\..*"
     )
     by_scenario = re.compile(rf"latency\.({'|'.join(SHOWN_BY_SCENARIO)})\..*(?<!needs_n)")
     no_bound = {path for path in summary if re.search(r"(low|high)_ms$", path) and summary[path] is None}

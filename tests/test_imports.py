@@ -20,6 +20,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.slo",
         "loadgen.errors",
         "loadgen.schedule",
+        "loadgen.schedule_file",
         "loadgen.tokens",
         "loadgen.traces",
     ),
@@ -27,7 +28,14 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
     "headroom/": ("headroom", "dashboards", "planner", "scenarios.PLACES", "loadgen"),
 }
 ONLY_IN = {  # library -> the files allowed to know it
-    "locust": ("loadgen/player.py", "loadgen/users.py", "loadgen/feed.py", "loadgen/__main__.py", "scenarios/"),
+    "locust": (
+        "loadgen/player.py",
+        "loadgen/users.py",
+        "loadgen/feed.py",
+        "loadgen/__main__.py",
+        "scenarios/",
+        "headroom/templates/",  # what is exported
+    ),
     "gevent": (
         "loadgen/alarm.py",
         "loadgen/arrivals.py",
@@ -58,14 +66,19 @@ ONLY_IN = {  # library -> the files allowed to know it
         "planner/",
         "dashboards/",
     ),
-    "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
+    "PIL": ("scenarios/vision.py", "loadgen/pictures.py", "loadgen/simulator/"),
 }
 PURE = (
+    "answers",
+    "lengths",
+    "prompts",
     "requests",
     "schedule",
     "shapes",
     "cells",
     "closed_loop",
+    "fields",
+    "load_shape",
     "tokens",
     "quota",
     "slo",
