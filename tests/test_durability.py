@@ -27,6 +27,7 @@ from tests.servers import Server
 
 LOAD = ["--scenario", "chat", "--rate", "60/s", "--arrivals", "constant", "--kind", "managed", "--warmup", "0s"]
 QUIET = ["--no-report", "--quiet"]
+HEAVY = ["--scenario", "chat", "--users", "25", "--kind", "managed", "--warmup", "0s"]  # some 400/s, and no schedule
 WHO = ["load", "parent", "recorder", "all"]
 
 
@@ -184,11 +185,9 @@ def test_a_record_that_cannot_be_written_is_said_and_what_was_written_is_kept(tm
             "run",
             "--target",
             server.url,
-            *LOAD,
+            *HEAVY,
             "--duration",
             "30s",
-            "--rate",
-            "500/s",
             *QUIET,
             "--out",
             "run",
@@ -210,11 +209,9 @@ def test_a_full_disk_ends_the_run_and_what_was_recorded_is_read(tmp_path, kiloby
             "run",
             "--target",
             server.url,
-            *LOAD,
+            *HEAVY,
             "--duration",
             "40s",
-            "--rate",
-            "500/s",
             *QUIET,
             "--out",
             "disk/run",

@@ -167,7 +167,7 @@ def test_a_scenario_of_the_users_own_runs_and_its_mistakes_are_counted(played):
     assert failed.height > 20 and set(failed["outcome"]) == {"dropped"}
     assert rows.height == rows["seq"].max() + 1
     assert "the scenario raised an error for them" in done.stdout
-    assert "scenario mine.py:Mine raised KeyError: 'mine'" in {note["text"] for note in run.notes}
+    assert "scenario mine.py:Mine raised KeyError: 'mine' (mine.py, line 9)" in {note["text"] for note in run.notes}
 
 
 def test_a_scenario_that_prints_disturbs_nothing(played):
