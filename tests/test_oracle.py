@@ -42,9 +42,9 @@ ALPHABETS = (
 class Keeping(ResponseReader):
     """A reader that keeps what it reads: the engine itself keeps no text."""
 
-    def __init__(self, *, stream):
+    def __init__(self, *, stream, route=Route.CHAT):
         self.pieces, self.seen = [], []
-        super().__init__(stream=stream)
+        super().__init__(stream=stream, route=route)
 
     def on_body(self, piece):
         self.pieces.append(piece)
@@ -57,7 +57,7 @@ class Keeping(ResponseReader):
 
 @pytest.fixture(autouse=True)
 def kept(monkeypatch):
-    monkeypatch.setattr("loadgen.connection.ResponseReader", Keeping)
+    monkeypatch.setattr("loadgen.kept.ResponseReader", Keeping)
 
 
 def said(part):
