@@ -180,6 +180,7 @@ class Played:
         self.interrupted = False
         self.planned: int | None = None
         self.workers: list[WorkerHealth] = []
+        self.degraded: list[str] = []
         self.reason: str | None = None
         self.exit_code = 0
         self.last_words = ""
@@ -244,7 +245,8 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, sh
                 show(event)
             case "finished":
                 played.planned, played.reason = event["planned"], event["reason"]
-                played.workers = [WorkerHealth(**event["health"])]
+                played.workers = [WorkerHealth(**health) for health in event["workers"]]
+                played.degraded = event.get("degraded", [])
 
 
 @contextmanager
@@ -275,7 +277,10 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     try:
         with _holding_signals():
             state = "interrupted" if reason else "complete"
-            finish(folder, state=state, reason=reason, planned=played.planned, workers=played.workers)
+            finish(
+                folder, state=state, reason=reason, planned=played.planned, workers=played.workers,
+                degraded=played.degraded,
+            )  # fmt: skip
         plan = planning.conclude(folder, config, quiet=quiet)
     except OSError as failure:
         raise RunFolderError(

@@ -116,9 +116,9 @@ class ClosedLoop:
 
     open_loop = False
 
-    def __init__(self, *, start_ns: int, end_ns: int, seed: int) -> None:
+    def __init__(self, *, start_ns: int, end_ns: int, seed: int, numbers: Iterator[int] | None = None) -> None:
         self._start_ns, self._end_ns, self._seed = start_ns, end_ns, seed
-        self._numbers = itertools.count()
+        self._numbers = itertools.count() if numbers is None else numbers
         self._stopped = False
 
     def next(self, scenario: str) -> Arrival | None:

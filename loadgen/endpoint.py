@@ -34,6 +34,7 @@ class Endpoint:
     start_ns: int
     proxy: Proxy | None = None
     active: set[Connection] = field(default_factory=set)
+    send_until_ns: int = 1 << 62  # of CLOCK_MONOTONIC: a worker's lease of its master; no request leaves after it
 
     def __post_init__(self) -> None:
         self.resolved = self._resolve()

@@ -19,7 +19,7 @@ from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Sample
 from loadgen.tally import Tally
 from loadgen.target import address_of, check_allowed, check_encrypted, credential_of
-from loadgen.throttle import Throttle
+from loadgen.throttle import DistantGate, Gate, Throttle
 from loadgen.wire import ResponseReader
 
 UNASKED_PAUSE_MS = 1_000  # after a 429 that does not say how long to wait
@@ -48,7 +48,10 @@ class Lane:
         self.endpoint = Endpoint(address, config.target, config.timeouts, self.credential, tally.start_ns, proxy)
         mode = config.load.throttle if config.target.kind is Kind.SERVERLESS else ThrottleMode.OFF
         quota = config.quota
-        self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), alarm, quota.concurrency)
+        self.throttle: Gate | None = (
+            None if mode is ThrottleMode.OFF else Throttle(pacing(quota), alarm, quota.concurrency)
+        )
+        self.ahead: DistantGate | None = None
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._tally, self._id_prefix = quota.admission, tally, run_id[:8]
 
@@ -75,8 +78,11 @@ class Lane:
             if isinstance(stop, ConfigError):
                 return None
             raise
-        now_ns = monotonic_ns() - self.endpoint.start_ns
-        self._tally.note_sent(now_ns, cost)
+        now_ns = monotonic_ns()
+        if now_ns > self.endpoint.send_until_ns:
+            self._turn_away(sample, grant)
+            return None
+        self._tally.note_sent(now_ns - self.endpoint.start_ns, cost)
         try:
             reader = connection.attempt(spec, sample, f"{self._id_prefix}-{sample.seq}-{sample.attempt}")
         except GreenletExit:
@@ -88,6 +94,18 @@ class Lane:
         self._tally.add(sample, reader.gaps_us)
         self._settle(grant, spec, sample, reader)
         return reader
+
+    def _turn_away(self, sample: Sample, grant: Grant | None) -> None:
+        """This worker has lost touch with its master, who may count on others by now: it sends nothing."""
+        if self.throttle is not None and grant is not None:
+            self.throttle.cancel(grant)
+            self.throttle.release()
+        if sample.attempt == 0:
+            self._tally.drop(sample, "lease_ended")
+
+    def admit_elsewhere(self, gate: DistantGate) -> None:
+        """From now on the quota is another process's to give, and asked for ahead."""
+        self.throttle = self.ahead = gate
 
     def _admit(self, sample: Sample, cost: int, wanted_ns: int) -> Grant | None:
         sample.reserved_tokens = cost
@@ -125,4 +143,4 @@ class Lane:
             self.throttle.pause(UNASKED_PAUSE_MS if wait_ms is None else wait_ms)
         tokens, requests = remaining_of(reader.headers, b"tokens"), remaining_of(reader.headers, b"requests")
         if tokens is not None or requests is not None:
-            self.throttle.limiter.observe_remaining(monotonic_ns(), tokens=tokens, requests=requests)
+            self.throttle.observe_remaining(tokens=tokens, requests=requests)

@@ -48,6 +48,7 @@ class Player:
         self.lane = Lane(config, alarm=self.alarm, tally=self.tally, variables=variables, model=model, run_id=run_id)
         self.feed: Feed | None = None  # under plain Locust
         self.stopping = False  # no attempt is to be made again
+        self.worker = 0  # whose rows these are
         self._retries = config.load.retries
         self._steady_ns = round(config.load.warmup * 1e9)
         self._cooldown_ns = round((config.load.duration - config.load.cooldown) * 1e9)
@@ -62,11 +63,15 @@ class Player:
 
         Returns the row of its last attempt: there are more than one only where the config allows retries.
         """
-        due_ns = self.start_ns + arrival.due_ns
+        due_ns, ahead = self.start_ns + arrival.due_ns, self.lane.ahead
         try:
+            if ahead is not None:
+                ahead.expect(due_ns, self.lane.cost(spec))
             connection.ready(due_ns)
             self.alarm.wait_until(due_ns)
         except GreenletExit:
+            if ahead is not None:
+                ahead.forget()
             if monotonic_ns() >= due_ns:
                 self.drop(arrival, "stopped_before_sent")
             raise
@@ -104,8 +109,9 @@ class Player:
         elif due_ns >= self._cooldown_ns:
             phase = Phase.COOLDOWN.value
         return Sample(
-            seq=arrival.seq, attempt=attempt, phase=phase, scenario=scenario, target=self.lane.name, due_ns=due_ns
-        )
+            seq=arrival.seq, attempt=attempt, worker=self.worker, phase=phase,
+            scenario=scenario, target=self.lane.name, due_ns=due_ns,
+        )  # fmt: skip
 
     def schedule(self) -> Iterator[Arrival]:
         """The arrivals of an open loop. Raises ConfigError for a trace that cannot be used."""

@@ -51,6 +51,16 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="So many load processes share the load; -1: one a core.")
+    ] = None,
+    master: Annotated[
+        bool, typer.Option("--master", help="Wait for workers on other machines, and let them make the load.")
+    ] = False,
+    bind: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where a master listens (127.0.0.1:5557).")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="So many workers a master waits for (1).")] = None,
     slo: Objectives = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; must not exist.")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
@@ -79,6 +89,10 @@ def run(
         "load.throttle": throttle,
         "load.retries": retries,
         "load.seed": seed,
+        "load.processes": processes,
+        "load.master": True if master else None,
+        "load.bind": bind,
+        "load.workers": workers,
         "quota.tokens_per_minute": tpm,
         "quota.requests_per_minute": rpm,
         "slo": slo,
@@ -96,6 +110,19 @@ def run(
     except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
         sys.stderr.write("headroom: interrupted\n")
         raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def worker(
+    connect: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="Where the master listens.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the record waits until the master has it (runs/worker-DATE-TIME); must not exist."),
+    ] = None,
+) -> None:
+    """Make a share of the load of a master elsewhere: `headroom run --master`."""
+    command = [sys.executable, "-m", "loadgen.worker", "--connect", connect]
+    os.execv(sys.executable, command + ([] if out is None else ["--out", str(out)]))  # noqa: S606 - no shell is meant
 
 
 def mix_of(scenarios: list[str]) -> dict[str, float]:

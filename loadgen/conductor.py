@@ -1,0 +1,397 @@
+"""The master of a load that several processes make: it deals the arrivals, gives the quota, and keeps the record whole.
+
+The workers speak to it over Locust's own channel (ZeroMQ), with messages of Headroom's beside Locust's. It sends no
+request itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+import gevent
+from locust.env import Environment
+
+from loadgen.channel import VERSIONS, Children, boot_id, hear, listening, place_of
+from loadgen.config import RunConfig
+from loadgen.dealing import Deal, packed
+from loadgen.desk import Desk
+from loadgen.errors import ConfigError, HeadroomError
+from loadgen.load import START_IN_NS, player_for, watch_parent
+from loadgen.player import Player
+from loadgen.quota import pacing
+from loadgen.reception import Reception
+from loadgen.recorder import RecorderPipe
+from loadgen.roster import Member, Roster
+from loadgen.samples import Manifest, WorkerHealth
+from loadgen.schedule import Arrival
+from loadgen.shipping import receive, recorded_seqs
+from loadgen.users import check_requests_fit, load_scenario, seat
+from loadgen.voice import Teller
+
+GATHER_S = 600.0  # how long workers on other machines may take to come
+GATHER_CHILDREN_S = 60.0
+HORIZON_NS = 2_000_000_000  # arrivals are dealt so long before they are due
+DEAL_S = 0.5
+DEALT_AT_ONCE = 5_000
+LOOK_S = 0.25
+LATE_LOOK_NS = 1_000_000_000  # the master itself stood still: what the others said meanwhile has not been read yet
+AHEAD_NS = 150_000_000  # of an open loop: so long before an arrival is due its admission is decided
+MASTER = 65_535  # the number of its own parts
+OWN_END_S = 15.0  # for what is closed after the last answer
+
+
+class Conductor:
+    """The run as its master sees it."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, places: dict[str, str], *, environment: Environment, voice: Teller
+    ) -> None:
+        self.folder, self.manifest, self.places, self.voice = folder, manifest, places, voice
+        self.config = RunConfig.model_validate(manifest.config)
+        load = self.config.load
+        host, port = place_of(load.bind) if load.master else ("127.0.0.1", 0)
+        self.runner = listening(environment, host, port)
+        self.player: Player = player_for(manifest, self.runner, folder)
+        seat(self.player)
+        check_requests_fit(self.player, {name: load_scenario(name, place) for name, place in places.items()})
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        wanted = load.workers if load.master else cores if load.processes == -1 else load.processes
+        self.roster = Roster(wanted, VERSIONS)
+        self.children = Children(manifest.run_id, 0 if load.master else wanted, self.runner.server.port)
+        self.deal = Deal(range(wanted))
+        self.reception = Reception(self._desks(), self.player.alarm, self._grant)
+        self._next_seq = 0
+        self._dealt_all = not load.open_loop
+        self._receiving = 0
+        self._stops = 0
+        self._stop_reason: str | None = None
+        self._stop_ns: int | None = None
+        self._failure: HeadroomError | None = None
+        self._degraded: list[str] = []
+        members = {name: self._from_member(listener) for name, listener in self._of_members().items()}
+        hear(self.runner, {"hello": self._on_hello, **members})
+
+    def _desks(self) -> list[Desk]:
+        if self.player.lane.throttle is None:
+            return []
+        quota = self.config.quota
+        ahead_ns = AHEAD_NS if self.config.load.open_loop else 0
+        return [Desk(pacing(quota), concurrency=quota.concurrency, ahead_ns=ahead_ns)]
+
+    # The run.
+
+    def run(self) -> None:
+        """From the first worker to the last row. Raises HeadroomError where it cannot begin, or a worker fails."""
+        keepers = [gevent.spawn(watch_parent, self.stop), gevent.spawn(self.reception.run)]
+        try:
+            self._gather()
+            keepers += [gevent.spawn(keeper) for keeper in (self._look, self._tell)]
+            self._begin()
+            self._deal_all()
+            self._until(lambda: not self.roster.live, None)
+        finally:
+            gevent.killall(keepers)
+            self._dismiss()
+        self._conclude()
+
+    def stop(self, reason: str) -> None:
+        """Once: no more arrivals, a short wait for the answers. Twice: no wait."""
+        self._stops += 1
+        self._stop_reason = self._stop_reason or reason
+        if self._stop_ns is None:
+            self._stop_ns = monotonic_ns()
+        for member in self.roster.live:
+            self._send(member, "stop", {"reason": reason})
+
+    def _gather(self) -> None:
+        """Wait until all workers are ready to play."""
+        load = self.config.load
+        self.children.start(self._child_ended)
+        if load.master:
+            port = self.runner.server.port
+            say(f"waiting for {self.roster.wanted} x `headroom worker --connect HOST:{port}`")
+        patience_s = GATHER_S if load.master else GATHER_CHILDREN_S
+        if not self._until(lambda: self.roster.complete, patience_s) and self._failure is None and not self._stops:
+            here = sum(member.ready for member in self.roster.members)
+            self._failure = HeadroomError(
+                f"{here} of {self.roster.wanted} workers were ready after {patience_s:g} s; nothing was sent"
+            )
+        if self._stops and self._failure is None:
+            self._failure = HeadroomError(f"{self._stop_reason} before the load began; nothing was sent")
+        if self._failure is not None:
+            raise self._failure
+        self.roster.started = True
+
+    def _begin(self) -> None:
+        self.player.restart_clock(monotonic_ns() + START_IN_NS)
+        self.reception.start_ns = self.player.start_ns
+        for member in self.roster.members:
+            member.seen_ns = monotonic_ns()
+            self._send(member, "start", {"start_ns": self.player.start_ns})
+        self.voice.say("started", monotonic_start_ns=self.player.start_ns)
+
+    def _deal_all(self) -> None:
+        """Deal the schedule, always the next two seconds of it."""
+        if self._dealt_all:
+            return
+        due_soon: list[Arrival] = []
+        for arrival in self.player.schedule():
+            while self._due_in_ns(arrival) > HORIZON_NS:
+                self._hand_out(due_soon)
+                due_soon = []
+                if not self._until(lambda: False, DEAL_S) and (self._stops or not self.roster.live):
+                    return
+            due_soon.append(arrival)
+            if len(due_soon) == DEALT_AT_ONCE:
+                self._hand_out(due_soon)
+                due_soon = []
+        self._hand_out(due_soon)
+        self._dealt_all = True
+        for member in self.roster.live:
+            self._send(member, "deal", None)
+
+    def _due_in_ns(self, arrival: Arrival) -> int:
+        return self.player.start_ns + arrival.due_ns - monotonic_ns()
+
+    def _hand_out(self, arrivals: list[Arrival]) -> None:
+        shares: defaultdict[int, list[Arrival]] = defaultdict(list)
+        for arrival in arrivals:
+            owner = self.deal.owner(arrival.seq)
+            if owner is not None:
+                shares[owner].append(arrival)
+                self._next_seq = arrival.seq + 1
+        for owner, share in shares.items():
+            self._send(self.roster.members[owner], "deal", packed(share))
+        gevent.sleep(0)
+
+    def _until(self, condition: Callable[[], bool], patience_s: float | None) -> bool:
+        """Whether the condition came to hold, before patience or all hope ended."""
+        give_up_ns = None if patience_s is None else monotonic_ns() + round(patience_s * 1e9)
+        while not condition():
+            if give_up_ns is not None and (monotonic_ns() > give_up_ns or self._failure or self._stops):
+                return False
+            gevent.sleep(0.02)
+        return True
+
+    # Keepers.
+
+    def _tell(self) -> None:
+        while True:
+            gevent.sleep(1)
+            self.voice.say("progress", **self._progress())
+
+    def _progress(self) -> dict[str, Any]:
+        t_s = round((monotonic_ns() - self.player.start_ns) / 1e9, 3)
+        return {"t_s": t_s, "duration_s": self.config.load.duration, **self.roster.progress()}
+
+    def _look(self) -> None:
+        """See who has gone silent."""
+        looked_ns = monotonic_ns()
+        while True:
+            gevent.sleep(LOOK_S)
+            now_ns = monotonic_ns()
+            if now_ns - looked_ns < LATE_LOOK_NS:
+                for member in self.roster.overdue(now_ns):
+                    self._lose(member, f"no sign of life for {(now_ns - member.seen_ns) / 1e9:.1f} s")
+            looked_ns = now_ns
+
+    def _lose(self, member: Member, why: str) -> None:
+        """Its arrivals from here on are dealt to the others; those that it holds nobody else may send."""
+        at_s = (monotonic_ns() - self.player.start_ns) / 1e9
+        member.lost = why
+        self.deal.lose(member.index, self._next_seq)
+        self.reception.lose(member.index)
+        if not self.roster.started:
+            self._failure = HeadroomError(f"{member.name} was lost before the load began: {why}; nothing was sent")
+            return
+        self._degraded.append(f"{member.name} was lost at {max(0.0, at_s):.1f} s: {why}")
+        self.player.tally.note("worker_lost", self._degraded[-1])
+        self._send(member, "lost", {"reason": why})
+        if not self.roster.live and not any(each.finished for each in self.roster.members):
+            self._stop_reason = self._stop_reason or "all workers were lost"
+            self._stop_ns = self._stop_ns or monotonic_ns()
+
+    def _child_ended(self, key: str, code: int, words: str) -> None:
+        member = next((each for each in self.roster.members if each.key == key), None)
+        if member is not None:
+            if member.live:
+                self._lose(member, f"its process ended with {code}")
+            self.reception.clear_places(member.index)
+        elif self._failure is None:
+            self._failure = HeadroomError(words or f"a worker ended with {code} before it had begun")
+
+    # Messages.
+
+    def _of_members(self) -> dict[str, Callable[[Member, Any], None]]:
+        return {
+            "ping": self._on_ping,
+            "ready": self._on_ready,
+            "beat": self._on_beat,
+            "desk": self._on_letter,
+            "progress": self._on_progress,
+            "part": self._on_part,
+            "notes": self._on_notes,
+            "failed": self._on_failed,
+            "finished": self._on_finished,
+        }
+
+    def _from_member(self, listener: Callable[[Member, Any], None]) -> Callable[[str, Any], None]:
+        def listen(client_id: str, data: Any) -> None:
+            member = self.roster.of(client_id)
+            if member is not None:
+                listener(member, data)
+
+        return listen
+
+    def _send(self, member: Member, name: str, data: Any) -> None:
+        self.runner.send_message(f"headroom.{name}", data, member.client_id)
+
+    def _grant(self, worker: int, target: int, granted: list[int]) -> None:
+        self._send(self.roster.members[worker], "granted", {"target": target, "numbers": granted})
+
+    def _on_hello(self, client_id: str, data: Any) -> None:
+        joined = self.roster.join(client_id, data, monotonic_ns(), keys=self.children.keys)
+        if isinstance(joined, str):
+            say(f"a worker on {data.get('host')} was refused: {joined}")
+            self.runner.send_message("headroom.refused", {"reason": joined}, client_id)
+            return
+        if joined.key is None:
+            say(f"{joined.name} is here, {len(self.roster.members)} of {self.roster.wanted}")
+        welcome = {
+            "index": joined.index,
+            "of": self.roster.wanted,
+            "manifest": self.manifest.model_dump_json(),
+            "places": self.places,
+            "digests": {name: digest_of(place) for name, place in self.places.items()},
+            "folder": None if joined.key is None else str(self.folder.resolve()),
+            "boot_id": boot_id(),
+        }
+        self._send(joined, "welcome", welcome)
+
+    def _on_ping(self, member: Member, data: Any) -> None:
+        self._send(member, "pong", {"sent_ns": data["sent_ns"], "at_ns": monotonic_ns()})
+
+    def _on_ready(self, member: Member, data: Any) -> None:
+        member.clock, member.ready, member.seen_ns = data["clock"], True, monotonic_ns()
+
+    def _on_beat(self, member: Member, data: Any) -> None:
+        if member.lost is not None:
+            self._send(member, "lost", {"reason": member.lost})
+            return
+        member.seen_ns = monotonic_ns()
+        self._send(member, "echo", data)
+
+    def _on_letter(self, member: Member, data: Any) -> None:
+        if member.lost is None:
+            self.reception.read(member.index, data["target"], data["letter"])
+
+    def _on_progress(self, member: Member, data: Any) -> None:
+        member.progress = data
+
+    def _on_part(self, member: Member, part: Any) -> None:
+        self._receiving += 1
+        gevent.spawn(self._publish, member, part)
+
+    def _publish(self, member: Member, part: Any) -> None:
+        """In a thread: writing durably takes a while, and beats must be answered meanwhile."""
+        try:
+            name = gevent.get_hub().threadpool.apply(receive, (self.folder, member.index, part))
+        except (OSError, HeadroomError) as error:
+            self._fail(HeadroomError(f"the record could not be written: {error}"))
+        else:
+            self._send(member, "arrived", {"name": name})
+        finally:
+            self._receiving -= 1
+
+    def _on_notes(self, _: Member, data: Any) -> None:
+        with (self.folder / "notes.jsonl").open("a") as file:
+            file.write(data["lines"])
+
+    def _on_failed(self, member: Member, data: Any) -> None:
+        kind = ConfigError if data["exit_code"] == ConfigError.exit_code else HeadroomError
+        text = data["text"] if member.key is not None else f"{member.name}: {data['text']}"
+        member.lost = data["text"]
+        self._fail(kind(text))
+
+    def _fail(self, error: HeadroomError) -> None:
+        self._failure = self._failure or error
+        if self.roster.started:
+            self.stop(str(error))
+
+    def _on_finished(self, member: Member, data: Any) -> None:
+        if member.lost is not None:
+            return
+        member.finished = data
+        if self._dealt_all or self._stops:
+            return
+        self.deal.lose(member.index, self._next_seq)
+        at_s = (monotonic_ns() - self.player.start_ns) / 1e9
+        self._degraded.append(f"{member.name} left at {at_s:.1f} s: {data['reason']}")
+
+    # The end.
+
+    def _dismiss(self) -> None:
+        """All that is to be recorded is on disk, or its worker is gone."""
+        self._until(lambda: self._receiving == 0, OWN_END_S)
+        for member in self.roster.members:
+            self._send(member, "bye", None)
+        self.children.end(OWN_END_S)
+
+    def _conclude(self) -> None:
+        planned = sum(self._account(member) for member in self.roster.members)
+        planned += self.player.tally.planned  # those dropped here
+        pipe = RecorderPipe(self.folder, MASTER, gevent.os.nb_write)
+        self.player.tally.flush(pipe)
+        pipe.close()
+        if self._failure is not None:
+            raise self._failure
+        self.voice.say("progress", **self._progress())
+        self.voice.say(
+            "finished",
+            planned=planned,
+            reason=self._stop_reason,
+            workers=[self._health(member) for member in self.roster.members],
+            degraded=self._degraded,
+        )
+
+    def _account(self, member: Member) -> int:
+        """How many arrivals came due at that worker, by its own count or its rows; drops those nobody can account for.
+
+        Whether they were sent is not known, so nobody sends them again.
+        """
+        if member.finished is not None and (self._dealt_all or self._stops):
+            return int(member.finished["planned"])
+        seqs = recorded_seqs(self.folder, member.index)
+        if self.config.load.open_loop:
+            end_ns = None if self._stop_ns is None else self._stop_ns - self.player.start_ns
+            self.player.worker = member.index
+            for arrival in self.player.schedule():
+                if arrival.seq >= self._next_seq or (end_ns is not None and arrival.due_ns > end_ns):
+                    break
+                if self.deal.owner(arrival.seq) == member.index and arrival.seq not in seqs:
+                    self.player.drop(arrival, "worker_lost")
+        return len(seqs)
+
+    def _health(self, member: Member) -> dict[str, Any]:
+        told = member.finished["workers"][0] if member.finished is not None else asdict(WorkerHealth())
+        return told | {"host": member.host, "pid": member.pid, **member.clock}
+
+
+def say(line: str) -> None:
+    """To whoever looks on: what is no line of JSON is passed on to them."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def digest_of(place: str) -> str | None:
+    """SHA-256 of a scenario's own file; None where it belongs to a package."""
+    module = place.rpartition(":")[0]
+    return hashlib.sha256(Path(module).read_bytes()).hexdigest() if module.endswith(".py") else None
