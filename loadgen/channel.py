@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from loadgen.errors import ConfigError
 
 VERSIONS = {name: version(name) for name in ("headroom", "locust")}
 DEFAULT_PORT = 5557  # Locust's own
+LOST_END_S = 1.0  # for a worker that has been given up, to say that it only was slow
 
 
 def place_of(text: str) -> tuple[str, int]:
@@ -68,22 +70,32 @@ class Children:
 
     def start(self, ended: Callable[[str, int, str], None]) -> None:
         """`ended` is told a child's key, exit code and last words, when its process has ended."""
+        held_open = os.dup(1)  # whoever reads this process's output sees its end when all workers have ended, too
         for key in self.keys:
             command = [sys.executable, "-m", "loadgen.worker", "--connect", f"127.0.0.1:{self._port}", "--child", key]
             process = self._processes[key] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                start_new_session=True, text=True, errors="replace",
+                start_new_session=True, text=True, errors="replace", pass_fds=(held_open,),
             )  # fmt: skip
             gevent.spawn(self._await, key, process, ended)
             self._readers.append(gevent.spawn(self._pass_on, process))
+        os.close(held_open)
 
-    def end(self, patience_s: float) -> None:
+    def end(self, patience_s: float, lost: Collection[str | None]) -> None:
         """Wait until they and their recorders have ended: at the end of their pipes. Who is frozen is killed."""
-        gevent.joinall([gevent.spawn(process.wait, patience_s) for process in self._processes.values()], patience_s)
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.kill()
+        for key in lost:
+            self._kill(key, LOST_END_S)
+        for key in self._processes:
+            self._kill(key, patience_s)
         gevent.joinall(self._readers, patience_s)
+
+    def _kill(self, key: str | None, patience_s: float) -> None:
+        process = self._processes.get(key or "")
+        if process is not None:
+            try:
+                process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def _await(self, key: str, process: subprocess.Popen[str], ended: Callable[[str, int, str], None]) -> None:
         assert process.stderr is not None

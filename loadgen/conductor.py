@@ -215,7 +215,7 @@ class Conductor:
         self._degraded.append(f"{member.name} was lost at {max(0.0, at_s):.1f} s: {why}")
         self.player.tally.note("worker_lost", self._degraded[-1])
         self._send(member, "lost", {"reason": why})
-        if not self.roster.live and not any(each.finished for each in self.roster.members):
+        if not self.roster.live and all(each.lost is not None for each in self.roster.members):
             self._stop_reason = self._stop_reason or "all workers were lost"
             self._stop_ns = self._stop_ns or monotonic_ns()
 
@@ -330,11 +330,8 @@ class Conductor:
         if member.lost is not None:
             return
         member.finished = data
-        if self._dealt_all or self._stops:
-            return
-        self.deal.lose(member.index, self._next_seq)
-        at_s = (monotonic_ns() - self.player.start_ns) / 1e9
-        self._degraded.append(f"{member.name} left at {at_s:.1f} s: {data['reason']}")
+        if data["reason"] is not None and not self._stops:  # nobody here has asked it to end
+            self._lose(member, data["reason"])
 
     # The end.
 
@@ -343,7 +340,7 @@ class Conductor:
         self._until(lambda: self._receiving == 0, OWN_END_S)
         for member in self.roster.members:
             self._send(member, "bye", None)
-        self.children.end(OWN_END_S)
+        self.children.end(OWN_END_S, [member.key for member in self.roster.members if member.lost is not None])
 
     def _conclude(self) -> None:
         planned = sum(self._account(member) for member in self.roster.members)
@@ -367,7 +364,7 @@ class Conductor:
 
         Whether they were sent is not known, so nobody sends them again.
         """
-        if member.finished is not None and (self._dealt_all or self._stops):
+        if member.finished is not None and member.lost is None:
             return int(member.finished["planned"])
         seqs = recorded_seqs(self.folder, member.index)
         if self.config.load.open_loop:

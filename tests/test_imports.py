@@ -26,7 +26,17 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
     "headroom/": ("headroom", "dashboards", "planner", "scenarios.PLACES", "loadgen"),
 }
 ONLY_IN = {  # library -> the files allowed to know it
-    "locust": ("loadgen/player.py", "loadgen/users.py", "loadgen/feed.py", "loadgen/__main__.py", "scenarios/"),
+    "locust": (
+        "loadgen/player.py",
+        "loadgen/users.py",
+        "loadgen/feed.py",
+        "loadgen/__main__.py",
+        "loadgen/load.py",
+        "loadgen/channel.py",
+        "loadgen/conductor.py",
+        "loadgen/worker.py",
+        "scenarios/",
+    ),
     "gevent": (
         "loadgen/alarm.py",
         "loadgen/arrivals.py",
@@ -38,6 +48,13 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/lane.py",
         "loadgen/users.py",
         "loadgen/__main__.py",
+        "loadgen/load.py",
+        "loadgen/voice.py",
+        "loadgen/channel.py",
+        "loadgen/conductor.py",
+        "loadgen/reception.py",
+        "loadgen/worker.py",
+        "loadgen/distant.py",
     ),
     "httpx": ("loadgen/target.py", "planner/retail.py"),
     "asyncio_throttle": ("planner/retail.py",),
@@ -48,7 +65,14 @@ ONLY_IN = {  # library -> the files allowed to know it
     "typer": ("headroom/",),
     "starlette": ("loadgen/simulator/",),
     "uvicorn": ("loadgen/simulator/",),
-    "polars": ("loadgen/samples.py", "loadgen/durable.py", "loadgen/ground_truth.py", "planner/", "dashboards/"),
+    "polars": (
+        "loadgen/samples.py",
+        "loadgen/durable.py",
+        "loadgen/shipping.py",
+        "loadgen/ground_truth.py",
+        "planner/",
+        "dashboards/",
+    ),
     "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
 }
 PURE = (
@@ -58,6 +82,9 @@ PURE = (
     "quota",
     "slo",
     "refusals",
+    "dealing",
+    "desk",
+    "roster",
     "sse",
     "simulator/serving",
     "simulator/units",
