@@ -214,7 +214,8 @@ class Conductor:
             return
         self._degraded.append(f"{member.name} was lost at {max(0.0, at_s):.1f} s: {why}")
         self.player.tally.note("worker_lost", self._degraded[-1])
-        self._send(member, "lost", {"reason": why})
+        if member.finished is None:
+            self._send(member, "lost", {"reason": why})
         if not self.roster.live and all(each.lost is not None for each in self.roster.members):
             self._stop_reason = self._stop_reason or "all workers were lost"
             self._stop_ns = self._stop_ns or monotonic_ns()
