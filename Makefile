@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: setup run test test-long check bench browser clean
+.PHONY: setup run test test-long check bench soak browser clean
 
 setup: $(VENV)/.installed
 
@@ -32,7 +32,10 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup  ## the figures of the README, each beside a peer or a limit
-	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+	@for program in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+soak: setup  ## memory over half an hour of 200 streams; ARGS="--duration 6m" for less
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 # The report is opened in a real browser. Root gets Chromium from the system's packages; others skip those tests by name.
 browser:

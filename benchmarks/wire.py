@@ -36,6 +36,7 @@ from rich.table import Table
 
 from headroom.processes import core_seconds, serving
 from headroom.running import manifest_of
+from headroom.scheduling import store_schedule
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.samples import Run, WorkerHealth, check_ledger, create, finish
@@ -196,8 +197,10 @@ class Load:
             "scenarios": {name: 1},
             "quota": {"tokens_per_minute": 1_000_000_000, "requests_per_minute": 100_000_000},
         }
-        manifest = manifest_of(RunConfig.model_validate(sections), {"model_name": "Phi-3-mini-4k-instruct"})
+        config = RunConfig.model_validate(sections)
+        manifest = manifest_of(config, {"model_name": "Phi-3-mini-4k-instruct"})
         create(folder, manifest)
+        store_schedule(folder, config)
         command = [sys.executable, "-m", "loadgen", folder, f"{name}={place or f'scenarios.fixed:{scenario}'}"]
         self.process = start(cores.load, command, stdin=subprocess.PIPE)
         assert self.process.stdout is not None

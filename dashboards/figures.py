@@ -72,6 +72,19 @@ def load_over_time(frame: pl.DataFrame, quota: QuotaUse | None) -> dict[str, go.
     }
 
 
+def load_by_target(frame: pl.DataFrame) -> go.Figure:
+    """Tokens a minute that were sent to each, from target, at_s, tokens_per_minute."""
+    targets = frame["target"].unique(maintain_order=True).to_list()
+    figure = _figure("time since the start, s", "tokens per minute", height=250 + 11 * len(targets))
+    for target, (colour, dash) in zip(targets, cycle(SCENARIO_LINES), strict=False):
+        rows = frame.filter(pl.col("target") == target)
+        at_s, tokens = rows["at_s"].to_list(), rows["tokens_per_minute"].to_list()
+        figure.add_scatter(**_line(at_s, tokens, plotly_label(target), colour, dash), hovertemplate="%{y:,.0f}")
+    figure.update_layout(showlegend=True)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
 def outcomes_over_time(frame: pl.DataFrame, every_s: float) -> go.Figure:
     """Attempts per `every_s` by outcome, stacked, from at_s, outcome, n."""
     figure = _figure("time since the start, s", f"attempts per {every_s:g} s", height=300)

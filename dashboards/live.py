@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Final, Self, TypedDict
+from typing import Final, NotRequired, Self, TypedDict
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,10 +12,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.text import UNKNOWN, count, digits, percent, readable, whole
+from dashboards.text import UNKNOWN, count, digits, percent, readable, spent, whole
 
 LINE_EVERY_S: Final = 5.0
 GAUGE_COLUMNS: Final = 24
+
+
+class Spent(TypedDict):
+    """Of one resource of the budget."""
+
+    used: float
+    limit: float
 
 
 class Progress(TypedDict):
@@ -34,6 +41,7 @@ class Progress(TypedDict):
     tokens_per_minute: float
     requests_per_minute: float
     ttft_p50_ms: float | None
+    budget: NotRequired[dict[str, Spent]]  # by resource, those that are limited
 
 
 class LiveView:
@@ -83,6 +91,7 @@ def line(progress: Progress) -> str:
     rates = f"{whole(progress['requests_per_minute'])} requests/min, {whole(progress['tokens_per_minute'])} tokens/min"
     return (
         f"{whole(progress['t_s']):>4} of {whole(progress['duration_s'])} s: {counts}; {rates}; {_first_token(progress)}"
+        f"{_budget(progress)}"
     )
 
 
@@ -104,6 +113,8 @@ def panel(progress: Progress, title: str, tokens_limit: int | None, requests_lim
             rows.add_row(
                 name, _gauge(rate, limit), f"{whole(rate)} of {count(limit)} per minute, {percent(rate / limit)}"
             )
+    for name, each in progress.get("budget", {}).items():
+        rows.add_row("budget", _gauge(each["used"], each["limit"]), spent(name, each["used"], each["limit"]))
     return Panel(Group(rows, "", _counts(progress)), title=Text(title, "bold"), title_align="left", padding=(0, 1))
 
 
@@ -118,6 +129,13 @@ def _counts(progress: Progress) -> Text:
         text.append(", ").append(f"{count(n)} {name}", style if n else "dim")
     text.append(f"\n{count(progress['in_flight'])} in flight, {count(progress['waiting'])} waiting for the quota; ")
     return text.append(f"{count(progress['tokens'])} tokens; {_first_token(progress)}")
+
+
+def _budget(progress: Progress) -> str:
+    """What is left of it, where there is one."""
+    uses = progress.get("budget", {})
+    words = ", ".join(spent(name, each["used"], each["limit"]) for name, each in uses.items())
+    return f"; budget: {words} used" if words else ""
 
 
 def _first_token(progress: Progress) -> str:

@@ -72,6 +72,7 @@ def draw(run: Run, plan: Plan) -> dict[str, list[Drawing]]:
             for metric, figure in distribution.items()
         ],
         "load": [Drawing(f"load-{name}", load_titles[name], figure) for name, figure in load.items()],
+        "targets": _by_target(run, plan),
         "outcomes": [Drawing("outcomes", f"Attempts by outcome, per {every_s:g} s", outcomes)],
         "cost": [],
     }
@@ -79,6 +80,22 @@ def draw(run: Run, plan: Plan) -> dict[str, list[Drawing]]:
         bars = figures.cost_per_month(plan.serverless, plan.managed)
         drawings["cost"] = [Drawing("cost", "Cost per month of 730 h, US dollars", bars)]
     return drawings
+
+
+def _by_target(run: Run, plan: Plan) -> list[Drawing]:
+    """Where there are several: how fast each answered, and what each was sent."""
+    if not plan.targets:
+        return []
+    distribution = figures.latency_distribution(metrics.latency_by_target(run))
+    load = figures.load_by_target(metrics.load_by_target(run))
+    return [
+        *(
+            Drawing(f"targets-{metric}", f"{text.metric_name(metric)} by target: share answered within, ms", figure)
+            for metric, figure in distribution.items()
+            if metric in ("ttft", "response_time")
+        ),
+        Drawing("targets-load", "Tokens per minute by target", load),
+    ]
 
 
 def render(
@@ -164,7 +181,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.globals |= {"mark": mark, "interval": text.interval, "generator_rows": text.GENERATOR_ROWS}
+    pages.globals |= {
+        "mark": mark,
+        "interval": text.interval,
+        "generator_rows": text.GENERATOR_ROWS,
+        "target_rows": text.TARGET_ROWS,
+        "main_metrics": text.MAIN_METRICS,
+        "within": text.within,
+    }
     writers = (
         text.digits, text.count, text.whole, text.usd, text.percent,
         text.quantiles, text.metric_name, text.metric_meaning,

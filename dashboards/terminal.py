@@ -22,10 +22,11 @@ from dashboards.text import (
     percent,
     quantiles,
     readable,
+    spent,
     usd,
     whole,
 )
-from planner.plan import LatencyRow, ManagedCost, Plan, Quantile, QuotaUse, ServerlessCost, SloResult
+from planner.plan import LatencyRow, ManagedCost, Plan, Quantile, QuotaUse, ServerlessCost, SloResult, TargetFigures
 
 WIDE = 116  # columns from which on an interval fits beside its percentile
 SHOWN_FAILURES = 6
@@ -43,6 +44,8 @@ def view(plan: Plan, *, wide: bool) -> Group:
     sections: list[RenderableType] = [_verdict(plan)]
     sections += _section("Objectives", _objectives(plan))
     sections += ["", _latency([row for row in plan.latency if row.scenario == "all"], wide=wide)]
+    if plan.targets:
+        sections += ["", _targets(plan.targets), "", _latency_by_target(plan.targets, wide=wide)]
     sections += _section("Traffic", list(_traffic(plan)))
     sections += _section("Quota", [] if plan.quota is None else list(_quota(plan.quota, plan)))
     sections += _section("Cost", list(_cost(plan)))
@@ -119,6 +122,44 @@ def _latency(rows: list[LatencyRow], *, wide: bool) -> RenderableType:
     return Group(title, table)
 
 
+def _targets(targets: Sequence[TargetFigures]) -> RenderableType:
+    """One row a target: what it was asked, what it refused, its own quota and cost."""
+    title = Text.assemble(("Targets", "bold"), ("  an arrival that was tried at two is counted at both", "dim"))
+    table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
+    table.add_column("", overflow="fold")
+    for name in ("sent", "ok", "429s", "quota", "headroom", "per month"):
+        table.add_column(name, justify="right", overflow="fold")
+    for target in targets:
+        traffic, use, month = target.traffic, target.quota, _per_month(target)
+        limit = UNKNOWN if use is None else percent(max(use.tokens_share, use.requests_share))
+        fits = UNKNOWN if use is None else f"{digits(use.headroom)} ×"  # noqa: RUF001
+        counts = [count(n) for n in (traffic.sent, traffic.outcomes.get("ok", 0), traffic.outcomes.get("throttled", 0))]
+        table.add_row(Text(f"  {readable(target.name)}"), *counts, limit, fits, usd(month))
+    return Group(title, table)
+
+
+def _per_month(target: TargetFigures) -> float | None:
+    """Of what it is: tokens, or the cheapest instances."""
+    if target.kind == "managed":
+        return target.managed[0].per_month_usd if target.managed else None
+    return None if target.serverless is None else target.serverless.per_month_usd
+
+
+def _latency_by_target(targets: Sequence[TargetFigures], *, wide: bool) -> RenderableType:
+    title = Text.assemble(("Latency by target, ms", "bold"), ("  all scenarios", "dim"))
+    table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name in ("n", "p50", "p95"):
+        table.add_column(name, justify="right", overflow="fold")
+    for metric in ("ttft", "itl", "response_time"):
+        for target in targets:
+            row = next(each for each in target.latency if (each.metric, each.scenario) == (metric, "all"))
+            cells = [percentile(quantile, wide=wide) for quantile in (row.p50, row.p95)]
+            table.add_row(f"  {SHORT_NAMES[metric]}", Text(readable(target.name)), count(row.n), *cells)
+    return Group(title, table)
+
+
 def percentile(quantile: Quantile, *, wide: bool) -> Text:
     if quantile.value_ms is None:
         return Text(f"n<{quantile.needs_n}", "dim")
@@ -149,6 +190,8 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
                f"{digits(traffic.output_tokens_per_s)} output tokens/s; "
                f"{digits(traffic.mean_in_flight)} in flight, at most {count(traffic.peak_in_flight)}")  # fmt: skip
+    if plan.budget:
+        yield Text(f"budget: {', '.join(spent(each.resource, each.used, each.limit) for each in plan.budget)} used")
 
 
 def _quota(quota: QuotaUse, plan: Plan) -> Iterator[RenderableType]:
@@ -156,10 +199,11 @@ def _quota(quota: QuotaUse, plan: Plan) -> Iterator[RenderableType]:
         ("tokens", quota.tokens_per_minute, plan.traffic.peak_tokens_per_minute, quota.tokens_share),
         ("requests", quota.requests_per_minute, plan.traffic.peak_requests_per_minute, quota.requests_share),
     ):
-        binds = "  <- binds first" if quota.binds == name else ""
+        binds = "  <- binds first" if quota.binds == name and quota.target is None else ""
         line = Text(f"{name:<9}{percent(share):>8}  {whole(peak)} of {count(limit)} per minute")
         yield line.append(binds, "bold")
-    yield Text.assemble("headroom ", (f"{digits(quota.headroom):>7} ×", "bold"), " this load")  # noqa: RUF001
+    first = "" if quota.target is None else f", up to {readable(quota.target)}'s {readable(quota.binds)} per minute"
+    yield Text.assemble("headroom ", (f"{digits(quota.headroom):>7} ×", "bold"), f" this load{first}")  # noqa: RUF001
     refused = plan.traffic.outcomes.get("throttled", 0)
     yield Text(f"429s     {percent(quota.throttled_share):>8}  {_many(refused, 'attempt')}; "
                f"mean wait in our own throttle {digits(quota.mean_throttle_wait_ms)} ms")  # fmt: skip

@@ -95,6 +95,13 @@ def usd(value: float | None) -> str:
     return f"${value:.{next((places for places in range(3, 12) if size >= 10.0 ** (1 - places)), 12)}f}"
 
 
+def spent(resource: str, used: float, limit: float) -> str:
+    """Of a budget: 900 of 1,000 requests, $0.12 of $5.00, 30 of 600 s."""
+    if resource == "usd":
+        return f"{usd(used)} of {usd(limit)}"
+    return f"{whole(used)} of {whole(limit)} {'s' if resource == 'wall_s' else readable(resource)}"
+
+
 def percent(share: float | None) -> str:
     """Never 0 % or 100 % of a share that is not."""
     if share is None:
@@ -128,6 +135,52 @@ GENERATOR_ROWS: tuple[
     ("clock_step_ms", "time of day set by, at most, ms", "", digits),
     ("most_in_flight", "most requests in flight", "", count),
 )
+
+
+TARGET_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # where it stands in TargetFigures, what it is
+    ("traffic.planned", "Arrivals, with those tried again here", count),
+    ("traffic.sent", "of them sent", count),
+    ("traffic.dropped", "of them dropped", count),
+    ("traffic.attempts", "Attempts", count),
+    ("traffic.outcomes.ok", "of them ok", count),
+    ("traffic.outcomes.throttled", "of them answered 429", count),
+    ("goodput.share", "Goodput", percent),
+    ("traffic.requests_per_s", "Offered, requests/s", digits),
+    ("traffic.completed_per_s", "Completed, requests/s", digits),
+    ("traffic.output_tokens_per_s", "Output, tokens/s", digits),
+    ("traffic.mean_in_flight", "In flight, mean", digits),
+    ("traffic.peak_in_flight", "In flight, at most", count),
+    ("traffic.prompt_tokens", "Prompt tokens billed", count),
+    ("traffic.completion_tokens", "Completion tokens billed", count),
+    ("traffic.peak_requests_per_minute", "Busiest minute, requests", whole),
+    ("quota.requests_per_minute", "of a quota of", count),
+    ("quota.requests_share", "its share", percent),
+    ("traffic.peak_tokens_per_minute", "Busiest minute, tokens", whole),
+    ("quota.tokens_per_minute", "of a quota of", count),
+    ("quota.tokens_share", "its share", percent),
+    ("quota.headroom", "So many times this load fits", digits),
+    ("quota.throttled_share", "429s, share of attempts", percent),
+    ("quota.mean_throttle_wait_ms", "Wait in our own throttle, mean, ms", digits),
+    ("serverless.so_far_usd", "Serverless: this run so far", usd),
+    ("serverless.per_request_usd", "per request", usd),
+    ("serverless.per_hour_usd", "per hour at this rate", usd),
+    ("serverless.per_month_usd", "per month of 730 h", usd),
+    ("serverless.deployments", "Deployments, ≤ 1 % refused", count),
+    ("managed.0.instances", "Instances of managed compute", count),
+    ("managed.0.per_month_usd", "the cheapest, per month of 730 h", usd),
+)
+
+
+def within(value: Any, path: str) -> Any:
+    """What stands at a dotted path; None where something on the way is None or not there."""
+    for name in path.split("."):
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif isinstance(value, tuple):
+            value = value[int(name)] if int(name) < len(value) else None
+        else:
+            value = getattr(value, name, None)
+    return value
 
 
 def generator(worker: WorkerHealth) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from headroom.commands import load, plans, prices, tools  # noqa: F401 - each adds its commands to the app
+from headroom.commands import load, plans, prices, recovery, tools  # noqa: F401 - each adds its commands to the app
 from headroom.commands.app import app
 from loadgen.errors import HeadroomError
 
 
 def main() -> int:
     """Exit codes: 0 fine; 1 our fault; 2 usage or config; 4 run invalid; 99 objective missed; 105 interrupted;
-    112 target refused.
+    108 stopped by the auto-stop; 111 budget used up; 112 target refused.
     """
     try:
         app()

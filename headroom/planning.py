@@ -69,11 +69,7 @@ def report(folder: Path, out: Path) -> None:
 
 def conclude(folder: Path, config: RunConfig, *, quiet: bool) -> Plan:
     """Plan from a run that has just ended: summary.json, report.html and the terminal."""
-    run = Run.open(folder)
-    plan = plan_run(run)
-    publish_bytes(folder / "summary.json", to_json(plan))
-    if config.output.report:
-        _write_report(run, plan, folder / "report.html")
+    plan = write(folder, config)
     if quiet:
         sys.stdout.write(f"{folder}\n")
         if not plan.validity.valid or any(slo.met is not True for slo in plan.slos):
@@ -87,6 +83,16 @@ def conclude(folder: Path, config: RunConfig, *, quiet: bool) -> Plan:
         where["report"] = folder / "report.html"
     for name, path in where.items():
         console.print(f"{name:<9}{path}", markup=False, highlight=False, soft_wrap=True)
+    return plan
+
+
+def write(folder: Path, config: RunConfig) -> Plan:
+    """summary.json and, where it is wanted, report.html of a run that has ended."""
+    run = Run.open(folder)
+    plan = plan_run(run)
+    publish_bytes(folder / "summary.json", to_json(plan))
+    if config.output.report:
+        _write_report(run, plan, folder / "report.html")
     return plan
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,112 +22,51 @@ from rich.console import Console
 
 from dashboards.live import LiveView, Progress
 from headroom import planning
-from headroom.commands.app import INTERRUPTED
-from headroom.processes import cpu_model, serving
-from loadgen.config import SIMULATED, Kind, RunConfig, ThrottleMode
+from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED
+from headroom.processes import cpu_model
+from headroom.scheduling import store_schedule
+from headroom.targets import check, naming, prices_of, probed, simulated
+from loadgen.claim import hold
+from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
-from loadgen.proxy import proxy_of
-from loadgen.quota import admitting
+from loadgen.guards import StopCause
 from loadgen.samples import Manifest, WorkerHealth, create, finish
-from loadgen.schedule import read_trace
-from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
-from planner.prices import read_prices
 
-SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
-SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
-SIMULATED_VISION_MODEL = "Phi-3.5-vision-instruct"  # reads pictures, and costs as much a token
-ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
 INVALID, MISSED = 4, 99
+EXIT_CODES = {
+    StopCause.HAND: INTERRUPTED,
+    StopCause.BUDGET: BUDGET_USED,
+    StopCause.AUTO_STOP: AUTO_STOPPED,
+}
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
-
-
-def check(config: RunConfig) -> None:
-    """All that can be checked without sending anything. Raises ConfigError, RunFolderError or TargetRefused."""
-    if config.target.url != SIMULATED:
-        address = address_of(config.target.url or "")
-        check_allowed(address, config.target.allow_hosts)
-        check_encrypted(address, credential_of(config.target, os.environ))
-        proxy_of(address, os.environ)
-    if config.output.dir is not None and config.output.dir.exists():
-        raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
-    rows = read_trace(config.load.trace) if config.load.trace is not None else []
-    if config.target.kind is Kind.SERVERLESS:
-        cost = config.quota.admission.cost
-        for limiter in admitting(config.quota, paced=config.load.throttle is not ThrottleMode.OFF):
-            limiter.check_fits(cost(prompt_tokens=1, max_tokens=config.load.max_tokens), "every request")
-            for number, row in enumerate(rows, start=1):
-                tokens = cost(prompt_tokens=row.prompt_tokens, max_tokens=max(1, row.completion_tokens))
-                limiter.check_fits(tokens, f"{config.load.trace}, row {number},")
-    read_prices(config.plan.prices)
 
 
 def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
     """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
     check(config)
     environment = dict(os.environ)
-    with _deployment(config, environment) as target_url:
-        if target_url is not None:
-            changes = {"url": target_url, "key": f"env:{SIMULATED_KEY}"}
-            config = config.model_copy(update={"target": config.target.model_copy(update=changes)})
-        address = address_of(config.target.url or "")
-        credential = credential_of(config.target, environment)
-        proxy = proxy_of(address, environment)
-        deployment = _redacted(probe(config.target, address, credential, proxy), credential)
-        if proxy is not None:
-            deployment["proxy"] = proxy.origin
-            sys.stderr.write(f"through the proxy {proxy.origin}\n")
+    with simulated(config, environment) as started:
+        config, deployments = started, []
+        for target in config.targets:
+            with naming(config, target):
+                deployments.append({"simulated": False} | probed(config, target, environment))
         folder = _run_folder(config)
-        manifest = manifest_of(config, {"simulated": False} | deployment)
-        create(folder, manifest)
+        manifest = manifest_of(config, *deployments)
+        manifest.prices = prices_of(config, deployments)
+        _create_whole(folder, manifest)
+        hold(folder)
         played = play(folder, manifest, places, environment, quiet=quiet)
     return _conclude(folder, config, played, quiet=quiet)
 
 
-def _redacted(deployment: dict[str, Any], credential: Credential | None) -> dict[str, Any]:
-    """What a server says of itself may repeat the key, and holds what it likes."""
-    return json.loads(credential.redact(json.dumps(deployment))) if credential is not None else deployment
-
-
-@contextmanager
-def _deployment(config: RunConfig, environment: dict[str, str]) -> Iterator[str | None]:
-    """The simulated deployment's URL while it is needed; None where the target is a real one."""
-    if config.target.url != SIMULATED:
-        yield None
-        return
-    environment[SIMULATED_KEY] = secrets.token_hex(16)
-    command = [sys.executable, "-m", "loadgen.simulator", *_simulator_flags(config)]
-    with serving("the simulated deployment", command, environment) as url:
-        yield url
-
-
-def _simulator_flags(config: RunConfig) -> list[str]:
-    flags = {
-        "--port": 0,
-        "--key-env": SIMULATED_KEY,
-        "--kind": config.target.kind,
-        "--model": config.target.model or simulated_model(config.scenarios),
-        "--seed": config.load.seed,
-    }
-    quota = config.quota
-    if config.target.kind is Kind.SERVERLESS:
-        flags |= {
-            "--tpm": quota.tokens_per_minute,
-            "--rpm": quota.requests_per_minute,
-            "--window": quota.window,
-            "--admission": quota.admission,
-            "--burst-s": quota.burst_s,
-            "--request-slice-s": quota.request_slice_s,
-        }
-        if quota.concurrency is not None:
-            flags["--concurrency"] = quota.concurrency
-    if config.load.trace is not None:
-        flags["--context-tokens"] = ANY_CONTEXT_TOKENS
-    return ["--until-eof", *(str(part) for flag in flags.items() for part in flag)]
-
-
-def simulated_model(scenarios: Iterable[str]) -> str:
-    """The model to simulate where none is named: one that reads pictures where the mix sends them."""
-    return SIMULATED_VISION_MODEL if "vision" in scenarios else SIMULATED_MODEL
+def _create_whole(folder: Path, manifest: Manifest) -> None:
+    """A folder that is interrupted before anything was sent is none."""
+    try:
+        with _holding_signals():
+            create(folder, manifest)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
 
 
 def _run_folder(config: RunConfig) -> Path:
@@ -139,12 +77,16 @@ def _run_folder(config: RunConfig) -> Path:
     return path if not path.exists() else path.with_name(f"{stamp}-{uuid.uuid4().hex[:4]}")
 
 
-def manifest_of(config: RunConfig, deployment: dict[str, Any]) -> Manifest:
+def manifest_of(config: RunConfig, *deployments: dict[str, Any]) -> Manifest:
+    """`deployments`: what each target said of itself."""
+    several = len(deployments) > 1
+    by_name = zip((target.name or "" for target in config.targets), deployments, strict=True)
     return Manifest(
         run_id=uuid.uuid4().hex,
         config=config.model_dump(mode="json"),
         seed=config.load.seed,
-        deployment=deployment,
+        deployment=deployments[0],
+        deployments=dict(by_name) if several else {},
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
         host={
             "system": f"{platform.system()} {platform.release()}",
@@ -181,7 +123,10 @@ class Played:
         self.planned: int | None = None
         self.workers: list[WorkerHealth] = []
         self.degraded: list[str] = []
+        self.process: subprocess.Popen[str] | None = None
         self.reason: str | None = None
+        self.cause = StopCause.HAND
+        self.budget: dict[str, dict[str, float]] = {}
         self.exit_code = 0
         self.last_words = ""
 
@@ -195,15 +140,21 @@ def play(
     quiet: bool,
     each_second: Callable[[], None] = lambda: None,
 ) -> Played:
-    """Run the load process to its end, showing its progress; Ctrl-C goes to it, and it decides how to end."""
+    """Store the schedule and run the load process to its end, showing its progress.
+
+    Ctrl-C goes to that process, and it decides how to end.
+    """
+    store_schedule(folder, RunConfig.model_validate(manifest.config))
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
-    with tempfile.TemporaryFile("w+") as words:
-        process = subprocess.Popen(
+    with _forwarding_signals(played), tempfile.TemporaryFile("w+") as words:
+        process = played.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
             start_new_session=True, text=True,
         )  # fmt: skip
-        with _forwarding_signals(process, played), _live(manifest, quiet=quiet) as live:
+        if played.interrupted:  # before there was anybody to tell
+            process.send_signal(signal.SIGTERM)
+        with _live(manifest, quiet=quiet) as live:
             assert process.stdout is not None
 
             def show(progress: Progress) -> None:
@@ -221,12 +172,14 @@ def play(
 
 def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
     config = RunConfig.model_validate(manifest.config)
-    limited = config.target.kind is Kind.SERVERLESS
+    limited = all(target.kind is Kind.SERVERLESS for target in config.targets)
+    quotas = [config.quota_of(target) for target in config.targets]
+    where = f"{len(quotas)} targets" if len(quotas) > 1 else config.target.url
     return LiveView(
         Console(stderr=True),
-        title=f"{manifest.deployment.get('model_name', 'model')} at {config.target.url}",
-        tokens_per_minute=config.quota.tokens_per_minute if limited else None,
-        requests_per_minute=config.quota.requests_per_minute if limited else None,
+        title=f"{manifest.deployment.get('model_name', 'model')} at {where}",
+        tokens_per_minute=sum(quota.tokens_per_minute for quota in quotas) if limited else None,
+        requests_per_minute=sum(quota.requests_per_minute for quota in quotas) if limited else None,
         quiet=quiet,
     )
 
@@ -245,16 +198,18 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, sh
                 show(event)
             case "finished":
                 played.planned, played.reason = event["planned"], event["reason"]
+                played.cause = StopCause(event["cause"] or StopCause.HAND)
+                played.budget = event["budget"]
                 played.workers = [WorkerHealth(**health) for health in event["workers"]]
                 played.degraded = event.get("degraded", [])
 
 
 @contextmanager
-def _forwarding_signals(process: subprocess.Popen[str], played: Played) -> Iterator[None]:
+def _forwarding_signals(played: Played) -> Iterator[None]:
     def forward(number: int, _: Any) -> None:
         played.interrupted = True
-        if process.poll() is None:
-            process.send_signal(number)
+        if played.process is not None and played.process.poll() is None:
+            played.process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -278,9 +233,14 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
         with _holding_signals():
             state = "interrupted" if reason else "complete"
             finish(
-                folder, state=state, reason=reason, planned=played.planned, workers=played.workers,
+                folder,
+                state=state,
+                reason=reason,
+                planned=played.planned,
+                workers=played.workers,
                 degraded=played.degraded,
-            )  # fmt: skip
+                budget=played.budget,
+            )
         plan = planning.conclude(folder, config, quiet=quiet)
     except OSError as failure:
         raise RunFolderError(
@@ -290,7 +250,8 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     if crashed:
         raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")
     if reason:
-        return INTERRUPTED
+        sys.stderr.write(f"headroom: {reason}\n")
+        return EXIT_CODES[played.cause]
     if not plan.validity.valid:
         return INVALID
     return MISSED if any(slo.met is False for slo in plan.slos) else 0

@@ -2,7 +2,7 @@
 
 Standard output carries lines of JSON: `started`, a `progress` each second, `finished`. Standard input is held open by
 the process that started this one: when it ends, so does the load, whatever became of its parent. SIGINT or SIGTERM
-stops the arrivals and waits shortly for the answers; a second one waits for nothing.
+stops the arrivals and waits shortly for the answers; a second one, or a file STOP in RUN, waits for nothing.
 """
 
 from __future__ import annotations

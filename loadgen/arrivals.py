@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from time import monotonic_ns
 from typing import Protocol
@@ -13,6 +13,7 @@ import gevent
 from gevent import get_hub
 
 from loadgen.alarm import Alarm
+from loadgen.closed_loop import ThinkTime
 from loadgen.schedule import Arrival
 
 YIELD_EVERY = 128
@@ -42,7 +43,7 @@ class OpenLoop:
 
     def __init__(
         self,
-        schedule: Iterator[Arrival],
+        schedule: Iterable[Arrival],
         *,
         alarm: Alarm,
         start_ns: int,
@@ -112,20 +113,39 @@ class OpenLoop:
 
 
 class ClosedLoop:
-    """Each user's next arrival is due as soon as it asks: the load waits for the answers."""
+    """Each user's next arrival is due as soon as it has thought about its last answer: the load waits for the answers.
+
+    How long it thinks depends on the seed and on the number of the arrival that was answered alone.
+    """
 
     open_loop = False
 
-    def __init__(self, *, start_ns: int, end_ns: int, seed: int, numbers: Iterator[int] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        start_ns: int,
+        end_ns: int,
+        seed: int,
+        thinking: ThinkTime | None = None,
+        numbers: Iterator[int] | None = None,
+    ) -> None:
         self._start_ns, self._end_ns, self._seed = start_ns, end_ns, seed
+        self._thinking = thinking
+        self._answered: dict[gevent.Greenlet, int] = {}  # the number of each user's last arrival, where users think
         self._numbers = itertools.count() if numbers is None else numbers
         self._stopped = False
 
     def next(self, scenario: str) -> Arrival | None:
-        now_ns = monotonic_ns()
-        if self._stopped or now_ns >= self._end_ns:
+        due_ns = monotonic_ns()
+        if self._thinking is not None:
+            last = self._answered.get(gevent.getcurrent())
+            due_ns += 0 if last is None else self._thinking.draw_ns(self._seed, last)
+        if self._stopped or due_ns >= self._end_ns:
             return None
-        return Arrival(next(self._numbers), now_ns - self._start_ns, scenario, self._seed)
+        arrival = Arrival(next(self._numbers), due_ns - self._start_ns, scenario, self._seed)
+        if self._thinking is not None:
+            self._answered[gevent.getcurrent()] = arrival.seq
+        return arrival
 
     def stop(self) -> None:
         self._stopped = True

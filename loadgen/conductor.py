@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,27 +19,26 @@ import gevent
 from locust.env import Environment
 
 from loadgen.channel import VERSIONS, Children, boot_id, hear, listening, place_of
+from loadgen.claim import hold
 from loadgen.config import RunConfig
-from loadgen.dealing import Deal, packed
+from loadgen.dealer import Dealer
 from loadgen.desk import Desk
 from loadgen.errors import ConfigError, HeadroomError
-from loadgen.load import START_IN_NS, player_for, watch_parent
+from loadgen.guards import StopCause
+from loadgen.load import START_IN_NS, player_for
 from loadgen.player import Player
 from loadgen.quota import pacing
 from loadgen.reception import Reception
 from loadgen.recorder import RecorderPipe
 from loadgen.roster import Member, Roster
 from loadgen.samples import Manifest, WorkerHealth
-from loadgen.schedule import Arrival
 from loadgen.shipping import receive, recorded_seqs
 from loadgen.users import check_requests_fit, load_scenario, seat
 from loadgen.voice import Teller
+from loadgen.watches import STOPPED_BY_FILE, budget_use, watch_errors, watch_parent, watch_stop_file, watch_wall
 
 GATHER_S = 600.0  # how long workers on other machines may take to come
 GATHER_CHILDREN_S = 60.0
-HORIZON_NS = 2_000_000_000  # arrivals are dealt so long before they are due
-DEAL_S = 0.5
-DEALT_AT_ONCE = 5_000
 LOOK_S = 0.25
 LATE_LOOK_NS = 1_000_000_000  # the master itself stood still: what the others said meanwhile has not been read yet
 AHEAD_NS = 150_000_000  # of an open loop: so long before an arrival is due its admission is decided
@@ -58,6 +56,7 @@ class Conductor:
         self.config = RunConfig.model_validate(manifest.config)
         load = self.config.load
         host, port = place_of(load.bind) if load.master else ("127.0.0.1", 0)
+        hold(folder)
         self.runner = listening(environment, host, port)
         self.player: Player = player_for(manifest, self.runner, folder)
         seat(self.player)
@@ -66,13 +65,18 @@ class Conductor:
         wanted = load.workers if load.master else cores if load.processes == -1 else load.processes
         self.roster = Roster(wanted, VERSIONS)
         self.children = Children(manifest.run_id, 0 if load.master else wanted, self.runner.server.port)
-        self.deal = Deal(range(wanted))
-        self.reception = Reception(self._desks(), self.player.alarm, self._grant)
-        self._next_seq = 0
-        self._dealt_all = not load.open_loop
+        schedule = self.player.schedule() if load.open_loop else ()
+        self.dealer = Dealer(
+            schedule, wanted, lambda worker, share: self._send(self.roster.members[worker], "deal", share)
+        )
+        budget = self.player.guards.budget
+        self.reception = Reception(
+            self._desks(), self.player.alarm, self._grant, budget, lambda reason: self.halt(reason, StopCause.BUDGET)
+        )
         self._receiving = 0
         self._stops = 0
         self._stop_reason: str | None = None
+        self._stop_cause: StopCause | None = None
         self._stop_ns: int | None = None
         self._failure: HeadroomError | None = None
         self._degraded: list[str] = []
@@ -80,11 +84,17 @@ class Conductor:
         hear(self.runner, {"hello": self._on_hello, **members})
 
     def _desks(self) -> list[Desk]:
-        if self.player.lane.throttle is None:
-            return []
-        quota = self.config.quota
+        """One a target; where neither quota nor budget is kept nobody asks at it."""
         ahead_ns = AHEAD_NS if self.config.load.open_loop else 0
-        return [Desk(pacing(quota), concurrency=quota.concurrency, ahead_ns=ahead_ns)]
+        return [
+            Desk(
+                None if lane.throttle is None else pacing(lane.quota),
+                concurrency=None if lane.throttle is None else lane.quota.concurrency,
+                ahead_ns=ahead_ns,
+                budget=self.player.guards.budget,
+            )
+            for lane in self.player.lanes
+        ]
 
     # The run.
 
@@ -93,9 +103,9 @@ class Conductor:
         keepers = [gevent.spawn(watch_parent, self.stop), gevent.spawn(self.reception.run)]
         try:
             self._gather()
-            keepers += [gevent.spawn(keeper) for keeper in (self._look, self._tell)]
             self._begin()
-            self._deal_all()
+            keepers += [gevent.spawn(keeper) for keeper in self._keepers()]
+            self.dealer.run(self.player.start_ns, lambda: bool(self._stops) or not self.roster.live)
             self._until(lambda: not self.roster.live, None)
         finally:
             gevent.killall(keepers)
@@ -104,12 +114,22 @@ class Conductor:
 
     def stop(self, reason: str) -> None:
         """Once: no more arrivals, a short wait for the answers. Twice: no wait."""
-        self._stops += 1
-        self._stop_reason = self._stop_reason or reason
-        if self._stop_ns is None:
-            self._stop_ns = monotonic_ns()
+        self._end(reason, StopCause.HAND)
         for member in self.roster.live:
             self._send(member, "stop", {"reason": reason})
+
+    def halt(self, reason: str, cause: StopCause) -> None:
+        """The guards end the run, for all workers."""
+        if self._stop_cause is not None:
+            return
+        self._end(reason, cause)
+        for member in self.roster.live:
+            self._send(member, "halt", {"reason": reason, "cause": cause.value})
+
+    def _end(self, reason: str, cause: StopCause) -> None:
+        self._stops += 1
+        if self._stop_cause is None:
+            self._stop_reason, self._stop_cause, self._stop_ns = reason, cause, monotonic_ns()
 
     def _gather(self) -> None:
         """Wait until all workers are ready to play."""
@@ -138,40 +158,6 @@ class Conductor:
             self._send(member, "start", {"start_ns": self.player.start_ns})
         self.voice.say("started", monotonic_start_ns=self.player.start_ns)
 
-    def _deal_all(self) -> None:
-        """Deal the schedule, always the next two seconds of it."""
-        if self._dealt_all:
-            return
-        due_soon: list[Arrival] = []
-        for arrival in self.player.schedule():
-            while self._due_in_ns(arrival) > HORIZON_NS:
-                self._hand_out(due_soon)
-                due_soon = []
-                if not self._until(lambda: False, DEAL_S) and (self._stops or not self.roster.live):
-                    return
-            due_soon.append(arrival)
-            if len(due_soon) == DEALT_AT_ONCE:
-                self._hand_out(due_soon)
-                due_soon = []
-        self._hand_out(due_soon)
-        self._dealt_all = True
-        for member in self.roster.live:
-            self._send(member, "deal", None)
-
-    def _due_in_ns(self, arrival: Arrival) -> int:
-        return self.player.start_ns + arrival.due_ns - monotonic_ns()
-
-    def _hand_out(self, arrivals: list[Arrival]) -> None:
-        shares: defaultdict[int, list[Arrival]] = defaultdict(list)
-        for arrival in arrivals:
-            owner = self.deal.owner(arrival.seq)
-            if owner is not None:
-                shares[owner].append(arrival)
-                self._next_seq = arrival.seq + 1
-        for owner, share in shares.items():
-            self._send(self.roster.members[owner], "deal", packed(share))
-        gevent.sleep(0)
-
     def _until(self, condition: Callable[[], bool], patience_s: float | None) -> bool:
         """Whether the condition came to hold, before patience or all hope ended."""
         give_up_ns = None if patience_s is None else monotonic_ns() + round(patience_s * 1e9)
@@ -190,7 +176,27 @@ class Conductor:
 
     def _progress(self) -> dict[str, Any]:
         t_s = round((monotonic_ns() - self.player.start_ns) / 1e9, 3)
-        return {"t_s": t_s, "duration_s": self.config.load.duration, **self.roster.progress()}
+        told = {"t_s": t_s, "duration_s": self.config.load.duration, **self.roster.progress()}
+        return told | ({"budget": use} if (use := budget_use(self.player)) else {})
+
+    def _keepers(self) -> list[Callable[[], None]]:
+        keepers = [self._look, self._tell, self._watch_stop_file]
+        if self.config.load.auto_stop:
+            keepers.append(self._watch_errors)
+        if self.config.budget.wall is not None:
+            keepers.append(self._watch_wall)
+        return keepers
+
+    def _watch_stop_file(self) -> None:
+        watch_stop_file(self.folder)
+        self.stop(STOPPED_BY_FILE)
+        self.stop(STOPPED_BY_FILE)  # at once
+
+    def _watch_errors(self) -> None:
+        watch_errors(self.player, self.roster.outcomes, self.halt)
+
+    def _watch_wall(self) -> None:
+        watch_wall(self.player, self.halt)
 
     def _look(self) -> None:
         """See who has gone silent."""
@@ -207,7 +213,7 @@ class Conductor:
         """Its arrivals from here on are dealt to the others; those that it holds nobody else may send."""
         at_s = (monotonic_ns() - self.player.start_ns) / 1e9
         member.lost = why
-        self.deal.lose(member.index, self._next_seq)
+        self.dealer.lose(member.index)
         self.reception.lose(member.index)
         if not self.roster.started:
             self._failure = HeadroomError(f"{member.name} was lost before the load began: {why}; nothing was sent")
@@ -217,8 +223,7 @@ class Conductor:
         if member.finished is None:
             self._send(member, "lost", {"reason": why})
         if not self.roster.live and all(each.lost is not None for each in self.roster.members):
-            self._stop_reason = self._stop_reason or "all workers were lost"
-            self._stop_ns = self._stop_ns or monotonic_ns()
+            self._end("all workers were lost", StopCause.HAND)
 
     def _child_ended(self, key: str, code: int, words: str) -> None:
         member = next((each for each in self.roster.members if each.key == key), None)
@@ -241,6 +246,7 @@ class Conductor:
             "part": self._on_part,
             "notes": self._on_notes,
             "failed": self._on_failed,
+            "halt": lambda _, data: self.halt(data["reason"], StopCause(data["cause"])),
             "finished": self._on_finished,
         }
 
@@ -255,7 +261,7 @@ class Conductor:
     def _send(self, member: Member, name: str, data: Any) -> None:
         self.runner.send_message(f"headroom.{name}", data, member.client_id)
 
-    def _grant(self, worker: int, target: int, granted: list[int]) -> None:
+    def _grant(self, worker: int, target: int, granted: list[int | None]) -> None:
         self._send(self.roster.members[worker], "granted", {"target": target, "numbers": granted})
 
     def _on_hello(self, client_id: str, data: Any) -> None:
@@ -356,6 +362,8 @@ class Conductor:
             "finished",
             planned=planned,
             reason=self._stop_reason,
+            cause=self._stop_cause,
+            budget=budget_use(self.player),
             workers=[self._health(member) for member in self.roster.members],
             degraded=self._degraded,
         )
@@ -368,14 +376,11 @@ class Conductor:
         if member.finished is not None and member.lost is None:
             return int(member.finished["planned"])
         seqs = recorded_seqs(self.folder, member.index)
-        if self.config.load.open_loop:
-            end_ns = None if self._stop_ns is None else self._stop_ns - self.player.start_ns
-            self.player.worker = member.index
-            for arrival in self.player.schedule():
-                if arrival.seq >= self._next_seq or (end_ns is not None and arrival.due_ns > end_ns):
-                    break
-                if self.deal.owner(arrival.seq) == member.index and arrival.seq not in seqs:
-                    self.player.drop(arrival, "worker_lost")
+        self.player.worker = member.index
+        for arrival in self.dealer.unaccounted(
+            member.index, seqs, self._stop_ns and self._stop_ns - self.player.start_ns
+        ):
+            self.player.drop(arrival, "worker_lost")
         return len(seqs)
 
     def _health(self, member: Member) -> dict[str, Any]:

@@ -5,17 +5,46 @@ Secrets appear here only as references (`env:NAME`, `file:PATH`, `entra`), so a 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from loadgen.closed_loop import ThinkTime
 from loadgen.errors import ConfigError
 from loadgen.quota import Quota
+from loadgen.shapes import (
+    Shape,
+    Spike,
+    Stage,
+    check_weights,
+    constant,
+    diurnal,
+    parse_rate,
+    parse_weights,
+    spiked,
+    staged,
+)
 from loadgen.slo import Slo, parse_duration_ns
+from loadgen.spread_config import SpreadConfig
+from loadgen.target_config import (
+    SIMULATED,
+    Dialect,
+    Kind,
+    Section,
+    Split,
+    TargetConfig,
+    Targets,
+    completed,
+    named,
+    one_or_many,
+    one_or_several_tables,
+)
 
-SIMULATED = "sim"
+__all__ = ["SIMULATED", "Dialect", "Kind", "Split", "TargetConfig"]  # which belong to a RunConfig as much
+
 DEFAULT_MIX = {"chat": 6.0, "streaming": 13.0, "vision": 1.0}
 DEFAULT_RATE_PER_S = 6.0  # with the default mix, about three quarters of the default quota
 
@@ -28,31 +57,34 @@ def _seconds(value: Any) -> Any:
 
 
 def _per_second(value: Any) -> Any:
+    try:
+        return parse_rate(value) if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+def _times(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    number, _, unit = value.partition("/")
     try:
-        return float(number) / {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[unit.strip()]
-    except (ValueError, KeyError):
-        raise ValueError(f"{value!r} is not a rate; write it like 5/s, 300/min or 5") from None
+        return float(value.strip().removesuffix("x"))
+    except ValueError:
+        raise ValueError(f"{value!r} is no factor; write it like 2x") from None
 
 
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _between_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _weights(value: Any) -> Any:
+    try:
+        return parse_weights(value) if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0, allow_inf_nan=False)]
-
-
-class Dialect(StrEnum):
-    AZURE = "azure"  # POST /chat/completions?api-version=...
-    OPENAI = "openai"  # POST /v1/chat/completions
-
-
-class Kind(StrEnum):
-    SERVERLESS = "serverless"  # pay per token, with a quota
-    MANAGED = "managed"  # pay per instance hour, without
 
 
 class Arrivals(StrEnum):
@@ -67,57 +99,51 @@ class ThrottleMode(StrEnum):
     FEEDBACK = "feedback"  # pace, and learn from 429 and its headers
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+def _staged(stages: Sequence[str]) -> Shape:
+    return staged([Stage.parse(text) for text in stages])
 
 
-class TargetConfig(Section):
-    """A deployment, and what may be sent to it."""
-
-    url: str | None = Field(
-        None, description="`sim`, or the endpoint's https:// address; by default the environment's, else `sim`"
-    )
-    dialect: Dialect = Field(
-        Dialect.AZURE, description="`azure`: /chat/completions?api-version=...; `openai`: /v1/chat/completions"
-    )
-    kind: Kind = Field(
-        Kind.SERVERLESS, description="`serverless` (pay per token, quota) or `managed` (pay per instance hour)"
-    )
-    model: str | None = Field(
-        None, description="the model's name, for prices and the body of the openai dialect; by default what /info says"
-    )
-    key: str | None = Field(
-        None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
-    )
-    api_version: str = Field("2024-05-01-preview", description="api-version of the azure dialect")
-    allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
-        (), description="hosts that may be loaded although they are not loopback"
-    )
-    ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
-
-    @field_validator("key")
-    @classmethod
-    def _is_a_reference(cls, value: str | None) -> str | None:
-        if value is not None and value != "entra" and not value.startswith(("env:", "file:")):
-            raise ValueError("must say where the key is, not be the key: env:NAME, file:PATH or entra")
-        return value
-
-    @model_validator(mode="after")
-    def _entra_is_for_managed(self) -> Self:
-        if self.key == "entra" and self.kind is Kind.SERVERLESS:
-            raise ValueError('serverless endpoints do not accept Entra ID; give key = "env:NAME", or kind = "managed"')
-        return self
+PARSED: dict[str, Callable[[Any], object]] = {  # keys that are texts of a form of their own
+    "stages": _staged,
+    "spike": Spike.parse,
+    "diurnal": check_weights,
+    "think_time": ThinkTime.parse,
+}
 
 
-class LoadConfig(Section):
+class LoadConfig(SpreadConfig):
     """How much, when and for how long."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     users: int | None = Field(
         None, ge=1, le=100_000, description="closed loop: this many users, each sending when its last answer is in"
     )
+    spawn_rate: PerSecond | None = Field(
+        None, description="users that come a second, like 10/s; by default all come at once"
+    )
+    think_time: str | None = Field(
+        None,
+        description="how long a user waits after an answer: `2s`, `1s..3s` (drawn evenly), `exp:2s` (drawn "
+        "exponentially, of that mean)",
+    )
     rate: PerSecond | None = Field(
         None,
-        description="open loop: arrivals a second, whatever the answers do; 6/s where neither users nor trace is given",
+        description="open loop: arrivals a second, whatever the answers do; 6/s where no other load is given",
+    )
+    spike: str | None = Field(
+        None, description="another rate for a while, like `50/s:10s@30s`: 50/s for 10 s, from 30 s after the start on"
+    )
+    diurnal: Annotated[tuple[float, ...] | None, BeforeValidator(_weights)] = Field(
+        None, description="24 weights, of the hours of a day, whose mean has the rate `rate`; each holds for its hour"
+    )
+    day: Seconds | None = Field(
+        None, gt=0, description="how long a day of `diurnal` lasts in the run; by default as long as the run"
+    )
+    stages: Annotated[tuple[str, ...] | None, BeforeValidator(_between_commas)] = Field(
+        None,
+        description="open loop: rates and how long each lasts, like `5/s:60s,20/s:120s`; from one to the next the rate "
+        "changes evenly over the next one's time, the first holds, and a stage of `0s` jumps",
     )
     arrivals: Arrivals = Field(
         Arrivals.POISSON, description="how the gaps of an open loop are drawn: constant, poisson or gamma"
@@ -125,9 +151,24 @@ class LoadConfig(Section):
     gamma_shape: float = Field(
         0.5, gt=0, allow_inf_nan=False, description="of gamma arrivals; below 1 is burstier than Poisson"
     )
-    trace: Path | None = Field(None, description="open loop: arrivals and token counts from a file")
+    trace: Path | None = Field(
+        None, description="open loop: arrivals and token counts from a file, or those of a run folder"
+    )
     speed: float = Field(1.0, gt=0, allow_inf_nan=False, description="play a trace this many times faster")
-    duration: Seconds = Field(60.0, gt=0, description="how long arrivals come, warm-up included")
+    from_: Seconds = Field(0.0, alias="from", description="skip so much of the trace's beginning, in its own time")
+    scale: Annotated[float, BeforeValidator(_times)] = Field(
+        1.0,
+        gt=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="play so many times the trace's arrivals, like `2x`: each as often, or below 1 with that chance",
+    )
+    skip_bad_rows: bool = Field(
+        False, description="pass over rows of a trace that cannot be used, and count them, instead of ending"
+    )
+    duration: Seconds = Field(
+        60.0, gt=0, description="how long arrivals come, warm-up included; stages say it themselves"
+    )
     warmup: Seconds = Field(5.0, description="the first part of it, which no figure counts")
     cooldown: Seconds = Field(0.0, description="the last part of it, which no figure counts")
     drain: Seconds = Field(30.0, description="how long to wait for the last answers")
@@ -148,19 +189,45 @@ class LoadConfig(Section):
         le=20,
         description="further attempts after 408, 429, 5xx, a timeout or a network failure; each is a row",
     )
+    split: Split = Field(
+        Split.WEIGHT,
+        description="how several targets share the arrivals: `weight` (drawn), `round_robin`, `least_throttled` (where "
+        "the throttle lets it go first), or `each` (every arrival to every target, to compare them)",
+    )
+    retry_elsewhere: bool = Field(
+        True, description="a retry after 429 or 5xx goes to another target where there is one; never with `each`"
+    )
     seed: int = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
-    processes: int = Field(
-        1, ge=-1, le=1_000, description="load processes on this machine that share the load; -1: one a core"
+    auto_stop: bool = Field(
+        True, description="stop at the first 401 or 403, and where 90 % of a minute's attempts fail"
     )
-    master: bool = Field(False, description="wait for `headroom worker` on other machines, and let them make the load")
-    bind: str = Field(
-        "127.0.0.1:5557", description="HOST:PORT where a master listens for workers; the channel has no key of its own"
-    )
-    workers: int = Field(1, ge=1, le=1_000, description="so many workers a master waits for before it starts")
+
+    @field_validator("stages", "spike", "diurnal", "think_time")
+    @classmethod
+    def _parses(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None:
+            try:
+                PARSED[info.field_name or ""](value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_say_how_long(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("stages") is None or values.get("duration") is not None:
+            return values
+        try:
+            return {**values, "duration": _staged(_between_commas(values["stages"])).duration_s}
+        except (ConfigError, TypeError, AttributeError):
+            return values  # what is wrong with them is said where they are read
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
-        given = [name for name in ("users", "rate", "trace") if getattr(self, name) is not None]
+        given = [name for name in ("users", "rate", "stages", "trace") if getattr(self, name) is not None]
+        given += [name for name in ("spike", "diurnal") if getattr(self, name) is not None and given != ["rate"]]
+        if self.spike is not None and self.diurnal is not None:
+            given = ["spike", "diurnal"]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one")
         if self.warmup + self.cooldown >= self.duration:
@@ -171,25 +238,21 @@ class LoadConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_way_to_spread(self) -> Self:
-        if self.processes == 0:
-            raise ValueError("processes must be 1 or more, or -1 for one a core")
-        if self.master and self.processes != 1:
-            raise ValueError("a master starts no processes of its own: start workers beside it, or leave --master away")
+    def _fits_the_duration(self) -> Self:
+        if self.spawn_rate is not None and (self.users or 1) - 1 >= self.spawn_rate * self.duration:
+            raise ValueError(
+                f"{self.users} users at {self.spawn_rate:g} a second take longer to come than the "
+                f"{self.duration:g} s that the load lasts: raise spawn_rate"
+            )
+        if self.users is not None or self.trace is not None:
+            return self
+        try:
+            stages_s = self.shape.duration_s
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if abs(stages_s - self.duration) > 1e-6:
+            raise ValueError(f"the stages take {stages_s:g} s, and the duration is {self.duration:g} s: leave it out")
         return self
-
-    @field_validator("bind")
-    @classmethod
-    def _is_a_place(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65_535:
-            raise ValueError(f"{value!r} is not HOST:PORT; write 0.0.0.0:5557 for all of this machine's addresses")
-        return value
-
-    @property
-    def distributed(self) -> bool:
-        """Several processes make the load, or others than this one."""
-        return self.master or self.processes != 1
 
     @property
     def open_loop(self) -> bool:
@@ -197,8 +260,39 @@ class LoadConfig(Section):
 
     @property
     def rate_per_s(self) -> float:
-        """Of an open loop without a trace."""
+        """Of an open loop without stages or a trace."""
         return DEFAULT_RATE_PER_S if self.rate is None else self.rate
+
+    @property
+    def shape(self) -> Shape:
+        """The rate of an open loop without a trace, over time. Raises ConfigError for a spike that the run cuts."""
+        if self.stages is not None:
+            return _staged(self.stages)
+        if self.spike is not None:
+            return spiked(self.rate_per_s, self.duration, Spike.parse(self.spike))
+        if self.diurnal is not None:
+            return diurnal(self.rate_per_s, self.duration, self.diurnal, self.day or self.duration)
+        return constant(self.rate_per_s, self.duration)
+
+    @property
+    def thinking(self) -> ThinkTime | None:
+        return None if self.think_time is None else ThinkTime.parse(self.think_time)
+
+
+class BudgetConfig(Section):
+    """What the run may use up; it ends when the next request might use more."""
+
+    requests: int | None = Field(None, ge=1, description="most requests that are sent, retries included")
+    tokens: int | None = Field(None, ge=1, description="most tokens of prompts and completions together")
+    usd: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="most US dollars, at the price book's serverless prices"
+    )
+    wall: Seconds | None = Field(None, gt=0, description="no request is sent so long after the start")
+
+    @property
+    def bounds_use(self) -> bool:
+        """Whether it limits what is used, and not only for how long."""
+        return any(limit is not None for limit in (self.requests, self.tokens, self.usd))
 
 
 class TimeoutConfig(Section):
@@ -234,14 +328,17 @@ class PlanConfig(Section):
 class RunConfig(Section):
     """A whole loadtest.toml."""
 
-    target: TargetConfig = TargetConfig()
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True, validate_by_name=True)
+
+    targets: Targets = Field((TargetConfig(),), alias="target")
     load: LoadConfig = LoadConfig()
     scenarios: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         DEFAULT_MIX, min_length=1, description="the mix: names and weights"
     )
     quota: Quota = Quota()
+    budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
-    slo: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+    slo: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(
         (), description="objectives, like `ttft.p95<1s`"
     )
     output: OutputConfig = OutputConfig()
@@ -256,6 +353,46 @@ class RunConfig(Section):
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _quotas_are_completed(cls, values: Any) -> Any:
+        """A target's quota says only what differs from the run's."""
+        targets, quota = (values.get("target"), values.get("quota")) if isinstance(values, dict) else (None, None)
+        if not isinstance(quota, dict) or targets is None:
+            return values
+        return {**values, "target": [completed(target, quota) for target in one_or_several_tables(targets)]}
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_named(cls, value: tuple[TargetConfig, ...]) -> tuple[TargetConfig, ...]:
+        return named(value)
+
+    @model_validator(mode="after")
+    def _each_is_an_open_loop(self) -> Self:
+        if self.load.split is Split.EACH and len(self.targets) > 1 and not self.load.open_loop:
+            raise ValueError(
+                'load.split = "each" gives every target the same arrivals, and a closed loop\'s depend on the answers: '
+                "give a rate, or a run for each target"
+            )
+        return self
+
+    @property
+    def target(self) -> TargetConfig:
+        """The first, and most often the only one."""
+        return self.targets[0]
+
+    def quota_of(self, target: TargetConfig) -> Quota:
+        return self.quota if target.quota is None else target.quota
+
+    @model_validator(mode="after")
+    def _dollars_are_for_tokens(self) -> Self:
+        if self.budget.usd is not None and any(target.kind is Kind.MANAGED for target in self.targets):
+            raise ValueError(
+                "budget.usd cannot be kept for a managed deployment, which is paid by the hour whatever is sent: give "
+                "--budget-wall or --budget-requests instead"
+            )
+        return self
 
     @property
     def slos(self) -> tuple[Slo, ...]:

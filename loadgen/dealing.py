@@ -7,9 +7,9 @@ workers together are the schedule, whatever their number.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import count
+from itertools import count, islice
 from operator import attrgetter
 from typing import Any
 
@@ -25,13 +25,9 @@ class Share:
     index: int = 0
     of: int = 1
 
-    def users(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Every of-th user, counted over all scenarios in their order."""
-        users, before = {}, 0
-        for name, number in counts.items():
-            users[name] = len(range((self.index - before) % self.of, number, self.of))
-            before += number
-        return users
+    def pick(self, all_of_them: Iterable[Any]) -> Iterator[Any]:
+        """Every of-th."""
+        return islice(all_of_them, self.index, None, self.of)
 
     def slots(self, most: int) -> int:
         """Of so many slots; where there are fewer than workers, each still has one."""

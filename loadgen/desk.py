@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 
+from loadgen.budget import Budget
 from loadgen.quota import Grant, Limiter
 
 FORGOTTEN_NS = 3_600 * 1_000_000_000  # after so long no correction of a grant changes anything
@@ -24,20 +25,32 @@ Key = tuple[int, int]  # a worker's index, and the number that it gave the reque
 class Admitted:
     worker: int
     number: int
-    at_ns: int  # from when on it may be sent
+    at_ns: int | None  # from when on it may be sent; None: never, since the budget is used up
 
 
 @dataclass(slots=True)
 class _Ask:
     wanted_ns: int
     tokens: int
+    estimate: tuple[int, float]  # tokens and US dollars of the budget
 
 
 class Desk:
-    """Both limits of one target, the places in flight, and the queue of all workers before them."""
+    """Both limits of one target, the places in flight, and the queue of all workers before them.
 
-    def __init__(self, limiter: Limiter, *, concurrency: int | None = None, ahead_ns: int = 0) -> None:
-        self._limiter, self._free_places, self._ahead_ns = limiter, concurrency, ahead_ns
+    Without a limiter whatever is wanted is admitted. What is admitted is reserved in the budget of the run, where it
+    has one; to correct that is the asking worker's.
+    """
+
+    def __init__(
+        self,
+        limiter: Limiter | None,
+        *,
+        concurrency: int | None = None,
+        ahead_ns: int = 0,
+        budget: Budget | None = None,
+    ) -> None:
+        self._limiter, self._free_places, self._ahead_ns, self._budget = limiter, concurrency, ahead_ns, budget
         self._queue: list[tuple[int, int, Key]] = []  # a heap: wanted when, in which order asked, by whom
         self._order = count()
         self._asks: dict[Key, _Ask] = {}
@@ -45,15 +58,16 @@ class Desk:
         self._placed: dict[int, int] = {}  # by worker, how many of its requests hold a place
         self._last_ns = 0  # the instant of the last grant: none is earlier than one before it
 
-    def ask(self, worker: int, number: int, wanted_ns: int, tokens: int) -> None:
+    def ask(
+        self, worker: int, number: int, wanted_ns: int, tokens: int, estimate: tuple[int, float] = (0, 0.0)
+    ) -> None:
         key = (worker, number)
-        self._asks[key] = _Ask(wanted_ns, tokens)
+        self._asks[key] = _Ask(wanted_ns, tokens, estimate)
         heappush(self._queue, (wanted_ns, next(self._order), key))
 
     def withdraw(self, now_ns: int, worker: int, number: int) -> None:
         """It will never be sent: out of the queue, or, where it has been granted, given back."""
-        if self._asks.pop((worker, number), None) is None and (worker, number) in self._grants:
-            self.cancel(now_ns, worker, number)
+        if self._asks.pop((worker, number), None) is None and self.cancel(now_ns, worker, number):
             self._free_place(worker)
 
     def admit(self, now_ns: int) -> list[Admitted]:
@@ -66,7 +80,11 @@ class Desk:
                 break
             heappop(self._queue)
             del self._asks[key]
-            self._grants[key] = self._limiter.take(at_ns, ask.tokens)
+            if self._budget is not None and not self._budget.reserve(*ask.estimate):
+                admitted.append(Admitted(*key, None))
+                continue
+            if self._limiter is not None:
+                self._grants[key] = self._limiter.take(at_ns, ask.tokens)
             self._last_ns = at_ns
             self._take_place(key[0])
             admitted.append(Admitted(*key, at_ns))
@@ -82,13 +100,16 @@ class Desk:
 
     def settle(self, now_ns: int, worker: int, number: int, tokens: int) -> None:
         """Correct a grant to what the request really cost."""
-        if (grant := self._grants.pop((worker, number), None)) is not None:
+        grant = self._grants.pop((worker, number), None)
+        if grant is not None and self._limiter is not None:
             self._limiter.settle(now_ns + self._ahead_ns, grant, tokens)
 
-    def cancel(self, now_ns: int, worker: int, number: int) -> None:
-        """Give back a grant that the server never counted."""
-        if (grant := self._grants.pop((worker, number), None)) is not None:
+    def cancel(self, now_ns: int, worker: int, number: int) -> bool:
+        """Give back a grant that the server never counted; whether there was one."""
+        grant = self._grants.pop((worker, number), None)
+        if grant is not None and self._limiter is not None:
             self._limiter.cancel(now_ns + self._ahead_ns, grant)
+        return grant is not None
 
     def release(self, worker: int, places: int) -> None:
         for _ in range(places):
@@ -96,10 +117,12 @@ class Desk:
 
     def pause(self, until_ns: int) -> None:
         """Admit nothing before: a server has asked for it."""
-        self._limiter.pause(until_ns)
+        if self._limiter is not None:
+            self._limiter.pause(until_ns)
 
     def observe_remaining(self, now_ns: int, *, tokens: int | None, requests: int | None) -> None:
-        self._limiter.observe_remaining(now_ns + self._ahead_ns, tokens=tokens, requests=requests)
+        if self._limiter is not None:
+            self._limiter.observe_remaining(now_ns + self._ahead_ns, tokens=tokens, requests=requests)
 
     def lose(self, worker: int) -> None:
         """That worker asks for nothing any more. What it was granted counts as sent: nobody knows."""
@@ -122,7 +145,8 @@ class Desk:
         return None
 
     def _at_ns(self, now_ns: int, ask: _Ask) -> int:
-        return self._limiter.earliest_ns(max(now_ns, ask.wanted_ns, self._last_ns), ask.tokens)
+        wanted_ns = max(now_ns, ask.wanted_ns, self._last_ns)
+        return wanted_ns if self._limiter is None else self._limiter.earliest_ns(wanted_ns, ask.tokens)
 
     def _take_place(self, worker: int) -> None:
         if self._free_places is not None:

@@ -20,14 +20,14 @@ def publish_bytes(path: Path, content: bytes) -> None:
     _rename_durably(draft, path)
 
 
-def publish_frame(path: Path, frame: pl.DataFrame) -> None:
-    publish_lazy(path, frame.lazy())
+def publish_frame(path: Path, frame: pl.DataFrame, *, row_group_size: int | None = None) -> None:
+    publish_lazy(path, frame.lazy(), row_group_size=row_group_size)
 
 
-def publish_lazy(path: Path, frame: pl.LazyFrame) -> None:
+def publish_lazy(path: Path, frame: pl.LazyFrame, *, row_group_size: int | None = None) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
-        frame.sink_parquet(draft, compression="zstd")
+        frame.sink_parquet(draft, compression="zstd", row_group_size=row_group_size)
     except pl.exceptions.ComputeError as error:  # a full disk, among others
         raise RunFolderError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
     with draft.open("rb") as file:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from loadgen.config import DEFAULT_RATE_PER_S, SIMULATED, RunConfig
+from loadgen.config import DEFAULT_RATE_PER_S, SIMULATED, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
+from loadgen.samples import Manifest
 
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
-SHAPES = ("users", "rate", "trace")  # of a load: one of them
+SHAPES = {  # of a load: one of them, and the other keys that go with it
+    "users": ("spawn_rate", "think_time"),
+    "rate": ("spike", "diurnal", "day", "arrivals", "gamma_shape", "max_in_flight"),
+    "stages": ("arrivals", "gamma_shape", "max_in_flight"),
+    "trace": ("speed", "from", "scale", "skip_bad_rows", "max_in_flight"),
+}
+REPEATED_SECTIONS = ("scenarios",)  # of a run that is replayed: what its requests were made by
+REPEATED_KEYS = ("duration", "warmup", "cooldown", "max_tokens")
+NEEDS = {"day": ("diurnal", None), "gamma_shape": ("arrivals", "gamma")}  # keys that say nothing without another
 
 
 def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str]) -> RunConfig:
@@ -26,12 +35,15 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
     values = _read(file) if file is not None else {}
     _drop_overridden(values, flags)
     for dotted, value in flags.items():
-        _put(values, dotted.split("."), value)
-    load, target = values.get("load", {}), values.get("target", {})
-    if isinstance(load, dict) and not any(load.get(shape) is not None for shape in SHAPES):
-        _put(values, ["load", "rate"], DEFAULT_RATE_PER_S)
-    if isinstance(load, dict) and load.get("trace") is not None:
-        values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
+        if not dotted.startswith("target."):
+            _put(values, dotted.split("."), value)
+    values["target"] = _targets(values.get("target", {}), flags)
+    load, target = values.get("load", {}), values["target"]
+    if isinstance(load, dict):
+        if not any(load.get(shape) is not None for shape in SHAPES):
+            _put(values, ["load", "rate"], DEFAULT_RATE_PER_S)
+        if load.get("trace") is not None:
+            _put_defaults(values, Path(load["trace"]))
     if isinstance(target, dict) and target.get("url") is None:
         _put(
             values,
@@ -39,9 +51,28 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
             next((environment[name] for name in ENDPOINT_VARIABLES if environment.get(name)), SIMULATED),
         )
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_sentences(error, file, flags)) from None
+        raise ConfigError(_sentences(error, file, flags, values["target"])) from None
+    _check_all_used(load, file, flags)
+    return config
+
+
+def _targets(of_file: Any, flags: Mapping[str, Any]) -> Any:
+    """The file's, or those that --target names instead; what the other flags say holds for all of them.
+
+    One --target over the file's one changes its address, and no more.
+    """
+    changes = {name.removeprefix("target."): value for name, value in flags.items() if name.startswith("target.")}
+    urls = changes.pop("url", None)
+    urls = [urls] if isinstance(urls, str) else urls or []
+    targets = of_file if isinstance(of_file, list) else [of_file]
+    if len(urls) > 1 or (urls and len(targets) != 1):
+        targets = [{"url": url} for url in urls]
+    elif urls:
+        changes["url"] = urls[0]
+    targets = [{**target, **changes} if isinstance(target, dict) else target for target in targets]
+    return targets[0] if len(targets) == 1 else targets
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -56,10 +87,52 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _drop_overridden(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
-    """A flag that sets the load's shape replaces the file's shape, and flags that name scenarios the file's mix."""
-    load = values.get("load")
-    if isinstance(load, dict) and any(f"load.{name}" in flags for name in SHAPES):
-        values["load"] = {key: value for key, value in load.items() if key not in SHAPES}
+    """A flag that sets the load's shape replaces the file's, with all that goes with that one and not with the new."""
+    load, given = values.get("load"), {name.removeprefix("load.") for name in flags}
+    shape = _shape_of(given)
+    if not isinstance(load, dict):
+        return
+    if "arrivals" in given:
+        load.pop("gamma_shape", None)
+    if shape is None:
+        return
+    kept = {shape, *SHAPES[shape]} - ({"spike", "diurnal"} if given & {"spike", "diurnal"} else set())
+    dropped = {*SHAPES, *(key for keys in SHAPES.values() for key in keys)} - kept
+    if shape == "stages":
+        dropped.add("duration")
+    values["load"] = {key: value for key, value in load.items() if key not in dropped}
+
+
+def _shape_of(keys: Collection[str]) -> str | None:
+    """The shape that keys of a load set or vary; the first, where there are several."""
+    return next((shape for shape in SHAPES if shape in keys), "rate" if {"spike", "diurnal"} & set(keys) else None)
+
+
+def _check_all_used(load: Mapping[str, Any], file: Path | None, flags: Mapping[str, Any]) -> None:
+    """A key that the load's shape makes no use of would be passed over silently. Raises ConfigError naming it."""
+    shape = _shape_of([key for key in load if load[key] is not None]) or "rate"
+    for key in (key for keys in SHAPES.values() for key in keys if load.get(key) is not None):
+        place = FLAG_OF[f"load.{key}"] if f"load.{key}" in flags else f"{file}: load.{key}" if file else f"load.{key}"
+        if key not in SHAPES[shape]:
+            shapes = " or ".join(shape for shape, keys in SHAPES.items() if key in keys)
+            raise ConfigError(f"{place}: goes with {shapes}, and says nothing of a load given by {shape}")
+        other, value = NEEDS.get(key, (key, None))
+        if load.get(other) is None or (value is not None and load[other] != value):
+            raise ConfigError(f"{place}: says nothing without {other}" + (f" = {value}" if value else ""))
+
+
+def _put_defaults(values: dict[str, Any], trace: Path) -> None:
+    """What a trace's load is where nothing else is said: a run's own, so that it repeats the run's requests."""
+    if not trace.is_dir():
+        values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
+        return
+    before = Manifest.read(trace).config
+    for section in REPEATED_SECTIONS:
+        if section in before:
+            values.setdefault(section, before[section])
+    for key in REPEATED_KEYS:
+        if key in before.get("load", {}):
+            values["load"].setdefault(key, before["load"][key])
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
@@ -71,12 +144,16 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
     values[key] = value
 
 
-def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, Any]) -> str:
+def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, Any], targets: Any) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
-        keys = [str(key) for key in problem["loc"]]
+        keys = [key for key in problem["loc"] if isinstance(key, str)]
         dotted = ".".join(keys)
-        place = FLAG_OF[dotted] if dotted in flags and dotted in FLAG_OF else f"{file}: {dotted}" if file else dotted
+        number = next((key for key in problem["loc"] if isinstance(key, int)), None)
+        flag = FLAG_OF.get(dotted) if dotted in flags else None
+        if keys[:1] == ["target"] and number is not None and isinstance(targets, list):
+            dotted = f"target {number + 1}{dotted.removeprefix('target')}"
+        place = flag or (f"{file}: {dotted}" if file else dotted)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1, cutoff=0.5)
@@ -84,19 +161,22 @@ def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, An
                 f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_known_keys(keys[:-1]))}"
             )
         lines.append(f"{place}: {message[0].lower()}{message[1:]}" if place else message)
-    return "\n".join(lines)
+    return "\n".join(dict.fromkeys(lines))
 
 
 def _known_keys(path: list[str]) -> list[str]:
     model: Any = RunConfig
     for key in path:
+        if key == "target" and model is RunConfig:
+            model = TargetConfig
+            continue
         field = model.model_fields.get(key) if hasattr(model, "model_fields") else None
         if field is None:
             return []
         model = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)), None)
     if dataclasses.is_dataclass(model):
         return [field.name for field in dataclasses.fields(model)]
-    return list(getattr(model, "model_fields", ()))
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 
 FLAG_OF = {
@@ -108,20 +188,34 @@ FLAG_OF = {
     "target.allow_hosts": "--yes-target",
     "scenarios": "--scenario",
     "load.users": "--users",
+    "load.spawn_rate": "--spawn-rate",
+    "load.think_time": "--think-time",
     "load.rate": "--rate",
+    "load.spike": "--spike",
+    "load.diurnal": "--diurnal",
+    "load.stages": "--stages",
     "load.arrivals": "--arrivals",
     "load.trace": "--trace",
     "load.speed": "--speed",
+    "load.from": "--from",
+    "load.scale": "--scale",
+    "load.skip_bad_rows": "--skip-bad-rows",
     "load.duration": "--duration",
     "load.warmup": "--warmup",
     "load.max_tokens": "--max-tokens",
     "load.throttle": "--throttle",
     "load.retries": "--retries",
+    "load.split": "--split",
     "load.seed": "--seed",
     "load.processes": "--processes",
     "load.master": "--master",
     "load.bind": "--bind",
     "load.workers": "--workers",
+    "load.auto_stop": "--no-auto-stop",
+    "budget.requests": "--budget-requests",
+    "budget.tokens": "--budget-tokens",
+    "budget.usd": "--budget-usd",
+    "budget.wall": "--budget-wall",
     "quota.tokens_per_minute": "--tpm",
     "quota.requests_per_minute": "--rpm",
     "slo": "--slo",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns
 
@@ -12,20 +12,24 @@ from locust.env import Environment  # first: it patches the process for gevent
 
 from loadgen.alarm import Alarm
 from loadgen.arrivals import ClosedLoop, Source
-from loadgen.config import RunConfig
+from loadgen.budget import Price
+from loadgen.config import RunConfig, Split
 from loadgen.connection import Connection
 from loadgen.feed import Feed
-from loadgen.lane import Lane
+from loadgen.guards import Guards
+from loadgen.lane import LONGEST_RETRY_AFTER_MS, Lane
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
-from loadgen.schedule import Arrival, drawn, read_trace, replayed
+from loadgen.schedule import Arrival
+from loadgen.schedule_file import ScheduleFile
+from loadgen.split import Outlook, Router, copied
 from loadgen.tally import Tally
 from loadgen.wire import ResponseReader
 
 STEADY = Phase.STEADY.value
 RETRIED = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR, Outcome.TIMEOUT, Outcome.NETWORK))
+TRIED_ELSEWHERE = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR))
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S, JITTER_SHARE = 0.5, 8.0, 0.25  # as the openai client's
-LONGEST_RETRY_AFTER_MS = 60_000  # who asks for more is left alone
 
 
 class Player:
@@ -37,15 +41,34 @@ class Player:
         *,
         environment: Environment,
         variables: Mapping[str, str],
-        model: str | None = None,
+        models: Sequence[str | None] = (),
         run_id: str = "plain",
         folder: Path | None = None,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
-        self.config, self.environment = config, environment
+        self.config, self.environment, self._folder = config, environment, folder
         self.start_ns = monotonic_ns()
         self.alarm = Alarm()
         self.tally = Tally(self.start_ns, None if folder is None else folder / "notes.jsonl")
-        self.lane = Lane(config, alarm=self.alarm, tally=self.tally, variables=variables, model=model, run_id=run_id)
+        self.guards = Guards(config.budget, auto_stop=config.load.auto_stop and folder is not None)
+        self.lanes = tuple(
+            Lane(
+                config,
+                target,
+                alarm=self.alarm,
+                tally=self.tally,
+                guards=self.guards,
+                variables=variables,
+                model=model,
+                run_id=run_id,
+                prices=prices,
+            )
+            for target, model in zip(config.targets, models or [None] * len(config.targets), strict=True)
+        )
+        self.lane = self.lanes[0]
+        split = config.load.split
+        self._router = None if len(self.lanes) == 1 else Router(split, [target.weight for target in config.targets])
+        self._retries_elsewhere = config.load.retry_elsewhere and split is not Split.EACH
         self.feed: Feed | None = None  # under plain Locust
         self.stopping = False  # no attempt is to be made again
         self.worker = 0  # whose rows these are
@@ -56,18 +79,37 @@ class Player:
 
     def restart_clock(self, start_ns: int) -> None:
         """Make `start_ns` the run's zero."""
-        self.start_ns = self.lane.endpoint.start_ns = self.tally.start_ns = start_ns
+        self.start_ns = self.tally.start_ns = start_ns
+        for lane in self.lanes:
+            lane.endpoint.start_ns = start_ns
 
-    def play(self, arrival: Arrival, spec: RequestSpec, connection: Connection) -> Sample:
+    @property
+    def active(self) -> list[Connection]:
+        """On which an attempt is in flight."""
+        return [connection for lane in self.lanes for connection in lane.endpoint.active]
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(lane.endpoint.active) for lane in self.lanes)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the throttles hold back."""
+        return sum(lane.waiting for lane in self.lanes)
+
+    def play(self, arrival: Arrival, spec: RequestSpec, connections: Sequence[Connection]) -> Sample:
         """Wait until the arrival is due and the quota admits it, send it, and record what came of it.
 
-        Returns the row of its last attempt: there are more than one only where the config allows retries.
+        `connections` are the caller's own, one to each target. Returns the row of the last attempt: there are more than
+        one only where the config allows retries.
         """
-        due_ns, ahead = self.start_ns + arrival.due_ns, self.lane.ahead
+        due_ns, router = self.start_ns + arrival.due_ns, self._router
+        place = 0 if router is None else self._place(arrival, spec)
+        ahead = self.lanes[place].ahead
         try:
             if ahead is not None:
-                ahead.expect(due_ns, self.lane.cost(spec))
-            connection.ready(due_ns)
+                self.lanes[place].expect(spec, due_ns)
+            connections[place].ready(due_ns)
             self.alarm.wait_until(due_ns)
         except GreenletExit:
             if ahead is not None:
@@ -75,22 +117,61 @@ class Player:
             if monotonic_ns() >= due_ns:
                 self.drop(arrival, "stopped_before_sent")
             raise
+        if router is not None and router.decides_late:
+            if ahead is not None:
+                ahead.forget()
+            place = self._place(arrival, spec)
+            self.lanes[place].expect(spec, due_ns)
         self.tally.planned += 1
-        sample = self._sample(arrival, spec.scenario)
-        reader = self.lane.attempt(sample, spec, connection, due_ns)
-        while sample.attempt < self._retries and (wait_s := self._backoff_s(sample, reader)) is not None:
+        sample = self._sample(arrival, spec.scenario, place)
+        reader = self.lanes[place].attempt(sample, spec, connections[place], due_ns)
+        if self._retries:
+            return self._retried(arrival, spec, connections, sample=sample, reader=reader, tried=[place])
+        return sample
+
+    def _retried(
+        self,
+        arrival: Arrival,
+        spec: RequestSpec,
+        connections: Sequence[Connection],
+        *,
+        sample: Sample,
+        reader: ResponseReader | None,
+        tried: list[int],
+    ) -> Sample:
+        """The row of the last attempt. A target that has not been asked yet is asked at once: it did not say wait."""
+        while sample.attempt < self._retries and self._may_try_again(sample, reader):
+            place = self._next_place(arrival, spec, sample, tried)
+            wait_s = self._backoff_s(sample) if place in tried else 0.0
+            if wait_s is None:
+                break
             again_ns = monotonic_ns() + round(wait_s * 1e9)
             self.alarm.wait_until(again_ns)
             if self.stopping:
                 break
-            sample = self._sample(arrival, spec.scenario, sample.attempt + 1)
-            reader = self.lane.attempt(sample, spec, connection, again_ns)
+            tried.append(place)
+            self.lanes[place].expect(spec, again_ns)
+            sample = self._sample(arrival, spec.scenario, place, sample.attempt + 1)
+            reader = self.lanes[place].attempt(sample, spec, connections[place], again_ns)
         return sample
 
-    def _backoff_s(self, sample: Sample, reader: ResponseReader | None) -> float | None:
-        """How long to wait before the next attempt; None where there is to be none."""
-        if self.stopping or reader is None or (sample.outcome not in RETRIED and sample.status != 408):
-            return None
+    def _place(self, arrival: Arrival, spec: RequestSpec | None) -> int:
+        """Which lane an arrival takes first."""
+        return 0 if self._router is None else self._router.first(arrival, lambda: self._outlooks(spec))
+
+    def _next_place(self, arrival: Arrival, spec: RequestSpec, sample: Sample, tried: Sequence[int]) -> int:
+        if self._router is None or not self._retries_elsewhere or sample.outcome not in TRIED_ELSEWHERE:
+            return tried[-1]
+        return self._router.elsewhere(arrival, tried, lambda: self._outlooks(spec))
+
+    def _outlooks(self, spec: RequestSpec | None) -> list[Outlook]:
+        return [lane.outlook(spec) for lane in self.lanes]
+
+    def _may_try_again(self, sample: Sample, reader: ResponseReader | None) -> bool:
+        return not self.stopping and reader is not None and (sample.outcome in RETRIED or sample.status == 408)
+
+    def _backoff_s(self, sample: Sample) -> float | None:
+        """How long to wait before the next attempt; None where the server asks for too much."""
         if sample.retry_after_ms is not None:
             return sample.retry_after_ms / 1e3 if sample.retry_after_ms <= LONGEST_RETRY_AFTER_MS else None
         jitter = random.Random(f"{self.config.load.seed} {sample.seq} {sample.attempt}").random()
@@ -100,22 +181,27 @@ class Player:
     def drop(self, arrival: Arrival, why: str) -> None:
         """Record an arrival that came due and is not sent."""
         self.tally.planned += 1
-        self.tally.drop(self._sample(arrival, arrival.scenario), why)
+        self.tally.drop(self._sample(arrival, arrival.scenario, self._place(arrival, None)), why)
 
-    def _sample(self, arrival: Arrival, scenario: str, attempt: int = 0) -> Sample:
+    def _sample(self, arrival: Arrival, scenario: str, place: int, attempt: int = 0) -> Sample:
         due_ns, phase = arrival.due_ns, STEADY
         if due_ns < self._steady_ns:
             phase = Phase.WARMUP.value
         elif due_ns >= self._cooldown_ns:
             phase = Phase.COOLDOWN.value
         return Sample(
-            seq=arrival.seq, attempt=attempt, worker=self.worker, phase=phase,
-            scenario=scenario, target=self.lane.name, due_ns=due_ns,
-        )  # fmt: skip
+            seq=arrival.seq,
+            attempt=attempt,
+            worker=self.worker,
+            phase=phase,
+            scenario=scenario,
+            target=self.lanes[place].name,
+            due_ns=due_ns,
+        )
 
-    def schedule(self) -> Iterator[Arrival]:
-        """The arrivals of an open loop. Raises ConfigError for a trace that cannot be used."""
-        load, mix = self.config.load, self.config.scenarios
-        if load.trace is not None:
-            return replayed(read_trace(load.trace), load.speed, load.duration, mix, load.seed)
-        return drawn(load.arrivals, load.rate_per_s, load.duration, mix, load.seed, gamma_shape=load.gamma_shape)
+    def schedule(self) -> Iterable[Arrival]:
+        """The arrivals of an open loop as they are stored, and where each target gets them all, as often as they are
+        sent. Raises RunFolderError where none are stored."""
+        assert self._folder is not None
+        stored, each = ScheduleFile(self._folder), self.config.load.split is Split.EACH
+        return copied(stored, len(self.lanes)) if each and len(self.lanes) > 1 else stored

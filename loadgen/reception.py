@@ -11,15 +11,27 @@ import gevent
 from gevent.event import Event
 
 from loadgen.alarm import Alarm
+from loadgen.budget import Budget
 from loadgen.desk import Desk
 
 
 class Reception:
-    """Serves the desks. `answer(worker, target, granted)` sends; instants on the wire count from the run's start."""
+    """Serves the desks. `answer(worker, target, granted)` sends; instants on the wire count from the run's start.
 
-    def __init__(self, desks: Sequence[Desk], alarm: Alarm, answer: Callable[[int, int, list[int]], None]) -> None:
+    `used_up` is told when the budget has admitted its last request.
+    """
+
+    def __init__(
+        self,
+        desks: Sequence[Desk],
+        alarm: Alarm,
+        answer: Callable[[int, int, list[int | None]], None],
+        budget: Budget | None = None,
+        used_up: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.start_ns = 0
         self._desks, self._alarm, self._answer = desks, alarm, answer
+        self._budget, self._used_up = budget, used_up
         self._due = Event()
         self._woken_ns: int | None = None
 
@@ -38,9 +50,14 @@ class Reception:
             desk.pause(now_ns + pause_ms * 1_000_000)
         if (left := letter.get("left")) is not None:
             desk.observe_remaining(now_ns, tokens=left[0], requests=left[1])
+        if (changes := letter.get("budget")) is not None and self._budget is not None:
+            self._budget.settle(int(changes[0]), float(changes[1]), requests=int(changes[2]))
         asked = letter.get("ask", ())
-        for number, wanted_ns, tokens in zip(asked[::3], asked[1::3], asked[2::3], strict=True):
-            desk.ask(worker, number, self.start_ns + wanted_ns, tokens)
+        estimates = letter.get("estimate") or [0, 0.0] * (len(asked) // 3)
+        for number, wanted_ns, tokens, *estimate in zip(
+            asked[::3], asked[1::3], asked[2::3], estimates[::2], estimates[1::2], strict=True
+        ):
+            desk.ask(worker, number, self.start_ns + wanted_ns, tokens, (estimate[0], estimate[1]))
         self._due.set()
 
     def run(self) -> None:
@@ -64,9 +81,11 @@ class Reception:
         self._due.set()
 
     def _serve(self, target: int, desk: Desk) -> None:
-        granted: defaultdict[int, list[int]] = defaultdict(list)
+        granted: defaultdict[int, list[int | None]] = defaultdict(list)
         for each in desk.admit(monotonic_ns()):
-            granted[each.worker] += (each.number, each.at_ns - self.start_ns)
+            granted[each.worker] += (each.number, None if each.at_ns is None else each.at_ns - self.start_ns)
+            if each.at_ns is None and self._budget is not None and self._budget.used_up is not None:
+                self._used_up(self._budget.used_up)
         for worker, numbers in granted.items():
             self._answer(worker, target, numbers)
 

@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from loadgen.claim import hold
 from loadgen.errors import RunFolderError
 from loadgen.samples import Gaps, Recorder, Sample, row_of
 
-PUBLISH_S = 1.0
+PUBLISH_S = 0.6  # with what a load process takes to hand its rows over, less than a second
 _HEADER = struct.Struct("<I")
 
 
@@ -69,7 +70,7 @@ class RecorderPipe:
 
 
 def record(pipe: IO[bytes], recorder: Recorder) -> None:
-    """Read batches until the pipe ends, publishing each second what has come. A batch cut at the end is passed over."""
+    """Read batches until the pipe ends, publishing each PUBLISH_S what has come. One cut at the end is passed over."""
     publish_at = time.monotonic() + PUBLISH_S
     while True:
         # The pipe is read unbuffered, so that `select` sees all there is.
@@ -82,8 +83,8 @@ def record(pipe: IO[bytes], recorder: Recorder) -> None:
             rows, gaps = marshal.loads(batch)  # noqa: S302 - from the worker that started this process
             recorder.add(map(marshal.loads, rows), gaps)
         if time.monotonic() >= publish_at:
+            publish_at = time.monotonic() + PUBLISH_S  # what the publishing itself takes is not added
             recorder.publish()
-            publish_at = time.monotonic() + PUBLISH_S
     recorder.publish()
 
 
@@ -103,7 +104,11 @@ def main(arguments: Sequence[str]) -> int:
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the end of the pipe is the only end
     try:
+        hold(Path(folder))
         record(os.fdopen(0, "rb", buffering=0), Recorder(Path(folder), int(worker)))
+    except RunFolderError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     except OSError as error:
         sys.stderr.write(f"{error.strerror}: {error.filename or folder}\n")
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,13 @@ class Roster:
     def overdue(self, now_ns: int) -> list[Member]:
         """Those that live by what was said last, and have said nothing for too long."""
         return [member for member in self.live if now_ns - member.seen_ns > LOST_NS]
+
+    def outcomes(self) -> dict[str, int]:
+        """Of all attempts that the workers told of."""
+        counts: Counter[str] = Counter()
+        for member in self.members:
+            counts.update(member.progress.get("outcomes", {}))
+        return counts
 
     def progress(self) -> dict[str, Any]:
         """The sums of what the workers told last. The p50 of TTFT is the median of theirs: their shares are alike."""

@@ -182,7 +182,10 @@ class Manifest(BaseModel):
     reason: str | None = None  # of an interruption
     config: dict[str, Any]
     seed: int
-    deployment: dict[str, Any] = {}  # what GET /info said
+    deployment: dict[str, Any] = {}  # what GET /info said, of several targets the first's
+    deployments: dict[str, dict[str, Any]] = {}  # of each of several, by its name
+    prices: dict[str, dict[str, float]] = {}  # by target, as Price: what the budget is kept at
+    budget: dict[str, dict[str, float]] = {}  # by resource: used and limit
     versions: dict[str, str] = {}
     host: dict[str, Any] = {}
     workers: list[WorkerHealth] = []
@@ -195,6 +198,10 @@ class Manifest(BaseModel):
 
     def write(self, folder: Path) -> None:
         publish_bytes(folder / "manifest.json", self.model_dump_json(indent=2).encode())
+
+    def deployment_of(self, target: str | None) -> dict[str, Any]:
+        """What a target said of itself; the only one has no name."""
+        return self.deployment if target is None else self.deployments.get(target, self.deployment)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -303,6 +310,7 @@ def finish(
     planned: int | None = None,
     workers: Sequence[WorkerHealth] = (),
     degraded: Sequence[str] = (),
+    budget: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Manifest:
     """Turn the parts into whole files, count them, and say in the manifest how the run ended.
 
@@ -315,14 +323,18 @@ def finish(
     if planned is not None:
         totals["planned"] = planned  # the generator's own count, for every later reader to hold the rows against
     files = {}
-    for name in ("samples.parquet", "chunks.parquet"):
+    for name in ("samples.parquet", "chunks.parquet", "schedule.parquet"):
         path = folder / name
+        if not path.exists():  # a closed loop has no schedule
+            continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
         files[name] = {"rows": rows, "sha256": digest}
-    ended = {"state": state, "reason": reason, "totals": totals, "files": files, "workers": list(workers)}
-    manifest = run.manifest.model_copy(update=ended | {"degraded": list(degraded)})
+    ended: dict[str, Any] = {"state": state, "reason": reason, "totals": totals, "files": files}
+    ended |= {"workers": list(workers), "degraded": list(degraded)}
+    ended |= {"budget": {name: dict(use) for name, use in (budget or {}).items()}}
+    manifest = run.manifest.model_copy(update=ended)
     manifest.write(folder)
     shutil.rmtree(folder / "parts", ignore_errors=True)
     return manifest
@@ -356,6 +368,12 @@ def count_totals(samples: pl.LazyFrame) -> dict[str, int]:
         **arrivals.collect().row(0, named=True),
         **{outcome.value: counts.get(outcome, 0) for outcome in Outcome},
     }
+
+
+def last_done_ns(samples: pl.LazyFrame) -> int | None:
+    """When the last attempt that is in the record ended; None where none has."""
+    at_ns: int | None = samples.select(pl.col("done_ns").max()).collect().item()
+    return at_ns
 
 
 def check_ledger(totals: Mapping[str, int], planned: int | None = None) -> None:

@@ -1,22 +1,18 @@
-"""When to send: arrival instants drawn from a seed or read from a trace. Same seed, same schedule."""
+"""When to send: arrival instants drawn from a seed, or those of a trace. Same seed, same schedule."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 from random import Random
+from typing import Any
 
 from loadgen.errors import ConfigError
+from loadgen.shapes import Shape, constant
 
 NS_PER_S = 1_000_000_000
-LARGEST_TOKENS = 10_000_000  # of one row of a trace; more is a damaged file
-AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-OWN_COLUMNS = ("at_s", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(slots=True)
@@ -27,20 +23,31 @@ class Arrival:
     due_ns: int  # since the run's start
     scenario: str
     seed: int = 0
-    prompt_tokens: int | None = None  # stated by a trace
+    prompt_tokens: int | None = None  # stated by a trace, as is all that follows
     completion_tokens: int | None = None
+    messages: list[dict[str, Any]] | None = None
+    images: list[tuple[int, int]] | None = None  # width and height of each in pixels
+    drawn_as: int | None = None  # the number it shares its draws by, where several targets get the same request
 
     @property
     def random(self) -> Random:
         """A fresh generator that depends on the run's seed and on seq alone."""
-        return Random(f"{self.seed}/{self.seq}")
+        return Random(f"{self.seed}/{self.seq if self.drawn_as is None else self.drawn_as}")
 
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    at_s: float  # since the first row
-    prompt_tokens: int
-    completion_tokens: int
+    """An arrival of a trace; None is what the trace does not say."""
+
+    at_s: float  # since the trace's start
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    scenario: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    images: list[tuple[int, int]] | None = None
+    seq: int | None = None  # in the run that the trace is
+    seed: int | None = None
+    place: str = field(default="", compare=False)  # in the file: `line 7`
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,28 @@ def gaps_s(arrivals: str, rate_per_s: float, random: Random, *, gamma_shape: flo
             yield random.gammavariate(gamma_shape, 1 / (gamma_shape * rate_per_s))
 
 
+def instants_s(arrivals: str, shape: Shape, random: Random, *, gamma_shape: float = 0.5) -> Iterator[float]:
+    """When the arrivals of an open loop come, until the shape ends."""
+    rate_per_s = shape.constant_per_s
+    if rate_per_s is None:
+        yield from shape.instants_of(accumulate(gaps_s(arrivals, 1.0, random, gamma_shape=gamma_shape)))
+        return
+    for at_s in accumulate(gaps_s(arrivals, rate_per_s, random, gamma_shape=gamma_shape)):
+        if at_s >= shape.duration_s:
+            return
+        yield at_s
+
+
+def shaped(
+    arrivals: str, shape: Shape, mix: Mapping[str, float], seed: int, *, gamma_shape: float = 0.5
+) -> Iterator[Arrival]:
+    """The arrivals of an open loop whose rate follows `shape`; what is late does not delay what follows."""
+    timing, scenarios = Random(f"{seed}/arrivals"), Random(f"{seed}/mix")
+    draw = Mix(mix).draw
+    for seq, at_s in enumerate(instants_s(arrivals, shape, timing, gamma_shape=gamma_shape)):
+        yield Arrival(seq, round(at_s * NS_PER_S), draw(scenarios), seed)
+
+
 def drawn(
     arrivals: str,
     rate_per_s: float,
@@ -80,101 +109,60 @@ def drawn(
     *,
     gamma_shape: float = 0.5,
 ) -> Iterator[Arrival]:
-    """The arrivals of an open loop, until `duration_s`; what is late does not delay what follows."""
-    timing, scenarios = Random(f"{seed}/arrivals"), Random(f"{seed}/mix")
-    draw = Mix(mix).draw
-    for seq, at_s in enumerate(accumulate(gaps_s(arrivals, rate_per_s, timing, gamma_shape=gamma_shape))):
-        if at_s >= duration_s:
-            return
-        yield Arrival(seq, round(at_s * NS_PER_S), draw(scenarios), seed)
+    """The arrivals of an open loop at one rate, until `duration_s`."""
+    return shaped(arrivals, constant(rate_per_s, duration_s), mix, seed, gamma_shape=gamma_shape)
 
 
 def replayed(
-    rows: Iterable[TraceRow], speed: float, duration_s: float, mix: Mapping[str, float], seed: int
+    rows: Sequence[TraceRow],
+    speed: float,
+    duration_s: float,
+    mix: Mapping[str, float],
+    seed: int,
+    *,
+    from_s: float = 0.0,
+    scale: float = 1.0,
 ) -> Iterator[Arrival]:
-    """The arrivals of a trace, `speed` times faster, until `duration_s`."""
+    """The arrivals of a trace from its `from_s` on, `scale` times as many and `speed` times faster, until `duration_s`.
+
+    Numbers and seeds of a run that is replayed stay, where all of it is. Raises ConfigError for a scenario that the
+    mix does not have.
+    """
     scenarios = Random(f"{seed}/mix")
     draw = Mix(mix).draw
-    for seq, row in enumerate(rows):
-        at_s = row.at_s / speed
-        if at_s >= duration_s:
-            return
+    end_s = from_s + duration_s * speed
+    played = [row for row in rows if from_s <= row.at_s < end_s]
+    numbers = [-1 if row.seq is None else row.seq for row in played]
+    keeps_numbers = scale == 1 and sorted(numbers) == list(range(len(played)))
+    for number, (at_s, row) in enumerate(scaled(played, scale, Random(f"{seed}/scale"))):
+        due_ns = round((at_s - from_s) / speed * NS_PER_S)
+        scenario = draw(scenarios) if row.scenario is None else row.scenario
+        if scenario not in mix:
+            raise ConfigError(f"{row.place}: the scenario {scenario!r} is not in the mix, which has {', '.join(mix)}")
         yield Arrival(
-            seq, round(at_s * NS_PER_S), draw(scenarios), seed, row.prompt_tokens, max(1, row.completion_tokens)
+            numbers[number] if keeps_numbers else number,
+            due_ns,
+            scenario,
+            seed if row.seed is None else row.seed,
+            row.prompt_tokens,
+            None if row.completion_tokens is None else max(1, row.completion_tokens),
+            row.messages,
+            row.images,
         )
 
 
-def read_trace(path: Path) -> list[TraceRow]:
-    """An Azure LLM inference trace (TIMESTAMP, ContextTokens, GeneratedTokens) or at_s, prompt_tokens,
-    completion_tokens.
+def scaled(rows: Sequence[TraceRow], scale: float, random: Random) -> Iterator[tuple[float, TraceRow]]:
+    """`scale` times as many arrivals, in order of time, with the trace's own rate over time.
 
-    Raises ConfigError naming the file and line of the first row that cannot be used.
+    Each row comes as often as the whole part of `scale` says, and once more with the probability that its fraction
+    is: below 1 that thins them. A row's own instant is its first one's; a further one falls evenly between the middles
+    of the gaps before and after it, so that bursts stay bursts and pauses pauses.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read_rows(path, csv.reader(file))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
-
-
-def _read_rows(path: Path, lines: Iterator[list[str]]) -> list[TraceRow]:
-    header = [name.strip() for name in next(lines, [])]
-    columns = next((names for names in (AZURE_COLUMNS, OWN_COLUMNS) if names[0] in header), None)
-    if columns is None:
-        raise ConfigError(
-            f"{path}, line 1: no column {AZURE_COLUMNS[0]} or {OWN_COLUMNS[0]}; a trace has the columns "
-            f"{', '.join(AZURE_COLUMNS)} or {', '.join(OWN_COLUMNS)}, this file has {', '.join(header) or 'nothing'}"
-        )
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise ConfigError(f"{path}, line 1: the column {missing[0]} is missing; it has {', '.join(header)}")
-    places = [header.index(name) for name in columns]
-    rows: list[TraceRow] = []
-    first_ns, last_ns = 0, 0
-    for number, cells in enumerate(lines, start=2):
-        if not cells:
-            continue
-        try:
-            at_ns = _instant_ns(_cell(cells, places, 0, columns))
-            prompt_tokens, completion_tokens = (_count(_cell(cells, places, i, columns), columns[i]) for i in (1, 2))
-        except ValueError as error:
-            raise ConfigError(f"{path}, line {number}: {error}") from None
-        if not rows:
-            first_ns = at_ns
-        elif at_ns < last_ns:
-            raise ConfigError(f"{path}, line {number}: {columns[0]} goes back in time; sort the file by it")
-        last_ns = at_ns
-        rows.append(TraceRow((at_ns - first_ns) / NS_PER_S, prompt_tokens, completion_tokens))
-    if not rows:
-        raise ConfigError(f"{path} holds no rows below its header")
-    return rows
-
-
-def _cell(cells: Sequence[str], places: Sequence[int], column: int, names: Sequence[str]) -> str:
-    if places[column] >= len(cells) or not cells[places[column]].strip():
-        raise ValueError(f"{names[column]} is missing")
-    return cells[places[column]].strip()
-
-
-def _instant_ns(text: str) -> int:
-    """Seconds, or a date and time; to the last digit, where a datetime would stop at microseconds."""
-    whole, _, fraction = text.partition(".")
-    try:
-        if fraction and not fraction.isdecimal():
-            raise ValueError
-        since_epoch_s = int(whole) if whole.isdecimal() else int(datetime.fromisoformat(whole + "+00:00").timestamp())
-    except ValueError:
-        raise ValueError(f"{text!r} is not an instant; write 12.5 (seconds) or 2023-11-16 18:15:46.6805900") from None
-    return since_epoch_s * NS_PER_S + int(fraction[:9].ljust(9, "0"))
-
-
-def _count(text: str, name: str) -> int:
-    try:
-        count = int(text)
-    except ValueError:
-        raise ValueError(f"{name} is {text!r}, not a whole number") from None
-    if not 0 <= count <= LARGEST_TOKENS:
-        raise ValueError(f"{name} is {count}; it must be between 0 and {LARGEST_TOKENS:,}")
-    return count
+    whole, fraction = int(scale), scale - int(scale)
+    for number, row in enumerate(rows):
+        times = whole + (1 if fraction and random.random() < fraction else 0)
+        before_s, after_s = rows[max(0, number - 1)].at_s, rows[min(len(rows) - 1, number + 1)].at_s
+        earliest_s, latest_s = (before_s + row.at_s) / 2, (row.at_s + after_s) / 2
+        copies_s = [earliest_s + random.random() * (latest_s - earliest_s) for _ in range(times - 1)]
+        for at_s in sorted([row.at_s, *copies_s]) if times else ():
+            yield at_s, row

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from loadgen.config import Dialect, TargetConfig
+from loadgen.config import BudgetConfig, Dialect, TargetConfig
 from loadgen.errors import ConfigError, TargetError, TargetRefused
 
 if TYPE_CHECKING:
@@ -123,19 +123,29 @@ def check_allowed(address: Address, allow_hosts: tuple[str, ...]) -> None:
         )
 
 
+def check_budgeted(address: Address, budget: BudgetConfig) -> None:
+    """Load on another machine costs somebody something, and must end. Raises TargetRefused before anything is sent."""
+    if not address.is_loopback and not budget.bounds_use:
+        raise TargetRefused(
+            f"{address.host} is not this machine, so the load on it needs a budget: add --budget-requests N, "
+            "--budget-tokens N or --budget-usd N. Nothing was sent."
+        )
+
+
 def check_encrypted(address: Address, credential: Credential | None) -> None:
     """A key goes to another machine by https only. Raises TargetRefused before anything is sent."""
     if credential is not None and address.scheme == "http" and not address.is_loopback:
         raise TargetRefused(f"the key would go to {address.host} unencrypted: use https://. Nothing was sent.")
 
 
-def credential_of(target: TargetConfig, environment: Mapping[str, str]) -> Credential | None:
+def credential_of(target: TargetConfig, environment: Mapping[str, str], *, alone: bool = True) -> Credential | None:
     """The credential the config refers to, else the environment's; None where there is none.
 
+    Of several targets each names its own: what the environment holds is one deployment's, and goes to no other.
     Raises ConfigError that names the reference and never the value.
     """
     reference = target.key
-    if reference is None:
+    if reference is None and alone:
         reference = next((f"env:{name}" for name in KEY_VARIABLES if environment.get(name)), None)
     if reference is None:
         return None

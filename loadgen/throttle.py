@@ -25,12 +25,13 @@ class Gate(Protocol):
     def pause(self, wait_ms: int) -> None: ...
     def observe_remaining(self, *, tokens: int | None, requests: int | None) -> None: ...
     def dismiss(self) -> None: ...
+    def outlook(self, now_ns: int, tokens: int) -> tuple[int, int]: ...
 
 
 class DistantGate(Gate, Protocol):
     """One that is asked ahead, since its answer takes a while."""
 
-    def expect(self, wanted_ns: int, tokens: int) -> None: ...
+    def expect(self, wanted_ns: int, tokens: int, estimate: tuple[int, float]) -> None: ...
     def forget(self) -> None: ...
 
 
@@ -50,6 +51,11 @@ class Throttle:
     @property
     def waiting(self) -> int:
         return len(self._queue)
+
+    def outlook(self, now_ns: int, tokens: int) -> tuple[int, int]:
+        """How many wait, and when a request could go if none did."""
+        full = self._free_places == 0
+        return len(self._queue) + full, self.limiter.earliest_ns(now_ns, tokens)
 
     def admit(self, tokens: int) -> Grant:
         """Park the calling greenlet until both limits admit the request. Raises ConfigError if they never can."""

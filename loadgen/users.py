@@ -21,8 +21,8 @@ from loadgen.config import Kind, LoadConfig, RunConfig, TargetConfig, ThrottleMo
 from loadgen.connection import Connection
 from loadgen.errors import ConfigError, TargetRefused
 from loadgen.feed import Feed
-from loadgen.lane import UNASKED_PAUSE_MS
-from loadgen.player import LONGEST_RETRY_AFTER_MS, Player
+from loadgen.lane import LONGEST_RETRY_AFTER_MS, UNASKED_PAUSE_MS
+from loadgen.player import Player
 from loadgen.quota import admitting
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Sample
@@ -50,7 +50,7 @@ class DeploymentUser(User):
             player = plain_player(environment, self.host)  # the first user, or the web page has named another host
             seat(player)
         self.player = player
-        self.connection = Connection(self.player.lane.endpoint)
+        self.connections = tuple(Connection(lane.endpoint) for lane in self.player.lanes)  # opened when first needed
         self._unsent: Arrival | None = None
         # Under plain Locust its own loop decides when a user stops.
         self._pauses = player.feed is not None or type(self).wait_time is not User.wait_time or len(self.tasks) > 1
@@ -91,7 +91,7 @@ class DeploymentUser(User):
     def send(self, arrival: Arrival, spec: RequestSpec) -> Sample:
         """Send the arrival's request when it is due and admitted; returns its row of the record."""
         self._unsent = None
-        sample = self.player.play(arrival, spec, self.connection)
+        sample = self.player.play(arrival, spec, self.connections)
         if self.player.feed is not None:
             self.player.feed.add(sample, spec)
             if sample.outcome == Outcome.THROTTLED:  # nothing else holds back users that have no schedule
@@ -104,7 +104,8 @@ class DeploymentUser(User):
         return arrival.completion_tokens or self.player.config.load.max_tokens
 
     def on_stop(self) -> None:
-        self.connection.close()
+        for connection in self.connections:
+            connection.close()
 
 
 def seat(player: Player) -> None:
@@ -133,7 +134,7 @@ def plain_player(environment: Environment, host: str | None) -> Player:
             f"{named.host} is not this machine, so load on it must be allowed by name: set "
             f"HEADROOM_YES_TARGET={named.host}. Nothing was sent."
         )
-    config = RunConfig(target=target, load=LoadConfig(users=1, throttle=ThrottleMode.OFF))
+    config = RunConfig(targets=(target,), load=LoadConfig(users=1, throttle=ThrottleMode.OFF))
     player = Player(config, environment=environment, variables=os.environ)
     player.feed = Feed(environment)
     return player
@@ -160,16 +161,26 @@ def load_scenario(name: str, place: str) -> type[DeploymentUser]:
 
 
 def check_requests_fit(player: Player, classes: Mapping[str, type[DeploymentUser]]) -> None:
-    """Build the first requests of each scenario and raise ConfigError if one can never be admitted."""
-    if player.config.target.kind is Kind.MANAGED:
+    """Build the first requests of each scenario and raise ConfigError if a target's quota or the budget can never admit
+    one."""
+    doors = [
+        (lane, limiter)
+        for lane in player.lanes
+        if lane.config.kind is Kind.SERVERLESS
+        for limiter in admitting(lane.quota, paced=lane.throttle is not None)
+    ]
+    budget = player.guards.budget
+    if not doors and budget is None:
         return
-    limiters = admitting(player.config.quota, paced=player.lane.throttle is not None)
     for name, user_class in classes.items():
-        user = user_class(player.environment)
+        user, what = user_class(player.environment), f"a request of scenario {name}"
         for seq in range(FIRST_SEEN):
-            cost = player.lane.cost(_first_request(user, Arrival(seq, 0, name, player.config.load.seed)))
-            for limiter in limiters:
-                limiter.check_fits(cost, f"a request of scenario {name}")
+            spec = _first_request(user, Arrival(seq, 0, name, player.config.load.seed))
+            for lane, limiter in doors:
+                limiter.check_fits(lane.cost(spec), f"{what} at {lane.name}" if len(player.lanes) > 1 else what)
+            if budget is not None:
+                for lane in player.lanes:
+                    budget.check_fits(*lane.estimate(spec), what)
 
 
 def _first_request(user: DeploymentUser, arrival: Arrival) -> RequestSpec:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -28,14 +29,16 @@ from locust.env import Environment  # first: it patches the process for gevent
 from loadgen.channel import VERSIONS, boot_id, hear, place_of
 from loadgen.config import RunConfig
 from loadgen.dealing import Share, unpacked
-from loadgen.distant import DistantThrottle
+from loadgen.distant import DistantBudget, DistantThrottle
 from loadgen.errors import ConfigError, HeadroomError
-from loadgen.load import Load, raise_limits, watch_parent
+from loadgen.guards import StopCause
+from loadgen.load import Load, raise_limits
 from loadgen.quota import pacing
 from loadgen.roster import BEAT_S, GIVE_UP_NS, LEASE_NS
 from loadgen.samples import Manifest, create
 from loadgen.schedule import Arrival
 from loadgen.shipping import Shipper
+from loadgen.watches import watch_parent
 
 PINGS = 10
 ANSWER_S = 30.0  # for the master's answer to a greeting
@@ -61,7 +64,7 @@ class Worker:
         self._key, self._out = key, out
         self._inbox: Queue[tuple[str, Any]] = Queue()  # what is waited for
         self._dealt: Queue[Any] = Queue()
-        self._throttle: DistantThrottle | None = None
+        self._gates: dict[int, DistantThrottle] = {}  # by target
         self._shipper: Shipper | None = None
         self._load: Load | None = None
         self._folder = Path()
@@ -82,6 +85,7 @@ class Worker:
                 "granted": self._on_granted,
                 "arrived": self._on_arrived,
                 "stop": lambda _, data: self.stop(data["reason"]),
+                "halt": self._on_halt,
                 "lost": self._on_lost,
             },
         )
@@ -101,9 +105,7 @@ class Worker:
         except HeadroomError as error:
             self._send("failed", {"text": str(error), "exit_code": error.exit_code})
             raise
-        keepers = [gevent.spawn(self._beat)]
-        if self._throttle is not None:
-            keepers.append(gevent.spawn(self._throttle.run))
+        keepers = [gevent.spawn(keeper) for keeper in (self._beat, *(gate.run for gate in self._gates.values()))]
         _, start = self._receive("start", patience_s=None)
         self._play(load, start["start_ns"] - self._offset_ns)
         with suppress(MasterLost):
@@ -136,11 +138,27 @@ class Worker:
             share=Share(welcome["index"], welcome["of"]),
             arrivals=self._arrivals() if config.load.open_loop else None,
         )
-        lane = load.player.lane
-        if lane.throttle is not None:
-            self._throttle = DistantThrottle(pacing(config.quota), load.player.alarm, self._write_letter)
-            lane.admit_elsewhere(self._throttle)
+        self._connect_gates(load)
         return load
+
+    def _connect_gates(self, load: Load) -> None:
+        """From now on the master gives quota and budget, and hears what this worker's answers say of the run."""
+        player = load.player
+        kept = player.guards.budget is not None
+        budget = player.guards.budget = DistantBudget() if kept else None
+        for place, lane in enumerate(player.lanes):
+            if lane.throttle is None and not kept:
+                continue
+            limiter = None if lane.throttle is None else pacing(lane.quota)
+            gate = DistantThrottle(limiter, player.alarm, partial(self._write_letter, place), budget)
+            self._gates[place] = gate
+            lane.admit_elsewhere(gate)
+
+        def halt(reason: str, cause: StopCause) -> None:
+            self._send("halt", {"reason": reason, "cause": cause.value})
+            load.halt(reason, cause)
+
+        player.guards.halt = halt
 
     def _own_folder(self, manifest: Manifest) -> Path:
         stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
@@ -165,15 +183,15 @@ class Worker:
     # The load.
 
     def _play(self, load: Load, start_ns: int) -> None:
-        if self._throttle is not None:
-            self._throttle.start_ns = start_ns
+        for gate in self._gates.values():
+            gate.start_ns = start_ns
         if self._shipper is not None:
             manifest = Manifest.read(self._folder)
             manifest.model_copy(update={"monotonic_start_ns": start_ns}).write(self._folder)
             gevent.spawn(self._ship)
         self._extend_lease()
         try:
-            load.run(start_ns, until_eof=False)
+            load.run(start_ns)
         except HeadroomError as error:
             self._send("failed", {"text": str(error), "exit_code": error.exit_code})
             raise
@@ -187,6 +205,8 @@ class Worker:
         """What the load tells of itself goes to the master; its end only when all rows are there."""
         if event == "finished":
             self._ship_all()
+        if event == "progress" and self._load is not None:
+            values["outcomes"] = dict(self._load.player.tally.outcomes)
         if event != "started":
             self._send(event, values)
 
@@ -206,8 +226,8 @@ class Worker:
             self._load.stop(reason)
 
     def _extend_lease(self) -> None:
-        if self._load is not None:
-            self._load.player.lane.endpoint.send_until_ns = self._answered_ns + LEASE_NS
+        for lane in () if self._load is None else self._load.player.lanes:
+            lane.endpoint.send_until_ns = self._answered_ns + LEASE_NS
 
     def _ship(self) -> None:
         while True:
@@ -245,8 +265,8 @@ class Worker:
     def _send(self, name: str, data: Any) -> None:
         self.runner.send_message(f"headroom.{name}", data)
 
-    def _write_letter(self, letter: dict[str, Any]) -> None:
-        self._send("desk", {"target": 0, "letter": letter})
+    def _write_letter(self, target: int, letter: dict[str, Any]) -> None:
+        self._send("desk", {"target": target, "letter": letter})
 
     def _receive(self, *names: str, patience_s: float | None) -> tuple[str, Any]:
         """The next message of these names. Raises MasterLost."""
@@ -270,12 +290,15 @@ class Worker:
         self._extend_lease()
 
     def _on_granted(self, _: str, data: Any) -> None:
-        if self._throttle is not None:
-            self._throttle.answer(data["numbers"])
+        self._gates[data["target"]].answer(data["numbers"])
 
     def _on_arrived(self, _: str, data: Any) -> None:
         if self._shipper is not None:
             self._shipper.arrived(data["name"])
+
+    def _on_halt(self, _: str, data: Any) -> None:
+        if self._load is not None and self._load.playing:
+            self._load.halt(data["reason"], StopCause(data["cause"]))
 
     def _on_lost(self, _: str, data: Any) -> None:
         self._give_up(f"the master counts this worker as lost ({data['reason']})")

@@ -8,24 +8,36 @@ from datetime import date
 
 import orjson
 
+from loadgen.config import Split
 from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.calibration import Calibration
 from planner.capacity import concurrency_of_instance, instance_estimate
-from planner.cost import Tokens, managed_costs, serverless_cost
+from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, slo_results
-from planner.plan import InstanceEstimate, ManagedCost, Plan, ServerlessCost, Traffic, WhatIf
+from planner.plan import (
+    BudgetUse,
+    InstanceEstimate,
+    ManagedCost,
+    Plan,
+    QuotaUse,
+    ServerlessCost,
+    TargetFigures,
+    Traffic,
+    WhatIf,
+)
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
-from planner.rows import NS_PER_MS, NS_PER_S, config_of, steady_stretch
+from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stretch
 from planner.scope import Scope, day_of, watched_part
-from planner.traffic import billed_request, throttled_share, traffic
+from planner.traffic import billed_request, billed_requests, throttled_share, traffic
 from planner.validity import Evidence, validity
 from planner.words import assumptions, headline
 
 FORMAT = 1
+Part = tuple[Scope, TargetFigures]  # one of several targets
 
 
 def plan_run(
@@ -70,46 +82,88 @@ def to_json(plan: Plan | Calibration | Sequence[WhatIf]) -> bytes:
 def _draft(scope: Scope) -> Plan:
     """The plan's figures, without its words."""
     run, config = scope.run, scope.config
-    latency, slos = latency_rows(run), slo_results(run, scope.slos)
-    overall = {row.metric: row for row in latency if row.scenario == ALL}
-    flow = traffic(run, scope.measured, steady_stretch(run))
-    use = quota_use(flow, config.quota, throttled_share(run), overall["throttle_wait"].mean_ms)
-    sold_per_token = scope.book.token_price(scope.model) is not None
-    table = what_if_table(watched_part(scope.planned), config.quota) if sold_per_token or not scope.managed else ()
-    objectives_met = bool(slos) and all(slo.met for slo in slos)
-    instances = _instances(scope, overall["service_time"].mean_ms, objectives_met=objectives_met)
-    serverless = _serverless(scope, flow, table)
-    managed = _managed(scope, instances, serverless)
+    parts = [(part, _figures(part)[0]) for part in scope.parts]
+    together, table = _figures(scope, parts)
+    targets = tuple(figures for _, figures in parts)
+    dated = [cost.dated for figures in (together, *targets) for cost in (figures.serverless, *figures.managed) if cost]
     evidence = Evidence(
         run=run,
         config=config,
-        traffic=flow,
-        latency=overall,
+        traffic=together.traffic,
+        latency={row.metric: row for row in together.latency if row.scenario == ALL},
+        targets=targets,
         growth=scope.growth,
-        prices_dated=[date.fromisoformat(cost.dated) for cost in (serverless, *managed) if cost is not None],
+        prices_dated=[date.fromisoformat(day) for day in dated],
         today=scope.today,
     )
     return Plan(
         format=FORMAT,
         run_ids=(run.manifest.run_id,),
         started_utc=run.manifest.started_utc,
-        target=config.target.url or "",
-        model=scope.model,
-        kind=config.target.kind.value,
+        target=scope.where,
+        model=together.model,
+        kind=together.kind,
         open_loop=config.load.open_loop,
         headline="",
         validity=validity(evidence),
         workers=tuple(run.manifest.workers),
+        slos=together.slos,
+        goodput=together.goodput,
+        latency=together.latency,
+        traffic=together.traffic,
+        quota=together.quota,
+        what_if=table,
+        serverless=together.serverless,
+        managed=together.managed,
+        instances=together.instances,
+        budget=tuple(BudgetUse(resource=name, **use) for name, use in run.manifest.budget.items()),
+        targets=targets,
+    )
+
+
+def _figures(scope: Scope, parts: Sequence[Part] = ()) -> tuple[TargetFigures, tuple[WhatIf, ...]]:
+    """Of a target, or of several together, which are `parts` then; and what-if of the quota."""
+    run, config, unsaid = scope.run, scope.config, scope.unsaid
+    latency, slos = latency_rows(run), slo_results(run, scope.slos)
+    overall = {row.metric: row for row in latency if row.scenario == ALL}
+    flow = traffic(run, scope.measured, steady_stretch(run))
+    if isinstance(run, PartOfRun):
+        flow = replace(flow, sent=flow.planned - flow.dropped)  # here, though some of them elsewhere first
+    table: tuple[WhatIf, ...] = ()
+    if "what_if" not in unsaid and (not scope.managed or scope.price is not None):
+        table = what_if_table(watched_part(scope.planned), config.quota)
+    objectives_met = bool(slos) and all(slo.met for slo in slos)
+    serverless = _serverless_together(scope, parts, table) if parts else _serverless(scope, flow, table)
+    instances = None
+    if "instances" not in unsaid:
+        instances = _instances(scope, overall["service_time"].mean_ms, objectives_met=objectives_met)
+    figures = TargetFigures(
+        name=config.target.name or "",
+        url=config.target.url or "",
+        model=scope.model,
+        kind=scope.kind,
         slos=slos,
         goodput=goodput(run, scope.slos),
         latency=latency,
         traffic=flow,
-        quota=None if scope.managed else use,
-        what_if=table,
+        quota=_quota_use(scope, flow, overall["throttle_wait"].mean_ms, parts),
         serverless=serverless,
-        managed=managed,
+        managed=_managed(scope, instances, serverless),
         instances=instances,
     )
+    return figures, table
+
+
+def _quota_use(scope: Scope, flow: Traffic, mean_wait_ms: float | None, parts: Sequence[Part]) -> QuotaUse | None:
+    """Of several targets, the first at its limit ends the headroom, unless arrivals go to where there is room."""
+    if scope.managed or "quota" in scope.unsaid:
+        return None
+    use = quota_use(flow, scope.quota, throttled_share(scope.run), mean_wait_ms)
+    used = [(each.quota.headroom, each.name, each.quota.binds) for _, each in parts if each.quota is not None]
+    if use is None or not used or scope.config.load.split is Split.LEAST_THROTTLED:
+        return use
+    headroom, name, binds = min(used)
+    return replace(use, headroom=headroom, binds=binds, target=name)
 
 
 def _instances(scope: Scope, service_time_ms: float | None, *, objectives_met: bool) -> InstanceEstimate | None:
@@ -130,7 +184,7 @@ def _instances(scope: Scope, service_time_ms: float | None, *, objectives_met: b
 
 def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> ServerlessCost | None:
     """None where the model is not sold per token, no request was billed, or none is planned for."""
-    price, billed = scope.book.token_price(scope.model), billed_request(scope.run)
+    price, billed = scope.price, billed_request(scope.run)
     if price is None or billed is None or not table:
         return None
     of_a_request = Tokens(*billed)
@@ -144,6 +198,30 @@ def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> Serve
         of_a_request=of_a_request,
         requests_per_s=scope.planned.requests_per_s,
         deployments=table[-1].deployments if needed is None else needed,
+    )
+
+
+def _serverless_together(scope: Scope, parts: Sequence[Part], table: tuple[WhatIf, ...]) -> ServerlessCost | None:
+    """What the targets cost together, each at its own price; None where one has none."""
+    known = [part.price for part, _ in parts if part.price is not None]
+    spent = [figures.serverless for _, figures in parts if figures.serverless is not None]
+    if not spent or len(known) < len(parts) or "serverless" in scope.unsaid:
+        return None
+    requests = billed_requests(scope.run)
+    so_far_usd = sum(cost.so_far_usd for cost in spent)
+    per_hour_usd = so_far_usd / requests * scope.planned.requests_per_s * S_PER_HOUR
+    inputs, outputs = ({getattr(price, name) for price in known} for name in ("input_usd_per_1k", "output_usd_per_1k"))
+    return ServerlessCost(
+        model=scope.model,
+        input_usd_per_1k=inputs.pop() if len(inputs) == 1 else None,
+        output_usd_per_1k=outputs.pop() if len(outputs) == 1 else None,
+        source="; ".join(dict.fromkeys(price.source for price in known)),
+        dated=min(price.dated for price in known).isoformat(),
+        so_far_usd=so_far_usd,
+        per_request_usd=so_far_usd / requests,
+        per_hour_usd=per_hour_usd,
+        per_month_usd=per_hour_usd * HOURS_PER_MONTH,
+        deployments=deployments_needed(table) or sum(cost.deployments for cost in spent),
     )
 
 

@@ -11,10 +11,11 @@ import polars as pl
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission
 from loadgen.samples import Run
-from loadgen.schedule import read_trace
+from loadgen.traces import read_trace
 from planner.rows import NS_PER_S, OK, STEADY, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
+MOST_COPIES = 1_000
 REQUESTS = pl.col("at_s").is_not_null().cast(pl.Int64)  # one each, to count with
 ARRIVALS = ("at_s", "prompt_tokens", "max_tokens", "completion_tokens")
 _TOKENS = dict.fromkeys(ARRIVALS[1:], pl.Int64)
@@ -150,10 +151,13 @@ def at_rate(demand: Demand, requests_per_s: float) -> Demand:
 
 
 def repeated(demand: Demand, at_least_s: float) -> Demand:
-    """The sequence again and again, until it spans `at_least_s`: a quota must be watched for longer than a minute."""
+    """The sequence again and again, until it spans `at_least_s`: a quota must be watched for longer than a minute.
+
+    No more than MOST_COPIES times: of a run that was stopped after a millisecond nothing can be said.
+    """
     if demand.span_s <= 0 or demand.span_s >= at_least_s:
         return demand
-    times = math.ceil(at_least_s / demand.span_s)
+    times = min(MOST_COPIES, math.ceil(at_least_s / demand.span_s))
     copies = [demand.arrivals.with_columns(pl.col("at_s") + i * demand.span_s) for i in range(times)]
     return Demand(pl.concat(copies), demand.span_s * times, f"{demand.source}, repeated {times} times")
 

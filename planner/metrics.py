@@ -12,7 +12,7 @@ from loadgen.samples import Run
 from planner.demand import admission_tokens, attempts_with_tokens
 from planner.plan import LatencyRow, Quantile
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples
-from planner.rows import NS_PER_MS, NS_PER_S, OK, SENT, STEADY, config_of, in_ms, in_seconds
+from planner.rows import NS_PER_MS, NS_PER_S, OK, SENT, STEADY, PartOfRun, config_of, in_ms, in_seconds
 from planner.traffic import in_flight
 
 NS_PER_US = 1_000
@@ -163,6 +163,16 @@ def latency_distribution(run: Run) -> pl.DataFrame:
     )
 
 
+def latency_by_target(run: Run) -> pl.DataFrame:
+    """The same of all targets together and of each, named by `scenario`."""
+    parts = [(str(target.name), PartOfRun(run, target)) for target in config_of(run).targets]
+    return pl.concat(
+        _distribution_line(metric, name, sorted_values(part, metric)["value_ns"])
+        for metric in DRAWN
+        for name, part in ((ALL, run), *parts)
+    )
+
+
 def _distribution_line(metric: str, scenario: str, ascending: pl.Series) -> pl.DataFrame:
     n = len(ascending)
     points = min(n, LINE_POINTS)
@@ -201,6 +211,15 @@ def load_over_time(run: Run) -> pl.DataFrame:
         )
         .collect()
     )
+
+
+def load_by_target(run: Run) -> pl.DataFrame:
+    """What was sent to each in the minute before each second. Columns target, and those of `load_over_time`."""
+    frames = [
+        load_over_time(PartOfRun(run, target)).with_columns(target=pl.lit(target.name))
+        for target in config_of(run).targets
+    ]
+    return pl.concat(frames)
 
 
 def _sent_so_far(run: Run) -> pl.LazyFrame:

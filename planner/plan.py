@@ -106,6 +106,7 @@ class QuotaUse:
     headroom: float  # how many times this load fits before that limit
     throttled_share: float  # attempts answered 429
     mean_throttle_wait_ms: float | None
+    target: str | None = None  # of several, the one whose limit is reached first; `binds` and `headroom` are of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +126,8 @@ class WhatIf:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerlessCost:
     model: str
-    input_usd_per_1k: float
-    output_usd_per_1k: float
+    input_usd_per_1k: float | None  # None where several targets differ
+    output_usd_per_1k: float | None
     source: str
     dated: str
     so_far_usd: float
@@ -163,7 +164,36 @@ class InstanceEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetFigures:
+    """What one of several targets was asked and did. An arrival that was tried at two is counted at both."""
+
+    name: str
+    url: str
+    model: str
+    kind: str
+    slos: tuple[SloResult, ...]
+    goodput: Goodput | None
+    latency: tuple[LatencyRow, ...]
+    traffic: Traffic
+    quota: QuotaUse | None
+    serverless: ServerlessCost | None  # planned for what came to it
+    managed: tuple[ManagedCost, ...]
+    instances: InstanceEstimate | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetUse:
+    """What a run used of one limit, what was in flight at its estimate where its usage never became known."""
+
+    resource: str  # requests, tokens, usd or wall_s
+    used: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
+    """All fields but `targets` are of all targets together."""
+
     format: int
     run_ids: tuple[str, ...]
     started_utc: str
@@ -184,3 +214,5 @@ class Plan:
     managed: tuple[ManagedCost, ...]  # cheapest first
     instances: InstanceEstimate | None
     assumptions: tuple[str, ...] = field(default=())
+    budget: tuple[BudgetUse, ...] = field(default=())  # of what the run was limited to
+    targets: tuple[TargetFigures, ...] = ()  # in the order of the file; empty where there is only one

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from loadgen.config import RunConfig
+from loadgen.config import RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
 from loadgen.samples import Outcome, Phase, Run
 
@@ -29,10 +29,30 @@ def in_ms(duration_ns: pl.Expr) -> pl.Expr:
     return (duration_ns / NS_PER_MS).round(6)
 
 
+class PartOfRun(Run):
+    """A run as one of its targets saw it: the rows of what was sent there, or due there and dropped."""
+
+    def __init__(self, whole: Run, target: TargetConfig) -> None:
+        config = config_of(whole).model_copy(update={"targets": (target,)})
+        about = whole.manifest.deployment_of(target.name)
+        changes = {"config": config.model_dump(mode="json"), "deployment": about, "deployments": {}}
+        super().__init__(whole.folder, whole.manifest.model_copy(update=changes))
+        self.whole, self._target = whole, target.name
+
+    @property
+    def samples(self) -> pl.LazyFrame:
+        return self.whole.samples.filter(pl.col("target") == self._target)
+
+
 def config_of(run: Run) -> RunConfig:
-    """The configuration the run was made with. Raises RunFolderError if the manifest's cannot be understood."""
+    """The configuration the run was made with, each target's quota in it; the run's own quota is the first target's.
+
+    Raises RunFolderError if the manifest's cannot be understood.
+    """
     try:
-        return RunConfig.model_validate(run.manifest.config)
+        config = RunConfig.model_validate(run.manifest.config)
+        targets = [target.model_copy(update={"quota": config.quota_of(target)}) for target in config.targets]
+        return config.model_copy(update={"targets": tuple(targets), "quota": targets[0].quota})
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise RunFolderError(f"{run.folder / 'manifest.json'}: its config cannot be understood: {reason}") from None
@@ -62,8 +82,10 @@ def steady_stretch(run: Run) -> Stretch:
     """From the end of the warm-up to the start of the cool-down.
 
     A run that did not complete ended with the last arrival that came due, and so did a trace that was shorter than the
-    duration. No arrival of the steady phase lies outside. Zero seconds if there was none.
+    duration. No arrival of the steady phase lies outside. Zero seconds if there was none. It is the same for each
+    target.
     """
+    run = run.whole if isinstance(run, PartOfRun) else run
     load = config_of(run).load
     due_s = in_seconds(pl.col("due_ns"))
     last_s, first_steady_s, last_steady_s = (

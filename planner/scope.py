@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
-from loadgen.config import Kind, RunConfig
+from loadgen.config import Kind, RunConfig, Split, TargetConfig
+from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.demand import Demand, busiest, repeated
-from planner.prices import PriceBook
+from planner.demand import Demand, busiest, demand_of_run, grown, repeated
+from planner.prices import PriceBook, TokenPrice
+from planner.rows import PartOfRun, config_of
 
 WATCHED_S = 600.0  # a quota is watched for ten minutes,
 LEAST_WATCHED_S = 180.0  # or three of its own where ten hold too many arrivals to replay
@@ -33,13 +35,94 @@ class Scope:
 
     @property
     def managed(self) -> bool:
-        """Whether a managed deployment was measured."""
-        return self.config.target.kind is Kind.MANAGED
+        """Whether only managed deployments were measured."""
+        return all(target.kind is Kind.MANAGED for target in self.config.targets)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those that were measured: the configured name, else what /info said, else "unknown"."""
+        return tuple(dict.fromkeys(self._model_of(target) for target in self.config.targets))
 
     @property
     def model(self) -> str:
-        """The configured name, else what /info said, else "unknown"."""
-        return self.config.target.model or str(self.run.manifest.deployment.get("model_name") or "unknown")
+        return ", ".join(self.models)
+
+    def _model_of(self, target: TargetConfig) -> str:
+        return target.model or str(self.run.manifest.deployment_of(target.name).get("model_name") or "unknown")
+
+    @property
+    def kind(self) -> str:
+        return " and ".join(dict.fromkeys(target.kind.value for target in self.config.targets))
+
+    @property
+    def where(self) -> str:
+        """The target's address, or the names of several."""
+        targets = self.config.targets
+        return self.config.target.url or "" if len(targets) == 1 else ", ".join(str(target.name) for target in targets)
+
+    @property
+    def quota(self) -> Quota:
+        """What all targets admit together."""
+        quotas = [self.config.quota_of(target) for target in self.config.targets]
+        return replace(
+            quotas[0],
+            tokens_per_minute=sum(quota.tokens_per_minute for quota in quotas),
+            requests_per_minute=sum(quota.requests_per_minute for quota in quotas),
+        )
+
+    @property
+    def price(self) -> TokenPrice | None:
+        """Of a token of the only target: its own, else the book's."""
+        target = self.config.target
+        prompt_usd, completion_usd = target.usd_per_1k_prompt, target.usd_per_1k_completion
+        if prompt_usd is None or completion_usd is None:
+            return self.book.token_price(self.model)
+        return TokenPrice(
+            model=self.model,
+            input_usd_per_1k=prompt_usd,
+            output_usd_per_1k=completion_usd,
+            source="the target's configuration",
+            dated=self.today or date.min,
+        )
+
+    @property
+    def parts(self) -> tuple[Scope, ...]:
+        """One for each of several targets: what came to it, and no other demand than that."""
+        if len(self.config.targets) == 1:
+            return ()
+        return tuple(self._part(PartOfRun(self.run, target)) for target in self.config.targets)
+
+    def _part(self, part: PartOfRun) -> Scope:
+        measured = demand_of_run(part)
+        planned = grown(measured, self.growth)
+        return replace(self, run=part, config=config_of(part), measured=measured, planned=planned, of_own_mix=True)
+
+    @property
+    def unsaid(self) -> Mapping[str, str]:
+        """Which figures cannot be given for several targets together, and why.
+
+        By name: quota, what_if, serverless, instances (with managed).
+        """
+        targets = self.config.targets
+        serverless = [self.config.quota_of(target) for target in targets if target.kind is Kind.SERVERLESS]
+        if len(targets) == 1:
+            return {}
+        if 0 < len(serverless) < len(targets):
+            why = "Serverless and managed targets have no quota, cost or instances in common: see each."
+            return dict.fromkeys(("quota", "what_if", "serverless", "instances"), why)
+        unsaid = {}
+        if not self.of_own_mix:
+            unsaid["serverless"] = "How the targets would share the demand is not known: each is planned as measured."
+        if len({quota.admission for quota in serverless}) > 1:
+            unsaid["quota"] = "The targets count tokens differently, so they have no quota in common: see each."
+        if len(set(serverless)) > 1:
+            unsaid["what_if"] = "The targets' quotas differ, so no number of deployments is replayed."
+        if len(self.models) > 1:
+            unsaid["instances"] = "The targets serve different models: instances are counted for each."
+        if self.config.load.split is Split.EACH:
+            why = "Every target was given the whole load, to compare them: what it needs and costs stands with each."
+            unsaid |= dict.fromkeys(("what_if", "serverless", "instances"), why)
+        return unsaid
 
 
 def watched_part(demand: Demand) -> Demand:

@@ -123,6 +123,12 @@ def throttled_share(run: Run) -> float:
     return share or 0.0
 
 
+def billed_requests(run: Run) -> int:
+    """How many attempts are billed."""
+    n: int = billed_attempts(run).select(pl.len()).collect().item()
+    return n
+
+
 def billed_request(run: Run) -> tuple[float, float] | None:
     """Mean prompt and completion tokens of an attempt that is billed; None where none is."""
     prompt_tokens, completion_tokens = (

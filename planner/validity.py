@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import polars as pl
 
-from loadgen.config import SIMULATED, Kind, RunConfig
+from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
+from loadgen.quota import Quota
 from loadgen.samples import Outcome, Run, check_ledger, count_totals
 from planner.generator import generator_doubts, generator_reasons
 from planner.metrics import DRAWN
-from planner.plan import LatencyRow, Traffic, Validity
+from planner.plan import LatencyRow, TargetFigures, Traffic, Validity
 from planner.rows import OK, STEADY
 
 MOST_DROPPED_SHARE = 0.01
@@ -53,6 +55,7 @@ class Evidence:
     config: RunConfig
     traffic: Traffic
     latency: Mapping[str, LatencyRow]  # of all scenarios together, by metric
+    targets: Sequence[TargetFigures]  # where there are several
     growth: float
     prices_dated: Sequence[date]  # of those the plan uses
     today: date | None  # None: not known, so no price is too old
@@ -90,8 +93,8 @@ def _unfinished(evidence: Evidence) -> list[str]:
     manifest = evidence.run.manifest
     if manifest.state == "running":
         reasons.append(
-            "the run never finished: it is still going on, or was killed and its last second is missing; wait, or run "
-            "it again"
+            "the run never finished: it is still going on, or was killed and its last second is missing; wait, or "
+            f"finish its record with `headroom recover {evidence.run.folder}`"
         )
     try:
         check_ledger(count_totals(evidence.run.samples), manifest.totals.get("planned"))
@@ -101,22 +104,28 @@ def _unfinished(evidence: Evidence) -> list[str]:
 
 
 def _dropped(evidence: Evidence) -> list[str]:
-    traffic = evidence.traffic
-    if not evidence.config.load.open_loop or traffic.dropped <= MOST_DROPPED_SHARE * traffic.planned:
+    traffic, dropped = evidence.traffic, _dropped_before_the_end(evidence)
+    if not evidence.config.load.open_loop or dropped <= MOST_DROPPED_SHARE * traffic.planned:
         return []
-    share = traffic.dropped / traffic.planned
+    share = dropped / traffic.planned
     return [
-        f"{share:.1%} of the arrivals ({traffic.dropped:,}) were due and never sent, so the load was not the one asked "
+        f"{share:.1%} of the arrivals ({dropped:,}) were due and never sent, so the load was not the one asked "
         f"for{_remedy_of_dropped(evidence)}"
     ]
 
 
 def _few_dropped(evidence: Evidence) -> list[str]:
-    traffic = evidence.traffic
-    if not 0 < traffic.dropped <= MOST_DROPPED_SHARE * traffic.planned:
+    dropped = _dropped_before_the_end(evidence)
+    if not 0 < dropped <= MOST_DROPPED_SHARE * evidence.traffic.planned:
         return []
-    arrivals = "one arrival was" if traffic.dropped == 1 else f"{traffic.dropped:,} arrivals were"
+    arrivals = "one arrival was" if dropped == 1 else f"{dropped:,} arrivals were"
     return [f"{arrivals} due and never sent{_remedy_of_dropped(evidence)}"]
+
+
+def _dropped_before_the_end(evidence: Evidence) -> int:
+    """Without those that came when the budget was used up: there the run ended."""
+    ended = sum(failure.n for failure in evidence.traffic.failures if failure.error == "budget")
+    return evidence.traffic.dropped - ended
 
 
 def _remedy_of_dropped(evidence: Evidence) -> str:
@@ -159,21 +168,30 @@ def _unanswered(evidence: Evidence) -> list[str]:
 
 
 def _simulated(evidence: Evidence) -> list[str]:
-    deployment, config = evidence.run.manifest.deployment, evidence.config
-    if deployment.get("simulated") is not True:
+    manifest, config = evidence.run.manifest, evidence.config
+    simulated = [each for each in config.targets if manifest.deployment_of(each.name).get("simulated") is True]
+    if not simulated:
         return []
-    own = config.target.url == SIMULATED
+    own = any(target.url == SIMULATED for target in simulated)
     lenient = ", and it answered prompts of any length" if own and config.load.trace is not None else ""
-    doubts = [f"the deployment was simulated: its latencies are those of the simulator, not of Azure{lenient}"]
-    kind, scale = deployment.get("simulated_kind", config.target.kind), deployment.get("time_scale", 1.0)
-    if kind != config.target.kind:
-        doubts.append(
-            f"the simulated deployment is {kind}, and the run took it for {config.target.kind}: give --kind {kind}"
-        )
+    several = len(config.targets) > 1
+    which = f"{len(simulated)} of the {len(config.targets)} targets were simulated: their latencies"
+    subject = which if several else "the deployment was simulated: its latencies"
+    doubts = [f"{subject} are those of the simulator, not of Azure{lenient}"]
+    for target in simulated:
+        where = f" {target.name}" if several else ""
+        doubts += _misread(target, manifest.deployment_of(target.name), f"the simulated deployment{where}")
+    return doubts
+
+
+def _misread(target: TargetConfig, deployment: Mapping[str, Any], name: str) -> list[str]:
+    """What a simulated deployment is and the run did not take it for."""
+    kind, scale = deployment.get("simulated_kind", target.kind), deployment.get("time_scale", 1.0)
+    doubts = []
+    if kind != target.kind:
+        doubts.append(f"{name} is {kind}, and the run took it for {target.kind}: give --kind {kind}")
     if scale != 1:
-        doubts.append(
-            f"the simulated deployment's time ran {scale:g} times as fast: no latency, rate or cost is a real one"
-        )
+        doubts.append(f"{name}'s time ran {scale:g} times as fast: no latency, rate or cost is a real one")
     return doubts
 
 
@@ -193,7 +211,8 @@ def _loop(evidence: Evidence) -> list[str]:
             f"closed loop of {evidence.config.load.users} users: slow answers held back the load, so response times "
             "are not those of arrivals that do not wait for each other"
         )
-    if evidence.config.target.kind is Kind.SERVERLESS and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
+    limited = any(target.kind is Kind.SERVERLESS for target in evidence.config.targets)
+    if limited and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
         doubts.append(
             f"the steady phase lasted {evidence.traffic.steady_s:.3g} s, less than a minute of quota: the busiest "
             "minute is scaled up from it"
@@ -222,22 +241,29 @@ def _held_back(evidence: Evidence) -> list[str]:
 
 
 def _refusals(evidence: Evidence) -> list[str]:
-    traffic, quota = evidence.traffic, evidence.config.quota
-    refused = traffic.outcomes[Outcome.THROTTLED]
+    traffics = [target.traffic for target in evidence.targets] or [evidence.traffic]
+    doubts = []
+    for target, traffic in zip(evidence.config.targets, traffics, strict=True):
+        where = f" by {target.name}" if evidence.targets else ""
+        doubts += _refusals_of(target, traffic, evidence.config.quota_of(target), where)
+    return doubts
+
+
+def _refusals_of(target: TargetConfig, traffic: Traffic, quota: Quota, where: str) -> list[str]:
+    refused, managed = traffic.outcomes[Outcome.THROTTLED], target.kind is Kind.MANAGED
     if not refused:
         return []
-    managed = evidence.config.target.kind is Kind.MANAGED
     limit = "what the endpoint lets in at once" if managed else "the quota"
     doubts = [
-        f"{refused:,} of {traffic.attempts:,} attempts were answered 429: throughput was limited by {limit}, not by "
-        "the model"
+        f"{refused:,} of {traffic.attempts:,} attempts were answered 429{where}: throughput was limited by {limit}, "
+        "not by the model"
     ]
     tokens_share = traffic.peak_tokens_per_minute / quota.tokens_per_minute
     fullest = max(tokens_share, traffic.peak_requests_per_minute / quota.requests_per_minute)
-    if evidence.config.target.kind is Kind.SERVERLESS and fullest < 1:
+    if not managed and fullest < 1:
         doubts.append(
-            f"429 came although the busiest minute took {fullest:.0%} of the configured quota: the deployment has "
-            "less, shares it, or enforces it in shorter windows"
+            f"429 came{where} although the busiest minute took {fullest:.0%} of the configured quota: the deployment "
+            "has less, shares it, or enforces it in shorter windows"
         )
     return doubts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadgen.config import Split
 from loadgen.tokens import ESTIMATOR
 from planner.cost import HOURS_PER_MONTH
 from planner.demand import REQUESTS, peak_per_minute
@@ -22,16 +23,21 @@ def headline(plan: Plan, scope: Scope) -> str:
         others = f" (and {more} more reason{'s' if more > 1 else ''})" if more else ""
         return f"Invalid run, do not plan from it: {plan.validity.reasons[0]}{others}."
     cost = _cheaper(plan.serverless, plan.managed)
-    clauses = (_objectives(plan), _refused(plan), _headroom(plan), _planned(plan, scope), cost)
+    clauses = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope), cost)
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
-def _objectives(plan: Plan) -> str:
+def _objectives(plan: Plan, scope: Scope) -> str:
     at = f"at {three_digits(plan.traffic.requests_per_s)} requests/s"
+    if plan.targets and scope.config.load.split is Split.EACH:
+        at = f"at {three_digits(plan.traffic.requests_per_s / len(plan.targets))} requests/s to each of "
+        at += f"{len(plan.targets)} targets"
+    elif plan.targets:
+        at += f" to {len(plan.targets)} targets"
     missed = [slo for slo in plan.slos if slo.met is False]
     unknown = [slo for slo in plan.slos if slo.met is None]
     if not plan.slos:
-        return f"{three_digits(plan.traffic.requests_per_s)} requests/s were offered, with no objective to meet"
+        return f"{at.removeprefix('at ')} were offered, with no objective to meet"
     if missed:
         return f"{_missed(missed[0])} {at}" + (f", and {len(missed) - 1} more" if len(missed) > 1 else "")
     if unknown:
@@ -45,6 +51,12 @@ def _missed(slo: SloResult) -> str:
     return f"{slo.text} was missed ({slo.measured_ms or 0:,.0f} ms)"
 
 
+def _missed_by(plan: Plan) -> str:
+    """Of several targets."""
+    names = [target.name for target in plan.targets if any(slo.met is False for slo in target.slos)]
+    return f"{' and '.join(names)} missed {'it' if len(plan.slos) == 1 else 'some'}" if names else ""
+
+
 def _refused(plan: Plan) -> str:
     quota = plan.quota
     if quota is None or quota.throttled_share <= REFUSED_SHARE:
@@ -56,7 +68,8 @@ def _headroom(plan: Plan) -> str:
     quota = plan.quota
     if quota is None:
         return ""
-    limit = f"one deployment's {quota.binds} per minute"
+    whose = "one deployment's" if not plan.targets else "the targets'" if quota.target is None else f"{quota.target}'s"
+    limit = f"{whose} {quota.binds} per minute"
     if quota.headroom < 1:
         return f"the busiest minute asked for {three_digits(1 / quota.headroom)} times {limit}"
     return f"{three_digits(quota.headroom)} times this load fits into {limit}"
@@ -100,7 +113,19 @@ def _usd(amount: float) -> str:
 
 def assumptions(plan: Plan, scope: Scope) -> tuple[str, ...]:
     """Everything the plan takes for granted, with the numbers it takes."""
-    return (*_of_demand(scope), *_of_quota(plan, scope), *_of_serverless(plan, scope), *_of_managed(plan, scope))
+    figures = (*_of_quota(plan, scope), *_of_serverless(plan, scope), *_of_managed(plan, scope))
+    return (*_of_demand(scope), *_of_targets(plan, scope), *figures)
+
+
+def _of_targets(plan: Plan, scope: Scope) -> list[str]:
+    if not plan.targets:
+        return []
+    split = scope.config.load.split.replace("_", " ")
+    return [
+        f"{len(plan.targets)} targets, split: {split}. A target's figures are of what came to it, and an arrival that "
+        "was tried at two is counted at both.",
+        *dict.fromkeys(scope.unsaid.values()),
+    ]
 
 
 def _of_demand(scope: Scope) -> list[str]:
@@ -144,14 +169,15 @@ def _of_quota(plan: Plan, scope: Scope) -> list[str]:
 
 def _of_serverless(plan: Plan, scope: Scope) -> list[str]:
     cost = plan.serverless
-    if scope.book.token_price(scope.model) is None:
-        return [f"The price book has no price per token for {scope.model}: serverless cost is left out."]
-    if cost is None:
-        return []
+    parts = scope.parts or (scope,)
+    unpriced = [f"The price book has no price per token for {part.model}: serverless cost is left out."
+                for part in parts if part.price is None]  # fmt: skip
+    if unpriced or cost is None:
+        return list(dict.fromkeys(unpriced))
     return [
-        f"{cost.model} costs ${cost.input_usd_per_1k:g} per 1,000 prompt and ${cost.output_usd_per_1k:g} per 1,000 "
-        f"completion tokens ({cost.source}, {cost.dated}). Answers are billed, and filtered or broken ones as far as "
-        "the server reported usage; refused requests are not.",
+        *dict.fromkeys(_price(each.serverless) for each in plan.targets or (plan,) if each.serverless is not None),
+        "Answers are billed, and filtered or broken ones as far as the server reported usage; refused requests are "
+        "not.",
         f"A month is {HOURS_PER_MONTH} hours at {three_digits(scope.planned.requests_per_s)} requests/s around the "
         "clock, all of them answered.",
         f"Tokens that the server did not report are estimated: prompts by {ESTIMATOR} or their scenario's mean, "
@@ -159,8 +185,17 @@ def _of_serverless(plan: Plan, scope: Scope) -> list[str]:
     ]
 
 
+def _price(cost: ServerlessCost) -> str:
+    return (
+        f"{cost.model} costs ${cost.input_usd_per_1k:g} per 1,000 prompt and ${cost.output_usd_per_1k:g} per 1,000 "
+        f"completion tokens ({cost.source}, {cost.dated})."
+    )
+
+
 def _of_managed(plan: Plan, scope: Scope) -> list[str]:
     estimate = plan.instances
+    if "instances" in scope.unsaid:
+        return []
     if not scope.book.skus_for(scope.model):
         return [f"The price book names no instance type for {scope.model}: managed cost is left out."]
     if estimate is None:

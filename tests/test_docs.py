@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 import headroom.cli  # noqa: F401 - adds the commands
 from headroom.commands.app import app
-from loadgen.config import RunConfig
+from loadgen.config import RunConfig, TargetConfig
 from loadgen.errors import HeadroomError
 from loadgen.quota import Quota
 from loadgen.simulator.autoscale import Metric
@@ -32,7 +32,9 @@ README = (ROOT / "README.md").read_text()
 
 def keys(model, prefix=""):
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if name == "targets":  # in the file a table, or several
+            yield from keys(TargetConfig, "target.")
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from keys(field.annotation, f"{prefix}{name}.")
         elif field.annotation is Quota:
             yield from ((f"{prefix}{name}.{each.name}", None) for each in fields(Quota))
@@ -48,7 +50,7 @@ def test_every_config_key_is_documented_with_its_meaning(key, meaning):
 
 
 def test_the_readme_documents_no_key_that_is_not():
-    documented = re.findall(r"^\| `((?:target|load|quota|timeouts|output|plan)\.\w+)`", README, re.MULTILINE)
+    documented = re.findall(r"^\| `((?:target|load|quota|budget|timeouts|output|plan)\.\w+)`", README, re.MULTILINE)
     assert set(documented) <= {key for key, _ in keys(RunConfig)}
 
 
@@ -110,17 +112,19 @@ def test_every_command_and_flag_is_documented(command, flag):
 def test_every_metric_and_exit_code_is_documented():
     for metric in LATENCIES:
         assert f"`{metric}`" in README
-    codes = {error.exit_code for error in HeadroomError.__subclasses__()} | {0, 1, 4, 99, 105}
+    codes = {error.exit_code for error in HeadroomError.__subclasses__()} | {0, 1, 4, 99, 105, 108, 111}
     assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
 
 
 def test_the_configuration_of_the_readme_is_valid(tmp_path):
-    _, example = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    RunConfig.model_validate(tomllib.loads(example))
+    examples = [tomllib.loads(each) for each in re.findall(r"```toml\n(.*?)```", README, re.DOTALL)]
+    valid = [RunConfig.model_validate(each) for each in examples if "target" in each]
+    assert [len(config.targets) for config in valid] == [2, 1]
 
 
 def test_the_faults_file_of_the_readme_is_valid(tmp_path):
-    example, _ = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (example,) = (each for each in examples if "target" not in tomllib.loads(each))
     file = tmp_path / "faults.toml"
     file.write_text(example)
     assert [toxic.kind for toxic in read_faults(file).toxics] == ["cut", "status", "freeze", "gzip_bomb"]

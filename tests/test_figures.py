@@ -14,6 +14,8 @@ as the code defines it:
 - The what-if repeats the demand to ten minutes, deals it in turn (what never fits takes its turn, and no part in shares),
   counts fixed windows from the first arrival, and tries twelve numbers of deployments at most, from one, or from one
   below the mean load where that is above six. A bucket of requests holds one slice at most.
+- A target's figures are of the rows that went there, over the same stretch. Together, several targets' quotas are added up,
+  but the one that is full first ends the headroom; each is paid at its own price; unequal quotas have no what-if.
 - An instance holds 8 requests at once, or what a managed run with all objectives met held in its busiest minute.
 - Invalid is a run that never finished, dropped above 1 %, answered nothing, or lagged (highest supported percentile, if
   above 5 ms) by more than 50 ms or a tenth of the median ttft.
@@ -182,16 +184,22 @@ def replay(arrivals, window, limits, deployments, *, waits):
 
 
 class Figures:
-    """A run folder, and each section of its plan worked out from it: `found`."""
+    """A run folder, and each section of its plan worked out from it: `found`. With a name: of that target's rows."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, name=None):
         manifest = json.loads((folder / "manifest.json").read_text())
         self.config, self.state = manifest["config"], manifest["state"]
         self.workers_read = manifest["workers"]
-        self.load, self.limits = self.config["load"], self.config["quota"]
-        self.is_managed = self.config["target"]["kind"] == "managed"
+        targets = self.config["target"] if isinstance(self.config["target"], list) else [self.config["target"]]
+        self.target = next(target for target in targets if name in (None, target["name"]))
+        self.load, self.limits = self.config["load"], self.target["quota"] or self.config["quota"]
+        self.is_managed = self.target["kind"] == "managed"
         self.model = manifest["deployment"]["model_name"].lower()
         self.rows = pl.read_parquet(folder / "samples.parquet").rows(named=True)
+        self.steady = [row for row in self.rows if row["phase"] == "steady"]
+        self._find_stretch()
+        self.rows = [row for row in self.rows if name in (None, row["target"])]
+        self.parts = [Figures(folder, target["name"]) for target in targets] if len(targets) > 1 and not name else []
         self.gaps = {}
         for seq, attempt, gap_us in pl.read_parquet(folder / "chunks.parquet").rows():
             self.gaps.setdefault((seq, attempt), []).append(gap_us * 1_000)
@@ -200,12 +208,15 @@ class Figures:
         self.answers = [row for row in self.rows if row["outcome"] == "ok"]
         with_usage = [row for row in self.rows if row["usage_source"] == "server"]
         self.billed = self.answers + [row for row in with_usage if row["outcome"] in ("filtered", "broken_stream")]
-        self._find_stretch()
         self.measured = self._demand(Fraction(1))
         self.planned = self._demand(Fraction(self.config["plan"]["growth"]))
         self.found = {"open_loop": self.load["users"] is None}
         for section in SECTIONS[1:]:
             self.found[section] = getattr(self, section)()
+        shared = ("slos", "goodput", "latency", "traffic", "quota", "serverless", "instances", "managed")
+        self.found["targets"] = [
+            {"name": part.target["name"], **{section: part.found[section] for section in shared}} for part in self.parts
+        ]
 
     def _state_tokens(self):
         limit, admission, means = self.load["max_tokens"], self.limits["admission"], {}
@@ -343,16 +354,25 @@ class Figures:
         traffic = self.found["traffic"]
         peak_tokens, peak_requests = traffic["peak_tokens_per_minute"], traffic["peak_requests_per_minute"]
         sent = [row["outcome"] for row in self.steady if row["sent_ns"] is not None]
+        fullest = {}
+        if self.parts:
+            tpm, rpm = (
+                sum(part.limits[name] for part in self.parts) for name in ("tokens_per_minute", "requests_per_minute")
+            )
+            first = min(self.parts, key=lambda part: part.found["quota"]["headroom"])
+            fullest = {"target": first.target["name"], **{k: first.found["quota"][k] for k in ("headroom", "binds")}}
         return {
             "tokens_per_minute": tpm, "requests_per_minute": rpm,
             "tokens_share": peak_tokens / tpm, "requests_share": peak_requests / rpm,
             "binds": "tokens" if peak_tokens * rpm >= peak_requests * tpm else "requests",
             "headroom": min(tpm / peak_tokens, rpm / peak_requests),
             "throttled_share": sent.count("throttled") / len(sent),
-            "mean_throttle_wait_ms": fmean(self.values("throttle_wait")) / MS,
+            "mean_throttle_wait_ms": fmean(self.values("throttle_wait")) / MS, "target": None, **fullest,
         }  # fmt: skip
 
     def what_if(self):
+        if any(part.limits != self.limits for part in self.parts):
+            return []
         arrivals, span = self.planned
         times = math.ceil(10 * MINUTE / span)
         watched = [(round(at - arrivals[0][0] + i * span), cost) for i in range(times) for at, cost in arrivals]
@@ -379,18 +399,33 @@ class Figures:
         }  # fmt: skip
 
     def serverless(self):
+        if self.parts:
+            return self._serverless_together([part.found["serverless"] for part in self.parts])
         (name,) = (name for name in BOOK["serverless"]["models"] if name.lower() == self.model)
         price, table = BOOK["serverless"]["models"][name], self.found["what_if"]
+        source = {"source": BOOK["serverless"]["source"], "dated": BOOK["serverless"]["dated"].isoformat()}
+        if self.target["usd_per_1k_prompt"] is not None:
+            ours = (("input", "prompt"), ("output", "completion"))
+            price = {f"{there}_usd_per_1k": self.target[f"usd_per_1k_{here}"] for there, here in ours}
+            source = {"source": "the target's configuration", "dated": "2026-11-20"}
         prompts, completions = (sum(row[kind] for row in self.billed) for kind in ("prompt", "completion"))
         spent = prompts / 1_000 * price["input_usd_per_1k"] + completions / 1_000 * price["output_usd_per_1k"]
         per_hour = spent / len(self.billed) * len(self.planned[0]) * float(60 * MINUTE / self.planned[1])
         refusing = {row["deployments"] for row in table if row["rejected_requests_share"] > 0.01}
         enough = min({row["deployments"] for row in table} - refusing, default=table[-1]["deployments"])
         return {
-            "model": name, **price, "source": BOOK["serverless"]["source"],
-            "dated": BOOK["serverless"]["dated"].isoformat(), "so_far_usd": spent,
+            "model": name, **price, **source, "so_far_usd": spent,
             "per_request_usd": spent / len(self.billed), "per_hour_usd": per_hour, "per_month_usd": per_hour * 730,
             "deployments": enough,
+        }  # fmt: skip
+
+    def _serverless_together(self, costs):
+        spent = sum(cost["so_far_usd"] for cost in costs)
+        per_hour = spent / len(self.billed) * len(self.planned[0]) * float(60 * MINUTE / self.planned[1])
+        return {
+            **{name: None for name in ("input_usd_per_1k", "output_usd_per_1k") if len({c[name] for c in costs}) > 1},
+            "so_far_usd": spent, "per_request_usd": spent / len(self.billed), "per_hour_usd": per_hour,
+            "per_month_usd": per_hour * 730, "deployments": sum(cost["deployments"] for cost in costs),
         }  # fmt: skip
 
     def instances(self):
@@ -448,12 +483,19 @@ SECTIONS = (
     "open_loop", "latency", "slos", "goodput", "traffic", "quota", "what_if", "serverless", "instances", "managed",
     "validity", "workers",
 )  # fmt: skip
+OF_TARGETS = re.compile(  # what the report says of each target; the rest stands in summary.json
+    rf"targets\.\d+\.(latency\.({'|'.join(SHOWN_BY_SCENARIO)})\.all\..*(?<!needs_n)|slos\.\d\.measured_ms|quota\.(?!target)\w+"
+    r"|serverless\.(\w+_usd|deployments)|goodput\.share|managed\.0\.(instances|per_month_usd)"
+    r"|traffic\.((?!steady|estimated|mean_p|mean_c|failures|outcomes)\w+|outcomes\.(ok|throttled)))"
+)
 
 
 def leaves(value, path=""):
     """Dotted paths, as the report marks its figures; a latency row is named by its metric and scenario."""
     if isinstance(value, list):
-        names = [f"{each['metric']}.{each['scenario']}" if path == "latency" else i for i, each in enumerate(value)]
+        names = [
+            f"{each['metric']}.{each['scenario']}" if path.endswith("latency") else i for i, each in enumerate(value)
+        ]
         assert len(set(names)) == len(value), path
         value = dict(zip(names, value, strict=True))
     if not isinstance(value, dict):
@@ -532,10 +574,28 @@ def folders(tmp_path_factory):
     base = synthetic_run(cwd, n=240, seed=9, name="short base", slo=["response_time.p50<=2s"], **config)
     large = [answered(500, 8.0, prompt_tokens=60_000), answered(501, 25.0, ttft_s=0.2, service_s=60.0)]
     managed = reworked(base, cwd, lambda _: large, state="interrupted", name="managed")
-    return {"main": (cwd / "run", done.returncode), "failing": (failing, 0), "managed": (managed, 0)}
+    several = reworked(split_run(cwd), cwd, tried_elsewhere, name="several")
+    codes = {"main": (cwd / "run", done.returncode), "failing": (failing, 0), "managed": (managed, 0)}
+    return codes | {"several": (several, 0)}
 
 
-@pytest.fixture(scope="module", params=["main", "failing", "managed"])
+def split_run(cwd):
+    """Of two targets, whose quotas and prices differ: the second takes a third of the arrivals."""
+    own = {"quota": {"tokens_per_minute": 30_000}, "usd_per_1k_prompt": 0.25, "usd_per_1k_completion": 1.5}
+    targets = [{"name": "north", "url": "https://north"}, {"name": "south", "url": "https://south", **own}]
+    return synthetic_run(cwd, n=300, seed=11, name="split base", target=targets, quota={"tokens_per_minute": 90_000})
+
+
+def tried_elsewhere(samples):
+    """Tells which target each attempt went to; more that one refused and the other answered."""
+    for sample in samples:
+        sample.target = "south" if sample.seq % 3 == 0 else "north"
+    refusals = [refused(900 + i, 11.0 + i, target=("south", "north")[i % 2]) for i in range(8)]
+    answers = [answered(900 + i, 11.0 + i, attempt=1, wait_s=0.25, target=("north", "south")[i % 2]) for i in range(8)]
+    return [*refusals, *answers, dropped(910, 12.0, target="north")]
+
+
+@pytest.fixture(scope="module", params=["main", "failing", "managed", "several"])
 def plan(request, folders):
     """The leaves of summary.json, the same recomputed, and the report's figures: name, exact value, shown text."""
     folder, _ = folders[request.param]
@@ -547,12 +607,14 @@ def plan(request, folders):
     return leaves(json.loads((folder / "summary.json").read_bytes())), leaves(Figures(folder).found), figures
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", [*SECTIONS, "targets"])
 def test_a_section_of_the_plan_is_what_the_rows_give(plan, section):
     summary, expected, _ = plan
     of_section = {path: value for path, value in expected.items() if path.partition(".")[0] == section}
     pairs = {path: (summary.get(path, "missing"), value) for path, value in of_section.items()}
-    assert pairs and {path: pair for path, pair in pairs.items() if not agrees(path, *pair)} == {}
+    assert (pairs or section in ("what_if", "targets")) and {
+        path: p for path, p in pairs.items() if not agrees(path, *p)
+    } == {}
 
 
 def test_no_number_of_the_plan_goes_unchecked(plan):
@@ -567,10 +629,13 @@ def test_every_figure_in_the_report_is_the_plans_to_the_last_digit(plan):
 
 def test_every_number_of_the_plan_stands_in_the_report(plan):
     summary, _, figures = plan
-    aside = re.compile(r"format|open_loop|validity\.valid|quota|.*\.needs_n|latency\.(\w+)\.(?!all\.).*")
+    aside = re.compile(
+        r"format|open_loop|validity\.valid|quota|quota\.target|.*\.needs_n|latency\.(\w+)\.(?!all\.).*|targets\..*"
+    )
     by_scenario = re.compile(rf"latency\.({'|'.join(SHOWN_BY_SCENARIO)})\..*(?<!needs_n)")
     no_bound = {path for path in summary if re.search(r"(low|high)_ms$", path) and summary[path] is None}
     wanted = {path for path in numbers(summary) if by_scenario.fullmatch(path) or not aside.fullmatch(path)}
+    wanted |= {path for path in numbers(summary) if OF_TARGETS.fullmatch(path)}
     assert wanted - no_bound - {name for name, _, _ in figures} == set()
 
 
@@ -602,6 +667,11 @@ def test_the_runs_reach_every_rule(folders):
     failing, managed = (json.loads((folders[name][0] / "summary.json").read_bytes()) for name in ("failing", "managed"))
     assert min(failing["traffic"]["outcomes"].values()) > 0 < failing["traffic"]["estimated_usage_share"]
     assert 0 < failing["goodput"]["good"] < failing["goodput"]["offered"]
+    several = json.loads((folders["several"][0] / "summary.json").read_bytes())
+    assert [target["quota"]["binds"] for target in several["targets"]] == ["tokens", "tokens"]
+    assert several["quota"]["target"] == "south" and several["serverless"]["input_usd_per_1k"] is None
+    tried = [target["traffic"]["planned"] for target in several["targets"]]
+    assert sum(tried) > several["traffic"]["planned"] > max(tried)
     assert (failing["quota"]["binds"], failing["validity"]["valid"]) == ("requests", False)
     assert (managed["quota"], managed["validity"]["valid"]) == (None, True)
     assert managed["instances"]["concurrency_per_instance"] != 8 and managed["what_if"][0]["deployments"] > 1

@@ -16,7 +16,7 @@ import httpx
 import polars as pl
 import pytest
 
-from headroom.running import simulated_model
+from headroom.targets import simulated_model
 from loadgen.samples import Run
 from loadgen.simulator.models import Images, Kind, model_of
 from tests.commands import SHORT, deployment, environment, headroom, side_by_side, start, wait_for_rows
@@ -521,7 +521,7 @@ REFUSALS = [
     ),
     pytest.param(["--trace", "trace.csv"], 2, "trace.csv, line 3: prompt_tokens is -1", id="bad trace"),
     pytest.param(
-        ["--trace", "large.csv"], 2, "large.csv, row 1, counts 300,005 tokens", id="a row of a trace never fits"
+        ["--trace", "large.csv"], 2, "large.csv, line 2, counts 300,005 tokens", id="a row of a trace never fits"
     ),
     pytest.param(["none.toml"], 2, "none.toml does not exist", id="no config"),
     pytest.param(["bad.toml"], 2, "bad.toml: load.rat: unknown key; did you mean 'rate'", id="unknown key"),
@@ -567,6 +567,8 @@ def test_a_refused_target_gets_not_one_byte(tmp_path):
             url,
             "--yes-target",
             "0.0.0.0",
+            "--budget-requests",
+            1_000,
             *SHORT,
             "--out",
             "run",

@@ -9,8 +9,9 @@ import pytest
 
 from loadgen.errors import ConfigError
 from loadgen.requests import text_of
-from loadgen.schedule import Arrival, TraceRow, drawn, read_trace, replayed
+from loadgen.schedule import Arrival, TraceRow, drawn, replayed
 from loadgen.tokens import image_tokens, prompt_tokens, text_tokens
+from loadgen.traces import read_trace
 
 MIX = {"chat": 3.0, "streaming": 6.0, "vision": 1.0}
 
@@ -107,10 +108,10 @@ ROW = "2023-11-16 18:15:46.68,374,44\n"
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "line 1: no column TIMESTAMP or at_s"),
+        ("", "line 1: no column at_s, TIMESTAMP, Timestamp or timestamp"),
         (HEADER, "holds no rows"),
         ("TIMESTAMP,ContextTokens\n", "line 1: the column GeneratedTokens is missing"),
-        ("a,b\n1,2\n", "line 1: no column TIMESTAMP or at_s; .* this file has a, b"),
+        ("a,b\n1,2\n", "line 1: no column at_s, .*; this file has a, b"),
         (HEADER + ROW + "2023-11-16 18:15:47.00,-4,44\n", "line 3: ContextTokens is -4"),
         (HEADER + ROW + "2023-11-16 18:15:47.00,4,x\n", "line 3: GeneratedTokens is 'x', not a whole number"),
         (HEADER + ROW + "2023-11-16 18:15:47.00,4\n", "line 3: GeneratedTokens is missing"),
@@ -126,7 +127,7 @@ def test_a_bad_trace_is_refused_naming_file_and_line(tmp_path, text, complaint):
 
 def test_a_trace_that_is_not_text_or_not_there_is_refused(tmp_path):
     (tmp_path / "trace.csv").write_bytes(b"\xff\xfe\x00garbage")
-    with pytest.raises(ConfigError, match="cannot be read as CSV"):
+    with pytest.raises(ConfigError, match="cannot be read as a trace: .*utf-8"):
         read_trace(tmp_path / "trace.csv")
     with pytest.raises(ConfigError, match="does not exist"):
         read_trace(tmp_path / "none.csv")

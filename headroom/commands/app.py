@@ -9,7 +9,7 @@ import typer
 
 from headroom import __version__
 
-INTERRUPTED = 105
+INTERRUPTED, AUTO_STOPPED, BUDGET_USED = 105, 108, 111
 
 app = typer.Typer(
     name="headroom",

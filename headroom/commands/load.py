@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,9 +22,11 @@ def run(
         bool, typer.Option("--check", help="Validate the file and flags, print what they come to, send nothing.")
     ] = False,
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim."
+            metavar="URL",
+            help="`sim`, or an endpoint's URL; by default AZURE_INFERENCE_ENDPOINT, AZUREAI_ENDPOINT_URL or sim. "
+            "Repeatable: see --split.",
         ),
     ] = None,
     dialect: Annotated[str | None, typer.Option(help="azure or openai.")] = None,
@@ -39,10 +42,28 @@ def run(
         typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable."),
     ] = None,
     users: Annotated[int | None, typer.Option(help="Closed loop: so many users.")] = None,
+    spawn_rate: Annotated[str | None, typer.Option(help="Users that come, like 10/s; by default all at once.")] = None,
+    think_time: Annotated[str | None, typer.Option(help="A user's wait after an answer: 2s, 1s..3s or exp:2s.")] = None,
     rate: Annotated[str | None, typer.Option(help="Open loop: arrivals, like 5/s or 300/min.")] = None,
+    spike: Annotated[
+        str | None, typer.Option(help="Another rate for a while: 50/s:10s@30s is 50/s for 10 s from 30 s on.")
+    ] = None,
+    diurnal: Annotated[
+        str | None, typer.Option(metavar="W0,...,W23", help="Weights of a day's hours, whose mean has the rate.")
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Open loop: rates with even ramps between them, like 5/s:60s,20/s:120s.")
+    ] = None,
     arrivals: Annotated[str | None, typer.Option(help="constant, poisson or gamma.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Open loop: arrivals and token counts from a CSV file.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Open loop: arrivals and token counts of a file, or of a run folder.")
+    ] = None,
     speed: Annotated[float | None, typer.Option(help="Play the trace so many times faster.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Skip so much of the trace's beginning.")] = None,
+    scale: Annotated[str | None, typer.Option(help="Play so many times the trace's arrivals, like 2x.")] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Pass over bad rows of the trace, and count them.")
+    ] = False,
     duration: Annotated[str | None, typer.Option(help="How long arrivals come, warm-up included, like 60s.")] = None,
     warmup: Annotated[str | None, typer.Option(help="The first part of it, which no figure counts.")] = None,
     tpm: Annotated[int | None, typer.Option(help="Quota: tokens a minute.")] = None,
@@ -50,6 +71,10 @@ def run(
     throttle: Annotated[str | None, typer.Option(help="pace, off or feedback.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="How several targets share arrivals: weight, round_robin, least_throttled or each."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
     processes: Annotated[
         int | None, typer.Option(help="So many load processes share the load; -1: one a core.")
@@ -61,15 +86,19 @@ def run(
         str | None, typer.Option(metavar="HOST:PORT", help="Where a master listens (127.0.0.1:5557).")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="So many workers a master waits for (1).")] = None,
+    budget_requests: Annotated[int | None, typer.Option(help="End when so many requests are sent.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="End before so many tokens are used.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="End before so many US dollars are spent.")] = None,
+    budget_wall: Annotated[str | None, typer.Option(help="Send nothing so long after the start, like 10m.")] = None,
+    no_auto_stop: Annotated[
+        bool, typer.Option("--no-auto-stop", help="Go on whatever fails: without it 401, 403 or 90 % errors end it.")
+    ] = False,
     slo: Objectives = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; must not exist.")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the run folder.")] = False,
 ) -> None:
     """Load-test a deployment, record what happened, and plan from it."""
-    from headroom import running  # noqa: PLC0415
-    from loadgen.loadtest import load_config  # noqa: PLC0415
-
     flags = {
         "target.url": target,
         "target.dialect": dialect,
@@ -79,34 +108,42 @@ def run(
         "target.allow_hosts": yes_target,
         "scenarios": mix_of(scenario) if scenario else None,
         "load.users": users,
+        "load.spawn_rate": spawn_rate,
+        "load.think_time": think_time,
         "load.rate": rate,
+        "load.spike": spike,
+        "load.diurnal": diurnal,
+        "load.stages": stages,
         "load.arrivals": arrivals,
         "load.trace": trace,
         "load.speed": speed,
+        "load.from": from_,
+        "load.scale": scale,
+        "load.skip_bad_rows": True if skip_bad_rows else None,
         "load.duration": duration,
         "load.warmup": warmup,
         "load.max_tokens": max_tokens,
         "load.throttle": throttle,
         "load.retries": retries,
+        "load.split": split,
         "load.seed": seed,
         "load.processes": processes,
         "load.master": True if master else None,
         "load.bind": bind,
         "load.workers": workers,
+        "load.auto_stop": False if no_auto_stop else None,
+        "budget.requests": budget_requests,
+        "budget.tokens": budget_tokens,
+        "budget.usd": budget_usd,
+        "budget.wall": budget_wall,
         "quota.tokens_per_minute": tpm,
         "quota.requests_per_minute": rpm,
         "slo": slo,
         "output.dir": out,
         "output.report": False if no_report else None,
     }
-    config = load_config(file, {name: value for name, value in flags.items() if value is not None}, os.environ)
-    places = {name: place_of(name) for name in config.scenarios}
-    if check:
-        running.check(config)
-        sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
-        return
     try:
-        raise typer.Exit(running.run(config, places, quiet=quiet))
+        raise typer.Exit(_run(file, flags, check=check, quiet=quiet))
     except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
         sys.stderr.write("headroom: interrupted\n")
         raise typer.Exit(INTERRUPTED) from None
@@ -123,6 +160,19 @@ def worker(
     """Make a share of the load of a master elsewhere: `headroom run --master`."""
     command = [sys.executable, "-m", "loadgen.worker", "--connect", connect]
     os.execv(sys.executable, command + ([] if out is None else ["--out", str(out)]))  # noqa: S606 - no shell is meant
+
+
+def _run(file: Path | None, flags: Mapping[str, Any], *, check: bool, quiet: bool) -> int:
+    from headroom import running, targets  # noqa: PLC0415
+    from loadgen.loadtest import load_config  # noqa: PLC0415
+
+    config = load_config(file, {name: value for name, value in flags.items() if value is not None}, os.environ)
+    places = {name: place_of(name) for name in config.scenarios}
+    if check:
+        targets.check(config)
+        sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
+        return 0
+    return running.run(config, places, quiet=quiet)
 
 
 def mix_of(scenarios: list[str]) -> dict[str, float]:

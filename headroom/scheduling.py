@@ -1,0 +1,42 @@
+"""The schedule of an open loop: made from the config, stored in the run folder, and played from there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from loadgen.config import RunConfig
+from loadgen.schedule import TraceRow, replayed, shaped
+from loadgen.schedule_file import write_schedule
+from loadgen.traces import open_trace, played_rows
+
+
+def stated_rows(config: RunConfig) -> list[TraceRow]:
+    """Those of the config's trace that are played. Raises ConfigError for a trace that cannot be."""
+    load = config.load
+    if load.trace is None:
+        return []
+    return played_rows(open_trace(load.trace, skip_bad_rows=load.skip_bad_rows), load, config.scenarios)
+
+
+def store_schedule(folder: Path, config: RunConfig) -> None:
+    """Write `schedule.parquet`, and say on the console and in the run's notes what was passed over of a trace.
+
+    A closed loop has no schedule. Raises ConfigError, and RunFolderError where it cannot be written.
+    """
+    load, mix = config.load, config.scenarios
+    if not load.open_loop:
+        return
+    if load.trace is None:
+        write_schedule(folder, shaped(load.arrivals, load.shape, mix, load.seed, gamma_shape=load.gamma_shape))
+        return
+    trace = open_trace(load.trace, skip_bad_rows=load.skip_bad_rows)
+    rows = played_rows(trace, load, mix)
+    limits = {"from_s": load.from_, "scale": load.scale}
+    write_schedule(folder, replayed(rows, load.speed, load.duration, mix, load.seed, **limits))
+    note = trace.note(load.trace)
+    if note is not None:
+        sys.stderr.write(f"{note}\n")
+        with (folder / "notes.jsonl").open("a") as notes:
+            notes.write(json.dumps({"at_s": 0.0, "kind": "trace", "text": note}) + "\n")

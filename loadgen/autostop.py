@@ -1,0 +1,52 @@
+"""When a run is not worth going on with: the key is refused, or hardly anything but errors comes back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from loadgen.samples import Outcome
+
+WINDOW_S = 60.0
+SHORTEST_WINDOW_S = 10.0  # of a run that has not lasted longer yet
+FEWEST_ATTEMPTS = 20
+STOPPING_SHARE = 0.9
+DENIED = (401, 403)
+ERRORS = (
+    Outcome.SERVER_ERROR,
+    Outcome.TIMEOUT,
+    Outcome.NETWORK,
+    Outcome.BROKEN_STREAM,
+    Outcome.REJECTED,
+)
+# A 429 is an answer: it counts as finished and is no error, and neither is what content safety stopped.
+FINISHED = (*ERRORS, Outcome.OK, Outcome.THROTTLED, Outcome.FILTERED)
+
+
+class ErrorWindow:
+    """The share of errors among the attempts that finished in the last minute.
+
+    It is shown counts that only grow, once a second: what an attempt costs is nothing.
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])  # when, finished, errors; oldest first
+
+    def look(self, at_s: float, outcomes: Mapping[str, int]) -> str | None:
+        """The reason to stop, or None. `at_s` counts from the run's start, `outcomes` all attempts since then."""
+        finished = sum(outcomes.get(outcome, 0) for outcome in FINISHED)
+        errors = sum(outcomes.get(outcome, 0) for outcome in ERRORS)
+        self._looks.append((at_s, finished, errors))
+        while self._looks[1][0] <= at_s - WINDOW_S:
+            self._looks.popleft()
+        then_s, finished_before, errors_before = self._looks[0]
+        window_s, n, failed = at_s - then_s, finished - finished_before, errors - errors_before
+        if window_s < SHORTEST_WINDOW_S or n < FEWEST_ATTEMPTS or failed < STOPPING_SHARE * n:
+            return None
+        return f"auto-stop: {failed:,} of {n:,} attempts of the last {window_s:.0f} s failed"
+
+
+def denial(target: str, status: int) -> str:
+    """The reason to stop after the first answer that says so."""
+    why = "the key is missing or wrong" if status == 401 else "the key may not do this"
+    return f"auto-stop: {target} answered {status}: {why}"
