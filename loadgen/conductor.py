@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -100,7 +101,9 @@ class Conductor:
 
     def run(self) -> None:
         """From the first worker to the last row. Raises HeadroomError where it cannot begin, or a worker fails."""
-        keepers = [gevent.spawn(watch_parent, self.stop), gevent.spawn(self.reception.run)]
+        keepers = [
+            gevent.spawn(watch_parent, self.stop), gevent.spawn(self.reception.run), gevent.spawn(self._look)
+        ]  # fmt: skip
         try:
             self._gather()
             self._begin()
@@ -180,23 +183,17 @@ class Conductor:
         return told | ({"budget": use} if (use := budget_use(self.player)) else {})
 
     def _keepers(self) -> list[Callable[[], None]]:
-        keepers = [self._look, self._tell, self._watch_stop_file]
+        keepers = [self._tell, self._watch_stop_file]
         if self.config.load.auto_stop:
-            keepers.append(self._watch_errors)
+            keepers.append(partial(watch_errors, self.player, self.roster.outcomes, self.halt))
         if self.config.budget.wall is not None:
-            keepers.append(self._watch_wall)
+            keepers.append(partial(watch_wall, self.player, self.halt))
         return keepers
 
     def _watch_stop_file(self) -> None:
         watch_stop_file(self.folder)
         self.stop(STOPPED_BY_FILE)
         self.stop(STOPPED_BY_FILE)  # at once
-
-    def _watch_errors(self) -> None:
-        watch_errors(self.player, self.roster.outcomes, self.halt)
-
-    def _watch_wall(self) -> None:
-        watch_wall(self.player, self.halt)
 
     def _look(self) -> None:
         """See who has gone silent."""
@@ -290,7 +287,7 @@ class Conductor:
         member.clock, member.ready, member.seen_ns = data["clock"], True, monotonic_ns()
 
     def _on_beat(self, member: Member, data: Any) -> None:
-        if member.lost is not None:
+        if member.lost is not None and member.finished is None:
             self._send(member, "lost", {"reason": member.lost})
             return
         member.seen_ns = monotonic_ns()
@@ -326,6 +323,7 @@ class Conductor:
         kind = ConfigError if data["exit_code"] == ConfigError.exit_code else HeadroomError
         text = data["text"] if member.key is not None else f"{member.name}: {data['text']}"
         member.lost = data["text"]
+        self._send(member, "bye", None)
         self._fail(kind(text))
 
     def _fail(self, error: HeadroomError) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 LEASE_NS = 2_500_000_000  # how long a worker may send after the beat that was answered, by its own clock
 LOST_NS = 3_000_000_000  # without a beat for so long, by the master's: longer, so that it has stopped by then
 GIVE_UP_NS = 5_000_000_000  # a worker without an answer for so long ends
+SET_UP_NS = 30_000_000_000  # before the load: a scenario may take long to import
 BEAT_S = 0.5
 SUMMED = (
     *("sent", "in_flight", "waiting", "ok", "failed", "throttled", "dropped", "tokens"),
@@ -88,7 +89,8 @@ class Roster:
 
     def overdue(self, now_ns: int) -> list[Member]:
         """Those that live by what was said last, and have said nothing for too long."""
-        return [member for member in self.live if now_ns - member.seen_ns > LOST_NS]
+        patience_ns = LOST_NS if self.started else SET_UP_NS
+        return [member for member in self.live if now_ns - member.seen_ns > patience_ns]
 
     def outcomes(self) -> dict[str, int]:
         """Of all attempts that the workers told of."""

@@ -34,7 +34,7 @@ from loadgen.errors import ConfigError, HeadroomError
 from loadgen.guards import StopCause
 from loadgen.load import Load, raise_limits
 from loadgen.quota import pacing
-from loadgen.roster import BEAT_S, GIVE_UP_NS, LEASE_NS
+from loadgen.roster import BEAT_S, GIVE_UP_NS, LEASE_NS, SET_UP_NS
 from loadgen.samples import Manifest, create
 from loadgen.schedule import Arrival
 from loadgen.shipping import Shipper
@@ -44,6 +44,7 @@ PINGS = 10
 ANSWER_S = 30.0  # for the master's answer to a greeting
 SHIP_S = 0.25
 LAST_SHIPMENT_S = 30.0
+BYE_S = 5.0
 INTERRUPTED = 105
 
 
@@ -99,13 +100,14 @@ class Worker:
         kind, welcome = self._receive("welcome", "refused", patience_s=ANSWER_S)
         if kind == "refused":
             raise Refused(f"the master refused this worker: {welcome['reason']}")
+        keepers = [gevent.spawn(self._beat)]
         try:
             load = self._load = self._prepare(welcome)
             self._send("ready", {"clock": self._compare_clocks(welcome["boot_id"])})
         except HeadroomError as error:
-            self._send("failed", {"text": str(error), "exit_code": error.exit_code})
+            self._report(error)
             raise
-        keepers = [gevent.spawn(keeper) for keeper in (self._beat, *(gate.run for gate in self._gates.values()))]
+        keepers += [gevent.spawn(gate.run) for gate in self._gates.values()]
         _, start = self._receive("start", patience_s=None)
         self._play(load, start["start_ns"] - self._offset_ns)
         with suppress(MasterLost):
@@ -193,8 +195,14 @@ class Worker:
         try:
             load.run(start_ns)
         except HeadroomError as error:
-            self._send("failed", {"text": str(error), "exit_code": error.exit_code})
+            self._report(error)
             raise
+
+    def _report(self, error: HeadroomError) -> None:
+        """Tell the master, and stay until it knows."""
+        self._send("failed", {"text": str(error), "exit_code": error.exit_code})
+        with suppress(MasterLost):
+            self._receive("bye", patience_s=BYE_S)
 
     def _arrivals(self) -> Iterator[Arrival]:
         """As they are dealt; the last message is empty."""
@@ -215,7 +223,8 @@ class Worker:
         while True:
             now_ns = monotonic_ns()
             self._send("beat", {"sent_ns": now_ns})
-            if now_ns - self._answered_ns > GIVE_UP_NS and self._given_up is None:
+            patience_ns = GIVE_UP_NS if self._load is not None and self._load.playing else SET_UP_NS
+            if now_ns - self._answered_ns > patience_ns and self._given_up is None:
                 self._give_up(f"the master has not answered for {(now_ns - self._answered_ns) / 1e9:.1f} s")
             gevent.sleep(BEAT_S)
 
