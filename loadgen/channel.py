@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -32,13 +33,28 @@ def place_of(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+class Hub(MasterRunner):
+    """Locust's master, which looks all its workers through after each message; after ours there is no need to."""
+
+    def handle_message(self, client_id: str, msg: Any) -> None:
+        listener, _ = self.custom_messages.get(msg.type, (None, False))
+        if listener is None:
+            super().handle_message(client_id, msg)
+            return
+        try:
+            listener(msg=msg)
+        except Exception as error:  # what is no message of ours must not end the run
+            logging.getLogger(__name__).error("%s of %s: %r", msg.type, client_id, error)
+
+
 def listening(environment: Environment, host: str, port: int) -> MasterRunner:
     """Locust's master, bound; port 0 is any that is free. Raises ConfigError where that is not possible."""
     try:
-        return environment.create_master_runner("*" if host == "0.0.0.0" else host, port)  # noqa: S104 - asked for
+        environment.runner = Hub(environment, "*" if host == "0.0.0.0" else host, port)  # noqa: S104 - asked for
     except (RPCError, SystemExit, OSError) as error:  # Locust exits where another program listens there
         why = "another program listens there" if isinstance(error, SystemExit) else error
         raise ConfigError(f"load.bind {host}:{port} cannot be listened at: {why}") from None
+    return environment.runner
 
 
 def hear(runner: Runner, listeners: Mapping[str, Callable[[str, Any], None]]) -> None:

@@ -51,10 +51,11 @@ class Roster:
         self.wanted = wanted
         self.members: list[Member] = []
         self.started = False
+        self._by_id: dict[str, Member] = {}
         self._versions = versions
 
     def of(self, client_id: str) -> Member | None:
-        return next((member for member in self.members if member.client_id == client_id), None)
+        return self._by_id.get(client_id)
 
     @property
     def live(self) -> list[Member]:
@@ -72,6 +73,7 @@ class Roster:
         key = hello.get("key")
         member = Member(len(self.members), client_id, host, pid, now_ns, key if key in keys else None)
         self.members.append(member)
+        self._by_id[client_id] = member
         return member
 
     def _refusal(self, client_id: str, hello: Mapping[str, Any], host: str) -> str | None:
