@@ -39,7 +39,7 @@ from loadgen.dealing import unpacked
 from loadgen.roster import BEAT_S
 from loadgen.samples import create
 
-USERS = 64
+USERS = 64  # a process
 LEAST_RATIO = 0.85
 WARMUP_S = 1.5
 FAKES = 100
@@ -81,7 +81,13 @@ def used_s(pid: int) -> float:
 def per_cpu_s(path: Path, url: str, cores: Cores, processes: int, seconds: float) -> float:
     """Plain requests per CPU-second of all processes of a load."""
     duration_s = WARMUP_S + seconds + 0.5
-    load = {"users": USERS, "duration": duration_s, "warmup": WARMUP_S, "throttle": "off", "processes": processes}
+    load = {
+        "users": USERS * processes,
+        "duration": duration_s,
+        "warmup": WARMUP_S,
+        "throttle": "off",
+        "processes": processes,
+    }
     folder = folder_of(path, url, **load)
     process = start_load(folder, cores.load)
     assert process.stdout is not None

@@ -58,14 +58,12 @@ class Conductor:
         load = self.config.load
         host, port = place_of(load.bind) if load.master else ("127.0.0.1", 0)
         hold(folder)
-        self.runner = listening(environment, host, port)
-        self.player: Player = player_for(manifest, self.runner, folder)
+        self.player: Player = player_for(manifest, environment, folder)
         seat(self.player)
         check_requests_fit(self.player, {name: load_scenario(name, place) for name, place in places.items()})
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         wanted = load.workers if load.master else cores if load.processes == -1 else load.processes
         self.roster = Roster(wanted, VERSIONS)
-        self.children = Children(manifest.run_id, 0 if load.master else wanted, self.runner.server.port)
         schedule = self.player.schedule() if load.open_loop else ()
         self.dealer = Dealer(
             schedule, wanted, lambda worker, share: self._send(self.roster.members[worker], "deal", share)
@@ -81,6 +79,8 @@ class Conductor:
         self._stop_ns: int | None = None
         self._failure: HeadroomError | None = None
         self._degraded: list[str] = []
+        self.runner = listening(environment, host, port)  # last: who calls from here on is heard
+        self.children = Children(manifest.run_id, 0 if load.master else wanted, self.runner.server.port)
         members = {name: self._from_member(listener) for name, listener in self._of_members().items()}
         hear(self.runner, {"hello": self._on_hello, **members})
 

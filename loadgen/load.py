@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 import gevent.os
 from gevent.event import Event
+from locust.env import Environment
 from locust.runners import Runner
 
 from loadgen.arrivals import ClosedLoop, OpenLoop
@@ -67,7 +68,7 @@ class Load:
         self.classes = {name: load_scenario(name, place) for name, place in places.items()}
         self.runner, self.environment = runner, runner.environment
         self.environment.user_classes = list(self.classes.values())
-        self.player = player_for(manifest, runner, folder)
+        self.player = player_for(manifest, runner.environment, folder)
         self.player.worker = self.share.index
         self.player.guards.halt = self.halt
         seat(self.player)
@@ -289,12 +290,12 @@ class Load:
             self.player.tally.note("entra", f"{lane.name}: {error}; trying again")
 
 
-def player_for(manifest: Manifest, runner: Runner, folder: Path) -> Player:
+def player_for(manifest: Manifest, environment: Environment, folder: Path) -> Player:
     """Raises HeadroomError for a target that may not be loaded, or a key that is not there."""
     config = RunConfig.model_validate(manifest.config)
     return Player(
         config,
-        environment=runner.environment,
+        environment=environment,
         variables=os.environ,
         models=[manifest.deployment_of(target.name).get("model_name") for target in config.targets],
         run_id=manifest.run_id,
