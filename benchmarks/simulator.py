@@ -63,16 +63,6 @@ LATE_MS = 5.0
 TRIES = 3
 EARLY_NS = 1_000  # the record keeps gaps in whole microseconds
 START_PATIENCE_S = 60.0
-MOCK_SCENARIO = """
-from loadgen.requests import chat
-from scenarios import fixed
-
-class Plain(fixed.Plain):
-    spec = chat("plain", fixed.MESSAGES, max_tokens=fixed.MAX_TOKENS, openai_model="mock")
-
-class Stream(fixed.Plain):
-    spec = chat("stream", fixed.MESSAGES, max_tokens=fixed.MAX_TOKENS, stream=True, openai_model="mock")
-"""
 
 
 @dataclass(frozen=True)
@@ -208,13 +198,9 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def play(setting: Setting, server: Server, scenario: str, warmup_s: float, **load: object) -> Played:
     """Play a load on the server for as long as the setting says."""
-    place = f"scenarios.fixed:{scenario}"
-    if server.dialect == "openai":
-        (setting.folder / "mock.py").write_text(MOCK_SCENARIO)
-        place = f"{setting.folder / 'mock.py'}:{scenario}"
     load |= {"duration": warmup_s + setting.seconds + END_S, "warmup": warmup_s}
     folder = Path(tempfile.mkdtemp(dir=setting.folder)) / "run"
-    process = Load(folder, server.url, scenario, setting.cores, place=place, dialect=server.dialect, **load)
+    process = Load(folder, server.url, scenario, setting.cores, dialect=server.dialect, **load)
     try:
         begin, before = process.mark(warmup_s), core_seconds(server.pid)
         end, after = process.mark(warmup_s + setting.seconds), core_seconds(server.pid)

@@ -41,6 +41,7 @@ OUTCOME_BARS: Final = {
     "dropped": (GREY, "\\"),
     "cancelled": (GREY, "."),
 }
+VERDICT_MARKS: Final = {"met": "circle", "unclear": "diamond", "missed": "x", "saturated": "square"}
 LOG_TICKS_MS: Final = [digit * 10**power / 1_000 for power in range(9) for digit in (1, 2, 5)]  # 1 us to 500 s
 SHARE_TICKS: Final = [0, 0.25, 0.5, 0.75, 0.9, 0.99]
 SHARE_LABELS: Final = ["0 %", "25 %", "50 %", "75 %", "90 %", "99 %"]
@@ -106,6 +107,23 @@ def outcomes_over_time(frame: pl.DataFrame, every_s: float) -> go.Figure:
             hovertemplate="%{y:,} from %{x} s",
         )
     figure.update_layout(barmode="stack", showlegend=True)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def versus_load(frame: pl.DataFrame, columns: Mapping[str, str], y_title: str, limit: float | None) -> go.Figure:
+    """A line a column (name: column) over rate_per_s, a mark a step by its verdict, and the objective's limit."""
+    figure = _figure("offered, requests/s", y_title, height=300)
+    rates, verdicts = frame["rate_per_s"].to_list(), frame["verdict"].to_list()
+    for (name, column), (colour, dash) in zip(columns.items(), SCENARIO_LINES, strict=False):
+        line = _line(rates, frame[column].to_list(), name, colour, dash)
+        marks = {"size": 9, "symbol": [VERDICT_MARKS.get(verdict, "circle") for verdict in verdicts]}
+        line |= {"mode": "lines+markers", "marker": marks}
+        figure.add_scatter(**line, customdata=verdicts, hovertemplate="%{y:,.3~r} at %{x:.3~r}/s, %{customdata}")
+    if limit is not None and rates:
+        line = _line([min(rates), max(rates)], [limit, limit], f"limit {limit:,g}", VERMILION, "dash")
+        figure.add_scatter(**line | {"mode": "lines"}, hoverinfo="skip")
+    figure.update_layout(showlegend=True, hovermode="closest")
     figure.update_yaxes(rangemode="tozero")
     return figure
 

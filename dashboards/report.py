@@ -102,9 +102,8 @@ def render(
     plan: Plan, manifest: Manifest, drawings: Mapping[str, Sequence[Drawing]], notes: Sequence[Mapping[str, Any]] = ()
 ) -> str:
     """The whole page. Every text in it is escaped and free of control characters."""
-    plotly_js = get_plotlyjs()
-    page_js = _source("report.js")
-    return _pages.get_template("report.html.jinja").render(
+    return page(
+        "report.html.jinja",
         plan=plan,
         manifest=manifest,
         drawings=drawings,
@@ -113,6 +112,14 @@ def render(
         config=list(flatten(manifest.config)),
         deployment=list(flatten(manifest.deployment)),
         versions=[*flatten(manifest.versions), *flatten(manifest.host)],
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """A template with its values, the scripts, and the policy that allows those and nothing else."""
+    plotly_js, page_js = get_plotlyjs(), _source("report.js")
+    return _pages.get_template(template).render(
+        **values,
         policy=_policy(plotly_js, page_js),
         plotly_js=Markup(plotly_js),  # noqa: S704 - hashed as it stands
         page_js=Markup(page_js),  # noqa: S704

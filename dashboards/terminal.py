@@ -17,6 +17,7 @@ from dashboards.text import (
     UNKNOWN,
     count,
     digits,
+    estimator_error,
     generator,
     interval,
     percent,
@@ -179,17 +180,20 @@ def _traffic(plan: Plan) -> Iterator[RenderableType]:
         if n and name != "dropped"
     ]
     yield Text(f"{count(traffic.attempts)} attempts: {', '.join(ended)}")
-    if traffic.failures:
-        worst = ", ".join(
-            f"{readable(failure.error or failure.outcome)} {count(failure.n)}"
-            for failure in traffic.failures[:SHOWN_FAILURES]
-        )
-        yield Text(f"failures: {worst}{', and more' if len(traffic.failures) > SHOWN_FAILURES else ''}")
+    for title, answered in (("failures", False), ("answered, and faulty", True)):
+        found = [failure for failure in traffic.failures if (failure.outcome == "ok") is answered]
+        if found:
+            worst = ", ".join(
+                f"{readable(failure.error or failure.outcome)} {count(failure.n)}" for failure in found[:SHOWN_FAILURES]
+            )
+            yield Text(f"{title}: {worst}{', and more' if len(found) > SHOWN_FAILURES else ''}")
     for worker in plan.workers:
         yield Text(f"load generator: {generator(worker)}")
     yield Text(f"{count(traffic.prompt_tokens)} prompt + {count(traffic.completion_tokens)} completion tokens; "
                f"{digits(traffic.output_tokens_per_s)} output tokens/s; "
                f"{digits(traffic.mean_in_flight)} in flight, at most {count(traffic.peak_in_flight)}")  # fmt: skip
+    if plan.estimate is not None:
+        yield Text(estimator_error(plan.estimate))
     if plan.budget:
         yield Text(f"budget: {', '.join(spent(each.resource, each.used, each.limit) for each in plan.budget)} used")
 

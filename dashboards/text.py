@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from loadgen.samples import WorkerHealth
-from planner.plan import LatencyRow, Quantile
+from planner.plan import Estimate, LatencyRow, Quantile
 
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in a table of figures
 
@@ -119,6 +119,14 @@ def interval(low: float | None, high: float | None) -> str:
 
 def quantiles(row: LatencyRow) -> tuple[tuple[str, Quantile], ...]:
     return (("p50", row.p50), ("p90", row.p90), ("p95", row.p95), ("p99", row.p99))
+
+
+def estimator_error(estimate: Estimate) -> str:
+    """How right the counts were that paced the load."""
+    side = "above" if estimate.error_share > 0 else "below"
+    bias = f"{percent(abs(estimate.error_share))} {side} the server's counts" if estimate.error_share else "no bias"
+    most = f"95 of 100 within {percent(estimate.p95_error_share)}"
+    return f"prompts were estimated by {readable(estimate.estimator)}: {bias}, {most}; n {count(estimate.n)}"
 
 
 GENERATOR_ROWS: tuple[

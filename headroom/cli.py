@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from headroom.commands import load, plans, prices, recovery, tools  # noqa: F401 - each adds its commands to the app
+from headroom.commands import (  # noqa: F401 - each adds its commands to the app
+    export,
+    load,
+    plans,
+    prices,
+    recovery,
+    sweep,
+    tools,
+)
 from headroom.commands.app import app
 from loadgen.errors import HeadroomError
 

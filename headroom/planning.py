@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from dashboards.report import write_report
+from dashboards.sweep import print_sweep
+from dashboards.sweep_report import write_sweep_report
 from dashboards.terminal import print_plan
 from dashboards.what_if import print_what_if
 from loadgen.config import RunConfig
@@ -17,6 +20,7 @@ from loadgen.errors import ConfigError, RunFolderError
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
+from planner import swept
 from planner.assemble import plan_run, to_json
 from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run, grown
 from planner.plan import Plan
@@ -34,8 +38,9 @@ def plan_from_run(
     prices: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the plan of a run. Raises ConfigError and RunFolderError."""
-    run = Run.open(folder)
+    """Print the plan of a run, or of a sweep by its best step. Raises ConfigError and RunFolderError."""
+    sweep = swept.read(folder) if swept.is_sweep(folder) else None
+    run, capacity = (Run.open(folder), None) if sweep is None else swept.run_to_plan(folder, sweep)
     plan = plan_run(
         run,
         slos=None if slo is None else [Slo.parse(text) for text in slo],
@@ -43,11 +48,16 @@ def plan_from_run(
         region=region,
         price_book=None if prices is None else read_prices(prices),
         demand=None if demand is None else _demand(demand, run),
+        swept=capacity,
     )
     if as_json:
         sys.stdout.buffer.write(to_json(plan))
-    else:
-        print_plan(plan, Console())
+        return
+    console = Console()
+    if sweep is not None:
+        print_sweep(sweep, console)
+        console.print()
+    print_plan(plan, console)
 
 
 def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bool) -> None:
@@ -61,9 +71,12 @@ def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bo
 
 
 def report(folder: Path, out: Path) -> None:
-    """Write the report of a run. Raises RunFolderError."""
-    run = Run.open(folder)
-    _write_report(run, plan_run(run), out)
+    """Write the report of a run or a sweep. Raises RunFolderError."""
+    if swept.is_sweep(folder):
+        _written(out, partial(write_sweep_report, swept.read(folder)))
+    else:
+        run = Run.open(folder)
+        _write_report(run, plan_run(run), out)
     sys.stdout.write(f"{out}\n")
 
 
@@ -97,8 +110,12 @@ def write(folder: Path, config: RunConfig) -> Plan:
 
 
 def _write_report(run: Run, plan: Plan, path: Path) -> None:
+    _written(path, partial(write_report, run, plan))
+
+
+def _written(path: Path, write: Callable[[Path], None]) -> None:
     try:
-        write_report(run, plan, path)
+        write(path)
     except OSError as error:
         raise RunFolderError(f"cannot write the report {path}: {error.strerror}") from None
 

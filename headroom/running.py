@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.guards import StopCause
 from loadgen.samples import Manifest, WorkerHealth, create, finish
+from loadgen.tokens import ESTIMATOR
 
 INVALID, MISSED = 4, 99
 EXIT_CODES = {
@@ -44,19 +45,34 @@ RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
     """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
     check(config)
+    with ready(config) as (settled, environment, deployments):
+        folder = run_folder(config)
+        manifest = begin(folder, settled, deployments)
+        played = play(folder, manifest, places, environment, quiet=quiet)
+    return _conclude(folder, settled, played, quiet=quiet)
+
+
+@contextmanager
+def ready(config: RunConfig) -> Iterator[tuple[RunConfig, dict[str, str], list[dict[str, Any]]]]:
+    """The targets while they are there, simulated or not, and probed: the config that names them, the environment that
+    holds their keys, and what each says of itself.
+    """
     environment = dict(os.environ)
     with simulated(config, environment) as started:
-        config, deployments = started, []
-        for target in config.targets:
-            with naming(config, target):
-                deployments.append({"simulated": False} | probed(config, target, environment))
-        folder = _run_folder(config)
-        manifest = manifest_of(config, *deployments)
-        manifest.prices = prices_of(config, deployments)
-        _create_whole(folder, manifest)
-        hold(folder)
-        played = play(folder, manifest, places, environment, quiet=quiet)
-    return _conclude(folder, config, played, quiet=quiet)
+        deployments = []
+        for target in started.targets:
+            with naming(started, target):
+                deployments.append({"simulated": False} | probed(started, target, environment))
+        yield started, environment, deployments
+
+
+def begin(folder: Path, config: RunConfig, deployments: Sequence[dict[str, Any]]) -> Manifest:
+    """Make the run folder, and hold it until this process ends. Raises ConfigError and RunFolderError."""
+    manifest = manifest_of(config, *deployments)
+    manifest.prices = prices_of(config, deployments)
+    _create_whole(folder, manifest)
+    hold(folder)
+    return manifest
 
 
 def _create_whole(folder: Path, manifest: Manifest) -> None:
@@ -69,7 +85,7 @@ def _create_whole(folder: Path, manifest: Manifest) -> None:
         raise
 
 
-def _run_folder(config: RunConfig) -> Path:
+def run_folder(config: RunConfig) -> Path:
     if config.output.dir is not None:
         return config.output.dir
     stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
@@ -85,6 +101,7 @@ def manifest_of(config: RunConfig, *deployments: dict[str, Any]) -> Manifest:
         run_id=uuid.uuid4().hex,
         config=config.model_dump(mode="json"),
         seed=config.load.seed,
+        estimator=ESTIMATOR,
         deployment=deployments[0],
         deployments=dict(by_name) if several else {},
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
@@ -131,6 +148,15 @@ class Played:
         self.last_words = ""
 
 
+def _store_schedule(folder: Path, manifest: Manifest) -> None:
+    """A folder whose schedule cannot be written is none."""
+    try:
+        store_schedule(folder, RunConfig.model_validate(manifest.config))
+    except HeadroomError:
+        shutil.rmtree(folder)
+        raise
+
+
 def play(
     folder: Path,
     manifest: Manifest,
@@ -144,10 +170,10 @@ def play(
 
     Ctrl-C goes to that process, and it decides how to end.
     """
-    store_schedule(folder, RunConfig.model_validate(manifest.config))
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
     with _forwarding_signals(played), tempfile.TemporaryFile("w+") as words:
+        _store_schedule(folder, manifest)
         process = played.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
             start_new_session=True, text=True,
@@ -177,7 +203,8 @@ def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
     where = f"{len(quotas)} targets" if len(quotas) > 1 else config.target.url
     return LiveView(
         Console(stderr=True),
-        title=f"{manifest.deployment.get('model_name', 'model')} at {where}",
+        title=f"{manifest.deployment.get('model_name', 'model')} at {where}"
+        + ("" if config.load.open_loop else ", closed loop"),
         tokens_per_minute=sum(quota.tokens_per_minute for quota in quotas) if limited else None,
         requests_per_minute=sum(quota.requests_per_minute for quota in quotas) if limited else None,
         quiet=quiet,
@@ -219,28 +246,37 @@ def _forwarding_signals(played: Played) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -> int:
-    """Close the record, plan from it, and say how it went."""
+def close(folder: Path, played: Played) -> str | None:
+    """Close the record; returns why it is not complete, or None.
+
+    Raises HeadroomError and KeyboardInterrupt where nothing was sent: then the folder is gone.
+    """
     if not played.started:
         shutil.rmtree(folder)  # it holds nothing but what was asked
         if played.interrupted:
             raise KeyboardInterrupt
         error = ConfigError if played.exit_code == ConfigError.exit_code else HeadroomError
         raise error(played.last_words.splitlines()[-1] if played.last_words else "the load process did not start")
+    reason = f"the load process ended with {played.exit_code}" if played.exit_code else played.reason
+    with _holding_signals():
+        state = "interrupted" if reason else "complete"
+        finish(
+            folder,
+            state=state,
+            reason=reason,
+            planned=played.planned,
+            workers=played.workers,
+            degraded=played.degraded,
+            budget=played.budget,
+        )
+    return reason
+
+
+def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -> int:
+    """Close the record, plan from it, and say how it went."""
     crashed = played.exit_code != 0
-    reason = f"the load process ended with {played.exit_code}" if crashed else played.reason
     try:
-        with _holding_signals():
-            state = "interrupted" if reason else "complete"
-            finish(
-                folder,
-                state=state,
-                reason=reason,
-                planned=played.planned,
-                workers=played.workers,
-                degraded=played.degraded,
-                budget=played.budget,
-            )
+        reason = close(folder, played)
         plan = planning.conclude(folder, config, quiet=quiet)
     except OSError as failure:
         raise RunFolderError(

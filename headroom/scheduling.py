@@ -9,15 +9,13 @@ from pathlib import Path
 from loadgen.config import RunConfig
 from loadgen.schedule import TraceRow, replayed, shaped
 from loadgen.schedule_file import write_schedule
-from loadgen.traces import open_trace, played_rows
+from loadgen.traces import played_rows, trace_of
 
 
 def stated_rows(config: RunConfig) -> list[TraceRow]:
     """Those of the config's trace that are played. Raises ConfigError for a trace that cannot be."""
     load = config.load
-    if load.trace is None:
-        return []
-    return played_rows(open_trace(load.trace, skip_bad_rows=load.skip_bad_rows), load, config.scenarios)
+    return [] if load.trace is None else played_rows(trace_of(load), load, config.scenarios)
 
 
 def store_schedule(folder: Path, config: RunConfig) -> None:
@@ -31,7 +29,7 @@ def store_schedule(folder: Path, config: RunConfig) -> None:
     if load.trace is None:
         write_schedule(folder, shaped(load.arrivals, load.shape, mix, load.seed, gamma_shape=load.gamma_shape))
         return
-    trace = open_trace(load.trace, skip_bad_rows=load.skip_bad_rows)
+    trace = trace_of(load)
     rows = played_rows(trace, load, mix)
     limits = {"from_s": load.from_, "scale": load.scale}
     write_schedule(folder, replayed(rows, load.speed, load.duration, mix, load.seed, **limits))

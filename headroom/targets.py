@@ -14,6 +14,7 @@ from headroom.processes import serving
 from headroom.scheduling import stated_rows
 from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.prompts import Prompts
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.schedule import TraceRow
@@ -23,6 +24,12 @@ from planner.prices import TokenPrice, read_prices
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"
 SIMULATED_MODEL = "Phi-3-mini-4k-instruct"
 SIMULATED_VISION_MODEL = "Phi-3.5-vision-instruct"  # reads pictures, and costs as much a token
+SIMULATED_TOOL_MODEL = "Mistral-Large"  # calls tools and writes JSON
+SIMULATED_EMBEDDING_MODEL = "Cohere-embed-v3-multilingual"
+SIMULATED_ALL_ROUND_MODEL = "all-round"
+VECTOR_SCENARIOS = {"embeddings", "image_embeddings"}
+TOOL_SCENARIOS = {"tools", "json_output"}
+PICTURE_SCENARIOS = {"vision", "replay"}  # a trace may hold pictures
 ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
 
 
@@ -37,6 +44,7 @@ def check(config: RunConfig) -> None:
     for target in config.targets:
         with naming(config, target):
             _check_requests_fit(config, target, stated)
+    Prompts(config.prompts, seed=config.load.seed, max_tokens=config.load.max_tokens)
     read_prices(config.plan.prices)
 
 
@@ -134,7 +142,7 @@ def _simulator_flags(config: RunConfig, target: TargetConfig) -> list[str]:
         "--port": 0,
         "--key-env": SIMULATED_KEY,
         "--kind": target.kind,
-        "--model": target.model or simulated_model(config.scenarios),
+        "--model": target.model or simulated_model(config.scenarios, target.kind),
         "--seed": config.load.seed,
     }
     quota = config.quota_of(target)
@@ -149,11 +157,25 @@ def _simulator_flags(config: RunConfig, target: TargetConfig) -> list[str]:
         }
         if quota.concurrency is not None:
             flags["--concurrency"] = quota.concurrency
-    if config.load.trace is not None:
+    elif target.instances is not None:
+        flags["--instances"] = target.instances
+    if config.load.trace is not None or flags["--model"] == SIMULATED_ALL_ROUND_MODEL:
         flags["--context-tokens"] = ANY_CONTEXT_TOKENS
     return ["--until-eof", *(str(part) for flag in flags.items() for part in flag)]
 
 
-def simulated_model(scenarios: Iterable[str]) -> str:
-    """The model to simulate where none is named: one that reads pictures where the mix sends them."""
-    return SIMULATED_VISION_MODEL if "vision" in scenarios else SIMULATED_MODEL
+def simulated_model(scenarios: Iterable[str], kind: Kind = Kind.SERVERLESS) -> str:
+    """The model to simulate where none is named: one that can do what the mix asks for.
+
+    Of those that are known none is both: one that reads pictures and one that calls tools, or the latter on instances
+    of one's own. What stands in for them has no price.
+    """
+    mix = set(scenarios)
+    if mix <= VECTOR_SCENARIOS:
+        return SIMULATED_EMBEDDING_MODEL
+    pictures, tools = bool(mix & PICTURE_SCENARIOS), bool(mix & TOOL_SCENARIOS)
+    if tools and (pictures or kind is Kind.MANAGED):
+        return SIMULATED_ALL_ROUND_MODEL
+    if tools:
+        return SIMULATED_TOOL_MODEL
+    return SIMULATED_VISION_MODEL if pictures else SIMULATED_MODEL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -121,18 +120,11 @@ class ClosedLoop:
     open_loop = False
 
     def __init__(
-        self,
-        *,
-        start_ns: int,
-        end_ns: int,
-        seed: int,
-        thinking: ThinkTime | None = None,
-        numbers: Iterator[int] | None = None,
+        self, *, start_ns: int, end_ns: int, seed: int, numbers: Iterator[int], thinking: ThinkTime | None = None
     ) -> None:
-        self._start_ns, self._end_ns, self._seed = start_ns, end_ns, seed
+        self._start_ns, self._end_ns, self._seed, self._numbers = start_ns, end_ns, seed, numbers
         self._thinking = thinking
         self._answered: dict[gevent.Greenlet, int] = {}  # the number of each user's last arrival, where users think
-        self._numbers = itertools.count() if numbers is None else numbers
         self._stopped = False
 
     def next(self, scenario: str) -> Arrival | None:

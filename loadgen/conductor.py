@@ -72,6 +72,7 @@ class Conductor:
         self.reception = Reception(
             self._desks(), self.player.alarm, self._grant, budget, lambda reason: self.halt(reason, StopCause.BUDGET)
         )
+        self._first_free = next(self.player.numbers)  # behind the schedule
         self._receiving = 0
         self._stops = 0
         self._stop_reason: str | None = None
@@ -272,6 +273,7 @@ class Conductor:
         welcome = {
             "index": joined.index,
             "of": self.roster.wanted,
+            "first": self._first_free,
             "manifest": self.manifest.model_dump_json(),
             "places": self.places,
             "digests": {name: digest_of(place) for name, place in self.places.items()},

@@ -5,92 +5,35 @@ Secrets appear here only as references (`env:NAME`, `file:PATH`, `entra`), so a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from loadgen.closed_loop import ThinkTime
 from loadgen.errors import ConfigError
+from loadgen.fields import Seconds, Section, one_or_many
+from loadgen.load_shape import LoadShape
+from loadgen.prompts_config import PromptsConfig
 from loadgen.quota import Quota
-from loadgen.shapes import (
-    Shape,
-    Spike,
-    Stage,
-    check_weights,
-    constant,
-    diurnal,
-    parse_rate,
-    parse_weights,
-    spiked,
-    staged,
-)
-from loadgen.slo import Slo, parse_duration_ns
+from loadgen.requests import MADE_HERE
+from loadgen.slo import Slo
 from loadgen.spread_config import SpreadConfig
 from loadgen.target_config import (
     SIMULATED,
     Dialect,
     Kind,
-    Section,
     Split,
     TargetConfig,
     Targets,
     completed,
     named,
-    one_or_many,
     one_or_several_tables,
 )
 
 __all__ = ["SIMULATED", "Dialect", "Kind", "Split", "TargetConfig"]  # which belong to a RunConfig as much
 
 DEFAULT_MIX = {"chat": 6.0, "streaming": 13.0, "vision": 1.0}
-DEFAULT_RATE_PER_S = 6.0  # with the default mix, about three quarters of the default quota
-
-
-def _seconds(value: Any) -> Any:
-    try:
-        return parse_duration_ns(value) / 1e9 if isinstance(value, str) else value
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-
-
-def _per_second(value: Any) -> Any:
-    try:
-        return parse_rate(value) if isinstance(value, str) else value
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-
-
-def _times(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value.strip().removesuffix("x"))
-    except ValueError:
-        raise ValueError(f"{value!r} is no factor; write it like 2x") from None
-
-
-def _between_commas(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _weights(value: Any) -> Any:
-    try:
-        return parse_weights(value) if isinstance(value, str) else value
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
-PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0, allow_inf_nan=False)]
-
-
-class Arrivals(StrEnum):
-    CONSTANT = "constant"
-    POISSON = "poisson"
-    GAMMA = "gamma"
 
 
 class ThrottleMode(StrEnum):
@@ -99,78 +42,9 @@ class ThrottleMode(StrEnum):
     FEEDBACK = "feedback"  # pace, and learn from 429 and its headers
 
 
-def _staged(stages: Sequence[str]) -> Shape:
-    return staged([Stage.parse(text) for text in stages])
-
-
-PARSED: dict[str, Callable[[Any], object]] = {  # keys that are texts of a form of their own
-    "stages": _staged,
-    "spike": Spike.parse,
-    "diurnal": check_weights,
-    "think_time": ThinkTime.parse,
-}
-
-
-class LoadConfig(SpreadConfig):
+class LoadConfig(LoadShape, SpreadConfig):
     """How much, when and for how long."""
 
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    users: int | None = Field(
-        None, ge=1, le=100_000, description="closed loop: this many users, each sending when its last answer is in"
-    )
-    spawn_rate: PerSecond | None = Field(
-        None, description="users that come a second, like 10/s; by default all come at once"
-    )
-    think_time: str | None = Field(
-        None,
-        description="how long a user waits after an answer: `2s`, `1s..3s` (drawn evenly), `exp:2s` (drawn "
-        "exponentially, of that mean)",
-    )
-    rate: PerSecond | None = Field(
-        None,
-        description="open loop: arrivals a second, whatever the answers do; 6/s where no other load is given",
-    )
-    spike: str | None = Field(
-        None, description="another rate for a while, like `50/s:10s@30s`: 50/s for 10 s, from 30 s after the start on"
-    )
-    diurnal: Annotated[tuple[float, ...] | None, BeforeValidator(_weights)] = Field(
-        None, description="24 weights, of the hours of a day, whose mean has the rate `rate`; each holds for its hour"
-    )
-    day: Seconds | None = Field(
-        None, gt=0, description="how long a day of `diurnal` lasts in the run; by default as long as the run"
-    )
-    stages: Annotated[tuple[str, ...] | None, BeforeValidator(_between_commas)] = Field(
-        None,
-        description="open loop: rates and how long each lasts, like `5/s:60s,20/s:120s`; from one to the next the rate "
-        "changes evenly over the next one's time, the first holds, and a stage of `0s` jumps",
-    )
-    arrivals: Arrivals = Field(
-        Arrivals.POISSON, description="how the gaps of an open loop are drawn: constant, poisson or gamma"
-    )
-    gamma_shape: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="of gamma arrivals; below 1 is burstier than Poisson"
-    )
-    trace: Path | None = Field(
-        None, description="open loop: arrivals and token counts from a file, or those of a run folder"
-    )
-    speed: float = Field(1.0, gt=0, allow_inf_nan=False, description="play a trace this many times faster")
-    from_: Seconds = Field(0.0, alias="from", description="skip so much of the trace's beginning, in its own time")
-    scale: Annotated[float, BeforeValidator(_times)] = Field(
-        1.0,
-        gt=0,
-        le=10_000,
-        allow_inf_nan=False,
-        description="play so many times the trace's arrivals, like `2x`: each as often, or below 1 with that chance",
-    )
-    skip_bad_rows: bool = Field(
-        False, description="pass over rows of a trace that cannot be used, and count them, instead of ending"
-    )
-    duration: Seconds = Field(
-        60.0, gt=0, description="how long arrivals come, warm-up included; stages say it themselves"
-    )
-    warmup: Seconds = Field(5.0, description="the first part of it, which no figure counts")
-    cooldown: Seconds = Field(0.0, description="the last part of it, which no figure counts")
     drain: Seconds = Field(30.0, description="how long to wait for the last answers")
     max_in_flight: int = Field(
         2_000,
@@ -201,82 +75,6 @@ class LoadConfig(SpreadConfig):
     auto_stop: bool = Field(
         True, description="stop at the first 401 or 403, and where 90 % of a minute's attempts fail"
     )
-
-    @field_validator("stages", "spike", "diurnal", "think_time")
-    @classmethod
-    def _parses(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None:
-            try:
-                PARSED[info.field_name or ""](value)
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
-        return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _stages_say_how_long(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("stages") is None or values.get("duration") is not None:
-            return values
-        try:
-            return {**values, "duration": _staged(_between_commas(values["stages"])).duration_s}
-        except (ConfigError, TypeError, AttributeError):
-            return values  # what is wrong with them is said where they are read
-
-    @model_validator(mode="after")
-    def _one_shape(self) -> Self:
-        given = [name for name in ("users", "rate", "stages", "trace") if getattr(self, name) is not None]
-        given += [name for name in ("spike", "diurnal") if getattr(self, name) is not None and given != ["rate"]]
-        if self.spike is not None and self.diurnal is not None:
-            given = ["spike", "diurnal"]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other: give one")
-        if self.warmup + self.cooldown >= self.duration:
-            raise ValueError(
-                f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing of {self.duration:g} s: "
-                "make them shorter, or the duration longer"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _fits_the_duration(self) -> Self:
-        if self.spawn_rate is not None and (self.users or 1) - 1 >= self.spawn_rate * self.duration:
-            raise ValueError(
-                f"{self.users} users at {self.spawn_rate:g} a second take longer to come than the "
-                f"{self.duration:g} s that the load lasts: raise spawn_rate"
-            )
-        if self.users is not None or self.trace is not None:
-            return self
-        try:
-            stages_s = self.shape.duration_s
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        if abs(stages_s - self.duration) > 1e-6:
-            raise ValueError(f"the stages take {stages_s:g} s, and the duration is {self.duration:g} s: leave it out")
-        return self
-
-    @property
-    def open_loop(self) -> bool:
-        return self.users is None
-
-    @property
-    def rate_per_s(self) -> float:
-        """Of an open loop without stages or a trace."""
-        return DEFAULT_RATE_PER_S if self.rate is None else self.rate
-
-    @property
-    def shape(self) -> Shape:
-        """The rate of an open loop without a trace, over time. Raises ConfigError for a spike that the run cuts."""
-        if self.stages is not None:
-            return _staged(self.stages)
-        if self.spike is not None:
-            return spiked(self.rate_per_s, self.duration, Spike.parse(self.spike))
-        if self.diurnal is not None:
-            return diurnal(self.rate_per_s, self.duration, self.diurnal, self.day or self.duration)
-        return constant(self.rate_per_s, self.duration)
-
-    @property
-    def thinking(self) -> ThinkTime | None:
-        return None if self.think_time is None else ThinkTime.parse(self.think_time)
 
 
 class BudgetConfig(Section):
@@ -335,6 +133,10 @@ class RunConfig(Section):
     scenarios: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         DEFAULT_MIX, min_length=1, description="the mix: names and weights"
     )
+    prompts: PromptsConfig = PromptsConfig()
+    parameters: dict[str, Any] = Field(
+        {}, description="further parameters of each request, like `temperature = 0.2`, where its route has them"
+    )
     quota: Quota = Quota()
     budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
@@ -353,6 +155,22 @@ class RunConfig(Section):
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _are_not_made_here(cls, value: dict[str, Any]) -> dict[str, Any]:
+        made = sorted(MADE_HERE & value.keys())
+        if made:
+            raise ValueError(
+                f"{', '.join(made)}: set by Headroom itself; see load.max_tokens, target.model and the scenarios"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _prefix_has_a_whole(self) -> Self:
+        if self.prompts.shared_prefix and self.prompts.tokens is None and self.load.trace is None:
+            raise ValueError("prompts.shared_prefix is a share of stated lengths: give prompts.tokens or load.trace")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 
 from loadgen.endpoint import Endpoint
+from loadgen.kept import reader_for
 from loadgen.refusals import printable, retry_after_ms
 from loadgen.requests import RequestSpec
 from loadgen.samples import OK, Outcome, Sample
@@ -73,16 +74,16 @@ class Connection:
         sample.bytes_out = len(payload)
         self._began_ns = monotonic_ns()
         try:
-            reader = self._exchange(payload, sample, stream=spec.stream)
+            reader = self._exchange(payload, sample, spec)
             outcome, error = reader.verdict(self._endpoint.redact)
             if reader.status == 407 and self._endpoint.proxy is not None:
                 outcome, error = Outcome.NETWORK, "proxy_407"
         except Interrupted as interrupted:
-            reader = self._reader or ResponseReader(stream=spec.stream)
+            reader = self._reader or reader_for(spec)
             # A stream that has said [DONE] is whole, however long its connection takes to end.
             outcome, error = reader.verdict(self._endpoint.redact) if reader.done_marker else interrupted.args
         except BaseException:
-            reader = self._reader or ResponseReader(stream=spec.stream)
+            reader = self._reader or reader_for(spec)
             self._note(sample, reader, Outcome.CANCELLED, "stopped")
             self.close()
             raise
@@ -148,7 +149,7 @@ class Connection:
         self._stage_ns = self._reader.last_byte_ns + self._endpoint.start_ns
         return "idle"
 
-    def _exchange(self, payload: bytes, sample: Sample, *, stream: bool) -> ResponseReader:
+    def _exchange(self, payload: bytes, sample: Sample, spec: RequestSpec) -> ResponseReader:
         if self._unopened is not None:
             (failed_ns, failure), self._unopened = self._unopened, None
             if monotonic_ns() - failed_ns < STALE_NS:  # else it has waited for the quota, and may try again
@@ -160,7 +161,7 @@ class Connection:
             if not self._used:
                 self._note_opening(sample)
             self._used = True
-            reader = self._reader = ResponseReader(stream=stream)
+            reader = self._reader = reader_for(spec)
             self._unsendable = None
             self._stage_ns = sent_ns = monotonic_ns()
             if sent_ns > self._endpoint.send_until_ns:

@@ -24,6 +24,7 @@ class Share:
 
     index: int = 0
     of: int = 1
+    first: int = 0  # arrivals that no schedule knows are numbered from here on
 
     def pick(self, all_of_them: Iterable[Any]) -> Iterator[Any]:
         """Every of-th."""
@@ -33,9 +34,9 @@ class Share:
         """Of so many slots; where there are fewer than workers, each still has one."""
         return max(1, most // self.of + (self.index < most % self.of))
 
-    def numbers(self, first: int = 0) -> count[int]:
-        """From `first` on those that no other worker gives out."""
-        return count(first + self.index, self.of)
+    def numbers(self) -> count[int]:
+        """Of arrivals that no schedule knows, those that no other worker gives out."""
+        return count(self.first + self.index, self.of)
 
 
 class Deal:

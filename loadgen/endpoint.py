@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from gevent import Timeout, get_hub
 
-from loadgen.config import TargetConfig, TimeoutConfig
+from loadgen.config import Dialect, TargetConfig, TimeoutConfig
 from loadgen.errors import TargetError
 from loadgen.proxy import Proxy
-from loadgen.requests import RequestSpec
+from loadgen.requests import RequestSpec, Route, opening_of
 from loadgen.samples import Outcome
 from loadgen.target import Address, Credential, tls_context
 
@@ -33,6 +34,8 @@ class Endpoint:
     credential: Credential | None
     start_ns: int
     proxy: Proxy | None = None
+    model: str | None = None  # as the openai dialect names it
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # further fields of each body
     active: set[Connection] = field(default_factory=set)
     send_until_ns: int = 1 << 62  # of CLOCK_MONOTONIC: a worker's lease of its master; no request leaves after it
 
@@ -41,7 +44,7 @@ class Endpoint:
         https = self.address.scheme == "https"
         self.tls: ssl.SSLContext | None = tls_context(self.target) if https else None
         self.tunnel = self.proxy.connect_request(self.address) if https and self.proxy is not None else None
-        self._head = self._make_head()
+        self.renew()
         timeouts = self.timeouts
         connect_s = timeouts.connect / len(self.resolved)  # for each address
         self._shortest_ns = round(min(connect_s, timeouts.first_byte, timeouts.idle, timeouts.total) * 1e9)
@@ -77,10 +80,9 @@ class Endpoint:
         pinned = (
             b"" if spec.completion_tokens is None else b"x-headroom-completion-tokens: %d\r\n" % spec.completion_tokens
         )
-        accept = b"text/event-stream" if spec.stream else b"application/json"
-        return b"%bAccept: %b\r\nx-ms-client-request-id: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
-            self._head, accept, request_id.encode(), pinned, len(spec.body), spec.body,
-        )  # fmt: skip
+        head, opening = self._heads[spec.stream][spec.route]
+        body = spec.body if opening is None else opening + spec.body[1:]
+        return b"%b%b\r\n%bContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), pinned, len(body), body)
 
     def redact(self, text: str) -> str:
         """What a server sent, without the key."""
@@ -88,25 +90,35 @@ class Endpoint:
 
     def renew(self) -> None:
         """Take up a renewed token; called off the hot path."""
-        self._head = self._make_head()
+        self._heads = [{route: self._made_for(route, stream=stream) for route in Route} for stream in (False, True)]
 
-    def _make_head(self) -> bytes:
+    def _made_for(self, route: Route, *, stream: bool) -> tuple[bytes, bytes | None]:
+        """The head up to the request's id, and what the body begins with instead of its brace."""
+        openai = self.target.dialect is Dialect.OPENAI
+        model = (self.model or "default") if openai else None
+        opening = opening_of(route, self.parameters, model=model, usage_in_stream=openai and stream)
+        return self._head_of(route, stream=stream), opening
+
+    def _head_of(self, route: Route, *, stream: bool) -> bytes:
         default_port = {"http": 80, "https": 443}[self.address.scheme]
         host = self.address.origin.removeprefix(f"{self.address.scheme}://").removesuffix(f":{default_port}")
         headers = {
             "Host": host,
             "User-Agent": "headroom",
+            "Accept": "text/event-stream" if stream else "application/json",
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
             **(self.credential.headers(self.target.dialect) if self.credential is not None else {}),
         }
-        path = self.address.chat_path(self.target)
+        if self.target.extra_parameters is not None and self.target.dialect is Dialect.AZURE:
+            headers["extra-parameters"] = self.target.extra_parameters
+        path = self.address.path_of(route, self.target)
         if self.proxy is not None and self.tunnel is None:  # it reads the request, and passes it on
             path = f"{self.address.scheme}://{host}{path}"
             headers |= self.proxy.headers()
         lines = [f"POST {path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join(lines).encode("ascii") + b"\r\n"
+        return "\r\n".join([*lines, "x-ms-client-request-id: "]).encode("ascii")
 
     def _sweep(self) -> None:
         """One timer for all timeouts: each attempt would otherwise start and stop several.

@@ -31,7 +31,7 @@ class Feed:
     def add(self, sample: Sample, spec: RequestSpec) -> None:
         what = " ".join(dict.fromkeys(map(str, filter(None, (sample.outcome, sample.status, sample.error)))))
         began_ns = sample.due_ns if sample.sent_ns is None else sample.sent_ns
-        failed = sample.outcome not in (Outcome.OK, Outcome.DROPPED)
+        failed = sample.outcome not in (Outcome.OK, Outcome.DROPPED, Outcome.FILTERED)
         self._waiting.append({
             "request_type": "STREAM" if spec.stream else "POST",
             "name": spec.scenario,

@@ -9,11 +9,12 @@ from gevent import GreenletExit
 
 from loadgen.alarm import Alarm
 from loadgen.budget import FREE, Price
-from loadgen.config import Dialect, Kind, RunConfig, TargetConfig, ThrottleMode
+from loadgen.config import Kind, RunConfig, TargetConfig, ThrottleMode
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError
 from loadgen.guards import Guards
+from loadgen.kept import fault_of
 from loadgen.proxy import proxy_of
 from loadgen.quota import Grant, pacing
 from loadgen.refusals import remaining_of
@@ -47,11 +48,19 @@ class Lane:
         address = address_of(target.url or "")
         check_allowed(address, target.allow_hosts)
         self.config, self.name = target, target.name or address.origin
-        self.model = target.model or model
         self.credential = credential_of(target, variables, alone=len(config.targets) == 1)
         check_encrypted(address, self.credential)
         proxy = proxy_of(address, variables)
-        self.endpoint = Endpoint(address, target, config.timeouts, self.credential, tally.start_ns, proxy)
+        self.endpoint = Endpoint(
+            address,
+            target,
+            config.timeouts,
+            self.credential,
+            tally.start_ns,
+            proxy,
+            target.model or model,
+            config.parameters,
+        )
         mode = config.load.throttle if target.kind is Kind.SERVERLESS else ThrottleMode.OFF
         self.quota = quota = config.quota_of(target)
         self.throttle: Gate | None = (
@@ -61,11 +70,6 @@ class Lane:
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._tally, self._id_prefix = quota.admission, tally, run_id[:8]
         self._guards, self._price = guards, (prices or {}).get(self.name, FREE)
-
-    @property
-    def openai_model(self) -> str | None:
-        """The model's name for the openai dialect, else None."""
-        return (self.model or "default") if self.config.dialect is Dialect.OPENAI else None
 
     @property
     def waiting(self) -> int:
@@ -92,6 +96,7 @@ class Lane:
     ) -> ResponseReader | None:
         """One attempt, wanted at that instant, and its row. None where quota or budget never admit it."""
         cost = self.cost(spec)
+        sample.estimated_prompt_tokens = spec.prompt_tokens
         try:
             grant = self._admit(sample, cost, wanted_ns - self.endpoint.start_ns)
         except (GreenletExit, ConfigError) as stop:
@@ -117,6 +122,8 @@ class Lane:
         finally:
             if self.throttle is not None:
                 self.throttle.release()
+        if spec.check is not None and sample.outcome == Outcome.OK:
+            sample.error = fault_of(spec.check, reader)
         self._tally.add(sample, reader.gaps_us)
         self._guards.see(sample)
         self._settle(grant, spec, sample, reader)

@@ -31,7 +31,7 @@ from loadgen.player import Player  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
 from loadgen.schedule import Arrival
-from loadgen.users import check_requests_fit, load_scenario, seat
+from loadgen.users import check_model_answers, check_requests_fit, load_scenario, seat, told
 from loadgen.voice import Teller
 from loadgen.watches import STOPPED_BY_FILE, budget_use, watch_errors, watch_parent, watch_stop_file, watch_wall
 
@@ -70,8 +70,12 @@ class Load:
         self.environment.user_classes = list(self.classes.values())
         self.player = player_for(manifest, runner.environment, folder)
         self.player.worker = self.share.index
+        if share is not None:
+            self.player.numbers = share.numbers()
         self.player.guards.halt = self.halt
         seat(self.player)
+        for target in self.config.targets:
+            check_model_answers(manifest.deployment_of(target.name), self.classes)
         check_requests_fit(self.player, self.classes)
         self.pipe = RecorderPipe(folder, self.share.index, gevent.os.nb_write)
         gevent.os.make_nonblocking(self.pipe.fd)
@@ -166,7 +170,7 @@ class Load:
         load, start_ns = self.config.load, self.player.start_ns
         end_ns = start_ns + round(load.duration * 1e9)
         self.player.source = ClosedLoop(
-            start_ns=start_ns, end_ns=end_ns, seed=load.seed, thinking=load.thinking, numbers=self.share.numbers()
+            start_ns=start_ns, end_ns=end_ns, seed=load.seed, thinking=load.thinking, numbers=self.player.numbers
         )
         users = joining_s(shares(self.config.scenarios, load.users or 1), load.spawn_rate)
         spawner = gevent.spawn(self._let_join, self.share.pick(users))
@@ -222,7 +226,7 @@ class Load:
 
     def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
         user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set
-        text = f"scenario {user.scenario} raised {type(exception).__name__}: {exception}"
+        text = f"scenario {user.scenario} raised {told(exception)}"
         for lane in self.player.lanes:
             text = lane.endpoint.redact(text)
         self.player.tally.note("scenario_failed", text[:200])

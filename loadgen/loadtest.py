@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from loadgen.config import DEFAULT_RATE_PER_S, SIMULATED, RunConfig, TargetConfig
+from loadgen.config import SIMULATED, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
-from loadgen.samples import Manifest
+from loadgen.load_shape import DEFAULT_RATE_PER_S
 
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
 SHAPES = {  # of a load: one of them, and the other keys that go with it
@@ -126,6 +126,8 @@ def _put_defaults(values: dict[str, Any], trace: Path) -> None:
     if not trace.is_dir():
         values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
         return
+    from loadgen.samples import Manifest  # noqa: PLC0415 - it brings polars, which --help does without
+
     before = Manifest.read(trace).config
     for section in REPEATED_SECTIONS:
         if section in before:
@@ -184,6 +186,7 @@ FLAG_OF = {
     "target.dialect": "--dialect",
     "target.kind": "--kind",
     "target.model": "--model",
+    "target.instances": "--instances",
     "target.key": "--key",
     "target.allow_hosts": "--yes-target",
     "scenarios": "--scenario",
@@ -211,6 +214,8 @@ FLAG_OF = {
     "load.master": "--master",
     "load.bind": "--bind",
     "load.workers": "--workers",
+    "prompts.tokens": "--prompt-tokens",
+    "prompts.completion": "--completion-tokens",
     "load.auto_stop": "--no-auto-stop",
     "budget.requests": "--budget-requests",
     "budget.tokens": "--budget-tokens",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns
 
@@ -18,6 +19,7 @@ from loadgen.connection import Connection
 from loadgen.feed import Feed
 from loadgen.guards import Guards
 from loadgen.lane import LONGEST_RETRY_AFTER_MS, Lane
+from loadgen.prompts import Prompts
 from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
 from loadgen.schedule import Arrival
@@ -45,7 +47,9 @@ class Player:
         run_id: str = "plain",
         folder: Path | None = None,
         prices: Mapping[str, Price] | None = None,
+        numbers: Iterator[int] | None = None,
     ) -> None:
+        """`numbers` are those of arrivals that no schedule knows: a closed loop's, and later turns of sessions."""
         self.config, self.environment, self._folder = config, environment, folder
         self.start_ns = monotonic_ns()
         self.alarm = Alarm()
@@ -65,6 +69,8 @@ class Player:
             )
             for target, model in zip(config.targets, models or [None] * len(config.targets), strict=True)
         )
+        self.prompts = Prompts(config.prompts, seed=config.load.seed, max_tokens=config.load.max_tokens)
+        self.numbers = itertools.count() if numbers is None else numbers
         self.lane = self.lanes[0]
         split = config.load.split
         self._router = None if len(self.lanes) == 1 else Router(split, [target.weight for target in config.targets])
@@ -74,8 +80,11 @@ class Player:
         self.worker = 0  # whose rows these are
         self._retries = config.load.retries
         self._steady_ns = round(config.load.warmup * 1e9)
+        self._end_ns = round(config.load.duration * 1e9)
         self._cooldown_ns = round((config.load.duration - config.load.cooldown) * 1e9)
-        self.source: Source = ClosedLoop(start_ns=self.start_ns, end_ns=1 << 62, seed=config.load.seed)
+        self.source: Source = ClosedLoop(
+            start_ns=self.start_ns, end_ns=1 << 62, seed=config.load.seed, numbers=self.numbers
+        )
 
     def restart_clock(self, start_ns: int) -> None:
         """Make `start_ns` the run's zero."""
@@ -97,11 +106,13 @@ class Player:
         """Requests that the throttles hold back."""
         return sum(lane.waiting for lane in self.lanes)
 
-    def play(self, arrival: Arrival, spec: RequestSpec, connections: Sequence[Connection]) -> Sample:
+    def play(
+        self, arrival: Arrival, spec: RequestSpec, connections: Sequence[Connection]
+    ) -> tuple[Sample, ResponseReader | None]:
         """Wait until the arrival is due and the quota admits it, send it, and record what came of it.
 
-        `connections` are the caller's own, one to each target. Returns the row of the last attempt: there are more than
-        one only where the config allows retries.
+        `connections` are the caller's own, one to each target. Returns the row of the last attempt, and its answer
+        unless it was never sent; there are more than one only where the config allows retries.
         """
         due_ns, router = self.start_ns + arrival.due_ns, self._router
         place = 0 if router is None else self._place(arrival, spec)
@@ -127,7 +138,7 @@ class Player:
         reader = self.lanes[place].attempt(sample, spec, connections[place], due_ns)
         if self._retries:
             return self._retried(arrival, spec, connections, sample=sample, reader=reader, tried=[place])
-        return sample
+        return sample, reader
 
     def _retried(
         self,
@@ -138,8 +149,8 @@ class Player:
         sample: Sample,
         reader: ResponseReader | None,
         tried: list[int],
-    ) -> Sample:
-        """The row of the last attempt. A target that has not been asked yet is asked at once: it did not say wait."""
+    ) -> tuple[Sample, ResponseReader | None]:
+        """The last attempt and its answer. A target not asked before is asked at once: it did not say wait."""
         while sample.attempt < self._retries and self._may_try_again(sample, reader):
             place = self._next_place(arrival, spec, sample, tried)
             wait_s = self._backoff_s(sample) if place in tried else 0.0
@@ -153,7 +164,22 @@ class Player:
             self.lanes[place].expect(spec, again_ns)
             sample = self._sample(arrival, spec.scenario, place, sample.attempt + 1)
             reader = self.lanes[place].attempt(sample, spec, connections[place], again_ns)
-        return sample
+        return sample, reader
+
+    def follow(self, arrival: Arrival, pause_s: float) -> Arrival | None:
+        """The next turn of the arrival's session, due after the pause; None where no more is to come due by then."""
+        due_ns = monotonic_ns() - self.start_ns + round(pause_s * 1e9)
+        if self.stopping or (self.feed is None and due_ns >= self._end_ns):
+            return None
+        return Arrival(
+            next(self.numbers),
+            due_ns,
+            arrival.scenario,
+            arrival.seed,
+            drawn_as=arrival.drawn_as,
+            session=arrival.began,
+            turn=arrival.turn + 1,
+        )
 
     def _place(self, arrival: Arrival, spec: RequestSpec | None) -> int:
         """Which lane an arrival takes first."""
@@ -201,7 +227,9 @@ class Player:
 
     def schedule(self) -> Iterable[Arrival]:
         """The arrivals of an open loop as they are stored, and where each target gets them all, as often as they are
-        sent. Raises RunFolderError where none are stored."""
+        sent; what follows them is numbered from there on. Raises RunFolderError where none are stored."""
         assert self._folder is not None
-        stored, each = ScheduleFile(self._folder), self.config.load.split is Split.EACH
-        return copied(stored, len(self.lanes)) if each and len(self.lanes) > 1 else stored
+        stored = ScheduleFile(self._folder)
+        copies = len(self.lanes) if self.config.load.split is Split.EACH else 1
+        self.numbers = itertools.count(copies * len(stored))
+        return copied(stored, copies) if copies > 1 else stored

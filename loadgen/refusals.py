@@ -14,6 +14,7 @@ import orjson
 U32 = (1 << 32) - 1
 ERROR_BODY_LIMIT = 1 << 20
 CODE_LENGTH = 64
+ERROR_LENGTH = 200
 PATH_LENGTH = 8  # steps from a request's body to the parameter at fault
 LONGEST_COUNT = 12  # digits
 FILTERED = ("content_filter", "ResponsibleAIPolicyViolation")
@@ -92,6 +93,12 @@ def text_of(value: Any) -> str:
 def printable(text: str) -> str:
     """One line of plain characters, whatever a server sent."""
     return text if text.isascii() and text.isprintable() else _UNPRINTABLE.sub(" ", text)
+
+
+def brief(code: str, message: str) -> str:
+    """What the record's `error` says: the code, and what the server adds to it."""
+    text = f"{code}: {message}" if message and message != code else code
+    return printable(text[: 10 * ERROR_LENGTH])[:ERROR_LENGTH]
 
 
 def retry_after_ms(headers: dict[bytes, bytes], now_unix_s: float) -> int | None:

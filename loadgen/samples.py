@@ -25,7 +25,6 @@ from loadgen.durable import publish_bytes, publish_frame, publish_lazy
 from loadgen.errors import RunFolderError
 
 FORMAT = 1
-ERROR_LENGTH = 200
 SLICE = 100_000  # arrivals that are sorted at once when a record is closed
 
 
@@ -78,6 +77,7 @@ class Sample:
     done_ns: int | None = None
     resent: int = 0  # times it was sent again, since the kept connection had been closed before a byte came back
     reserved_tokens: int = 0
+    estimated_prompt_tokens: int | None = None  # by the manifest's estimator, before it was sent
     prompt_tokens: int | None = None  # the server's usage; None where it sent none
     completion_tokens: int | None = None
     usage_source: str = "estimated"  # server | estimated
@@ -110,6 +110,7 @@ SAMPLES_SCHEMA: dict[str, Any] = {
     },
     "resent": pl.UInt8,
     "reserved_tokens": pl.UInt32,
+    "estimated_prompt_tokens": pl.UInt32,
     "prompt_tokens": pl.UInt32,
     "completion_tokens": pl.UInt32,
     "usage_source": pl.Enum(["server", "estimated"]),
@@ -182,6 +183,7 @@ class Manifest(BaseModel):
     reason: str | None = None  # of an interruption
     config: dict[str, Any]
     seed: int
+    estimator: str | None = None  # the rule that prompts were counted by before they were sent
     deployment: dict[str, Any] = {}  # what GET /info said, of several targets the first's
     deployments: dict[str, dict[str, Any]] = {}  # of each of several, by its name
     prices: dict[str, dict[str, float]] = {}  # by target, as Price: what the budget is kept at

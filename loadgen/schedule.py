@@ -28,11 +28,27 @@ class Arrival:
     messages: list[dict[str, Any]] | None = None
     images: list[tuple[int, int]] | None = None  # width and height of each in pixels
     drawn_as: int | None = None  # the number it shares its draws by, where several targets get the same request
+    session: int | None = None  # of a later turn: seq of the arrival that began it
+    turn: int = 0
 
     @property
     def random(self) -> Random:
-        """A fresh generator that depends on the run's seed and on seq alone."""
-        return Random(f"{self.seed}/{self.seq if self.drawn_as is None else self.drawn_as}")
+        """A fresh generator that depends on the run's seed and on seq alone; of a later turn on its session."""
+        return Random(self._source)
+
+    def random_for(self, what: str) -> Random:
+        """Another one for each thing that is drawn, so that drawing one more changes none of the others."""
+        return Random(f"{self._source}/{what}")
+
+    @property
+    def began(self) -> int:
+        """The number of the arrival that its session began with; mostly its own."""
+        return self.seq if self.session is None else self.session
+
+    @property
+    def _source(self) -> str:
+        number = self.began if self.drawn_as is None else self.drawn_as
+        return f"{self.seed}/{number}/{self.turn}" if self.turn else f"{self.seed}/{number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +171,15 @@ def scaled(rows: Sequence[TraceRow], scale: float, random: Random) -> Iterator[t
     """`scale` times as many arrivals, in order of time, with the trace's own rate over time.
 
     Each row comes as often as the whole part of `scale` says, and once more with the probability that its fraction
-    is: below 1 that thins them. A row's own instant is its first one's; a further one falls evenly between the middles
-    of the gaps before and after it, so that bursts stay bursts and pauses pauses.
+    is: below 1 that thins them. A row's own instant is its first one's; a further one falls evenly within half of the
+    shorter gap beside it, before or after, so that bursts stay bursts and pauses pauses.
     """
     whole, fraction = int(scale), scale - int(scale)
     for number, row in enumerate(rows):
         times = whole + (1 if fraction and random.random() < fraction else 0)
-        before_s, after_s = rows[max(0, number - 1)].at_s, rows[min(len(rows) - 1, number + 1)].at_s
-        earliest_s, latest_s = (before_s + row.at_s) / 2, (row.at_s + after_s) / 2
-        copies_s = [earliest_s + random.random() * (latest_s - earliest_s) for _ in range(times - 1)]
+        reach_s = 0.0  # of the first and last: nothing is due before the start or after the end
+        if 0 < number < len(rows) - 1:
+            reach_s = min(row.at_s - rows[number - 1].at_s, rows[number + 1].at_s - row.at_s) / 2
+        copies_s = [row.at_s + random.uniform(-reach_s, reach_s) for _ in range(times - 1)]
         for at_s in sorted([row.at_s, *copies_s]) if times else ():
             yield at_s, row

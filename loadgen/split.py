@@ -28,8 +28,8 @@ class Router:
         """Where an arrival goes."""
         places = range(len(self.weights))
         if self.split == "weight":
-            return Random(f"{arrival.seed}/{arrival.seq}/target").choices(places, self.weights)[0]
-        return self._least(places, arrival, outlooks()) if self.decides_late else arrival.seq % len(places)
+            return Random(f"{arrival.seed}/{arrival.began}/target").choices(places, self.weights)[0]
+        return self._least(places, arrival, outlooks()) if self.decides_late else arrival.began % len(places)
 
     def elsewhere(self, arrival: Arrival, tried: Sequence[int], outlooks: Callable[[], Sequence[Outlook]]) -> int:
         """Where an arrival is tried again that `tried` have refused: at one that has not yet, else at another than the

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from loadgen.target_config import Section
+from loadgen.fields import Section
 
 
 class SpreadConfig(Section):

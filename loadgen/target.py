@@ -18,6 +18,7 @@ import httpx
 
 from loadgen.config import BudgetConfig, Dialect, TargetConfig
 from loadgen.errors import ConfigError, TargetError, TargetRefused
+from loadgen.requests import Route
 
 if TYPE_CHECKING:
     from loadgen.proxy import Proxy
@@ -29,7 +30,17 @@ PROBE_TIMEOUT_S = 10.0
 INFO_LIMIT = 64 << 10
 SIMULATED = "x-headroom-simulated"
 SAID_SIMULATED = re.compile(r"(serverless|managed); time-scale=([0-9]{1,9}[.][0-9]{1,9})")
-CHAT_TYPES = ("chat-completions", "chat-completion", "chat_completion", "completion", "text-generation")
+_TEXTS, _VECTORS = (Route.CHAT, Route.COMPLETIONS), (Route.EMBEDDINGS, Route.IMAGE_EMBEDDINGS)
+ROUTES_OF_TYPE = {  # as the documents spell them, and with _ for -
+    "chat-completions": _TEXTS,
+    "chat-completion": _TEXTS,
+    "completion": _TEXTS,
+    "text-generation": _TEXTS,
+    "embeddings": _VECTORS,
+    "embedding": _VECTORS,
+    "image-embeddings": _VECTORS,
+    "image-embedding": _VECTORS,
+}
 LARGEST_KEY = 16 << 10
 
 
@@ -82,12 +93,12 @@ class Address:
         except ValueError:
             return False
 
-    def chat_path(self, target: TargetConfig) -> str:
-        """Path and query of chat completions in the target's dialect."""
+    def path_of(self, route: Route, target: TargetConfig) -> str:
+        """Path and query of a route in the target's dialect."""
         if target.dialect is Dialect.AZURE:
-            return f"{self.path}/chat/completions?api-version={target.api_version}"
+            return f"{self.path}{route.path}?api-version={target.api_version}"
         version = "" if self.path.endswith("/v1") else "/v1"
-        return f"{self.path}{version}/chat/completions"
+        return f"{self.path}{version}{route.path}"
 
 
 def address_of(url: str) -> Address:
@@ -211,7 +222,10 @@ def probe(
         raise TargetError(
             f"{address.origin} answered {response.status_code} to {path.partition('?')[0]}; is it deployed and up?"
         )
-    about = _openai_info(address, response) if openai else _azure_info(address, response)
+    try:
+        about = _openai_info(address, response) if openai else _azure_info(address, response)
+    except TargetError as error:  # it quotes the answer, which may repeat the key
+        raise TargetError(str(error) if credential is None else credential.redact(str(error))) from None
     return about | _as_simulated(response.headers.get(SIMULATED))
 
 
@@ -301,10 +315,17 @@ def _azure_info(address: Address, response: httpx.Response) -> dict[str, Any]:
     kind = info.get("model_type") if isinstance(info, dict) else None
     if not isinstance(kind, str) or not isinstance(info.get("model_name"), str):
         raise TargetError(f"{address.origin} is no model deployment: /info does not name a model")
-    if kind.lower() not in CHAT_TYPES:
-        raise TargetError(f"{address.origin} serves {info['model_name']}, a model of type {kind}, not a chat model")
+    if routes_of(kind) is None:
+        raise TargetError(
+            f"{address.origin} serves {info['model_name']}, a model of type {kind}: neither for chat nor for embeddings"
+        )
     keys = ("model_name", "model_type", "model_provider_name")
     return {key: _shown(info[key]) for key in keys if info.get(key) is not None}
+
+
+def routes_of(model_type: str) -> tuple[Route, ...] | None:
+    """What a model of that type answers, by what /info says; None for a type that no scenario is for."""
+    return ROUTES_OF_TYPE.get(model_type.lower().replace("_", "-"))
 
 
 def _shown(value: Any) -> str:
@@ -320,4 +341,4 @@ def _openai_info(address: Address, response: httpx.Response) -> dict[str, Any]:
         raise TargetError(f"{address.origin} is no model deployment: /v1/models lists no models") from None
     if not names:
         raise TargetError(f"{address.origin} serves no model")
-    return {"model_name": names[0], "model_type": "chat-completions", "models": names[:50]}
+    return {"model_name": names[0], "models": names[:50]}

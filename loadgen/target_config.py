@@ -8,27 +8,30 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     field_validator,
     model_validator,
 )
 
+from loadgen.fields import Section, one_or_many
 from loadgen.quota import Quota
 
 SIMULATED = "sim"
 
 
-def one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 class Dialect(StrEnum):
     AZURE = "azure"  # POST /chat/completions?api-version=...
     OPENAI = "openai"  # POST /v1/chat/completions
+
+
+class ExtraParameters(StrEnum):
+    """What the azure dialect does with parameters that its API does not define."""
+
+    PASS_THROUGH = "pass-through"  # noqa: S105 - no password
+    DROP = "drop"
+    ERROR = "error"
 
 
 class Kind(StrEnum):
@@ -41,10 +44,6 @@ class Split(StrEnum):
     ROUND_ROBIN = "round_robin"
     LEAST_THROTTLED = "least_throttled"  # where the throttle would let it go first
     EACH = "each"  # every arrival to every target
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class TargetConfig(Section):
@@ -69,10 +68,16 @@ class TargetConfig(Section):
     model: str | None = Field(
         None, description="the model's name, for prices and the body of the openai dialect; by default what /info says"
     )
+    instances: int | None = Field(None, ge=1, le=50, description="how many instances a managed deployment has")
     key: str | None = Field(
         None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
     )
     api_version: str = Field("2024-05-01-preview", description="api-version of the azure dialect")
+    extra_parameters: ExtraParameters | None = Field(
+        None,
+        description="the header `extra-parameters` of the azure dialect, for parameters that its API does not define: "
+        "`pass-through`, `drop` or `error`",
+    )
     allow_hosts: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(
         (), description="hosts that may be loaded although they are not loopback"
     )

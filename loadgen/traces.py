@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,23 +67,33 @@ def read_trace(path: Path) -> list[TraceRow]:
     return open_trace(path).rows
 
 
-def open_trace(path: Path, *, skip_bad_rows: bool = False) -> Trace:
-    """A trace file or a run folder. Raises ConfigError where it is none, holds no rows, or a bad one."""
+def open_trace(path: Path, *, skip_bad_rows: bool = False, until_s: float = math.inf) -> Trace:
+    """A trace file or a run folder; of a file the rows up to the first at or after `until_s`.
+
+    Raises ConfigError where it is none, holds no rows, or a bad one.
+    """
     if path.is_dir():
         return Trace(_rows_of_run(path))
     try:
         with path.open("rb") as file:
             head = file.read(4_096)
         if head.startswith(b"PAR1"):
-            return _collected(path, _parquet_lines(path), skip_bad_rows=skip_bad_rows)
+            return _collected(path, _parquet_lines(path), until_s, skip_bad_rows=skip_bad_rows)
         json_lines = head.lstrip(BLANK).startswith(b"{")
         with path.open(newline="", encoding="utf-8-sig") as text:
             lines = _json_lines(text) if json_lines else _csv_lines(path, csv.reader(text))
-            return _collected(path, lines, skip_bad_rows=skip_bad_rows)
+            return _collected(path, lines, until_s, skip_bad_rows=skip_bad_rows)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, csv.Error, pl.exceptions.PolarsError) as error:
         raise ConfigError(f"{path} cannot be read as a trace: {str(error).splitlines()[0]}") from None
+
+
+def trace_of(load: LoadConfig) -> Trace:
+    """A load's trace, as far as it is played. Raises ConfigError."""
+    assert load.trace is not None
+    until_s = load.from_ + load.duration * load.speed
+    return open_trace(load.trace, skip_bad_rows=load.skip_bad_rows, until_s=until_s)
 
 
 def played_rows(trace: Trace, load: LoadConfig, mix: Mapping[str, float]) -> list[TraceRow]:
@@ -108,12 +119,12 @@ def _check_reaches_past_warmup(played: Sequence[TraceRow], trace: Trace, load: L
     last_s = (played[-1].at_s - load.from_) / load.speed
     if last_s < load.warmup:
         raise ConfigError(
-            f"{load.trace}: its {len(played):,} arrivals within the run end {last_s:g} s after its start, before the "
-            f"warm-up of {load.warmup:g} s does, so nothing would be measured: give a shorter --warmup"
+            f"{load.trace}: its last arrival within the run (of {len(played):,}) comes {last_s:g} s after the start, "
+            f"and the warm-up ends after {load.warmup:g} s, so nothing would be measured: give a shorter --warmup"
         )
 
 
-def _collected(path: Path, lines: Iterator[Line], *, skip_bad_rows: bool) -> Trace:
+def _collected(path: Path, lines: Iterator[Line], until_s: float, *, skip_bad_rows: bool) -> Trace:
     rows: list[TraceRow] = []
     skipped, first_skipped = 0, ""
     form: Format | None = None
@@ -130,6 +141,8 @@ def _collected(path: Path, lines: Iterator[Line], *, skip_bad_rows: bool) -> Tra
             first_ns = at_ns if not rows else first_ns
             rows.append(_row(cells, form, (at_ns - first_ns) / NS_PER_S, place))
             last_ns = at_ns
+            if rows[-1].at_s >= until_s:
+                break
         except ValueError as error:
             if not skip_bad_rows:
                 raise ConfigError(f"{path}, {place}: {error}") from None

@@ -18,18 +18,25 @@ from loadgen.refusals import (
     FILTERED,
     NO_CODE,
     U32,
+    brief,
     describe_error,
     error_of,
-    printable,
     read_json,
 )
-from loadgen.samples import ERROR_LENGTH, OK, Outcome
+from loadgen.requests import Route
+from loadgen.samples import OK, Outcome
 from loadgen.sse import EventParser, NamedEvent, StreamTooLarge
 
 HEAD_LIMIT = 64 << 10  # also of what comes between two bytes of the body: chunk extensions, trailers
 BODY_LIMIT = 16 << 20
 CHUNK_LIMIT = 1 << 20  # content-bearing; more than any model's context
 EVENT_STREAM = b"text/event-stream"
+_MISFITS = {
+    Route.CHAT: "not_a_chat_completion",
+    Route.COMPLETIONS: "not_a_completion",
+    Route.EMBEDDINGS: "not_an_embedding",
+    Route.IMAGE_EMBEDDINGS: "not_an_embedding",
+}
 _SIGNS_OF_AN_ERROR = ("error", "code", "detail", "details", "message")
 _KEPT_HEADERS = frozenset(
     (
@@ -77,12 +84,13 @@ class ResponseReader:
         "last_byte_ns",
         "last_token_ns",
         "prompt_tokens",
+        "route",
         "status",
         "stream",
     )
 
-    def __init__(self, *, stream: bool) -> None:
-        self.stream = stream
+    def __init__(self, *, stream: bool, route: Route = Route.CHAT) -> None:
+        self.stream, self.route = stream, route
         self.status: int | None = None
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
@@ -298,7 +306,7 @@ class ResponseReader:
         code, message = map(redact, error_of(self._body, self.headers))
         code = code[:CODE_LENGTH]
         if self.status >= 500:
-            return Outcome.SERVER_ERROR, _brief(code, message)
+            return Outcome.SERVER_ERROR, brief(code, message)
         if self.status < 400:
             moved = self.status in (301, 302, 303, 307, 308)
             return Outcome.REJECTED, "redirect_not_followed" if moved else f"unexpected_status_{self.status}"
@@ -306,7 +314,7 @@ class ResponseReader:
         if code in FILTERED:
             return Outcome.FILTERED, code
         # What a server says about a refused key may repeat the key; and of 429s there may be many.
-        return outcome, code if self.status in (401, 403, 429) else _brief(code, message)
+        return outcome, code if self.status in (401, 403, 429) else brief(code, message)
 
     def _verdict_of_stream(self, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
         if self.error_frame is not None:
@@ -315,7 +323,7 @@ class ResponseReader:
             return Outcome.BROKEN_STREAM, self.broken
         if self._events is None:
             kind = redact(self.headers.get(b"content-type", b"").decode("latin-1")).partition(";")[0]
-            return self._verdict_of_misfit(_brief("not_an_event_stream", kind), redact)
+            return self._verdict_of_misfit(brief("not_an_event_stream", kind), redact)
         if self.finish_reason == "content_filter":
             return Outcome.FILTERED, "content_filter"
         if self.finish_reason is None and not self.done_marker:
@@ -327,13 +335,23 @@ class ResponseReader:
             return Outcome.BROKEN_STREAM, self.broken
         try:
             answer = read_json(self._body)
+            if self.route.embeds:
+                return self._verdict_of_vectors(answer, redact)
             choice = answer["choices"][0]
             reason = choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError):
-            return self._verdict_of_misfit("not_a_chat_completion", redact)
+            return self._verdict_of_misfit(_MISFITS[self.route], redact)
         self._read_usage(answer.get("usage"))
         self.finish_reason = reason if isinstance(reason, str) else None
         return (Outcome.FILTERED, "content_filter") if reason == "content_filter" else (OK, None)
+
+    def _verdict_of_vectors(self, answer: Any, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
+        """A list of embeddings; its usage knows no completion. Raises as reading a chat completion does."""
+        if not answer["data"][0]["embedding"]:
+            return self._verdict_of_misfit(_MISFITS[self.route], redact)
+        if isinstance(answer.get("usage"), dict):
+            self._read_usage(answer["usage"] | {"completion_tokens": 0})
+        return OK, None
 
     def _verdict_of_misfit(self, misfit: str, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
         """A 200 whose body is not what was asked for; often it is an error, and says which."""
@@ -354,7 +372,7 @@ class ResponseReader:
         code, message = map(redact, describe_error(error))
         if code in FILTERED:
             return Outcome.FILTERED, code
-        return Outcome.BROKEN_STREAM, _brief(where, message if code == NO_CODE else code)
+        return Outcome.BROKEN_STREAM, brief(where, message if code == NO_CODE else code)
 
 
 def has_content(choice: dict[str, Any]) -> bool:
@@ -377,8 +395,3 @@ def has_content(choice: dict[str, Any]) -> bool:
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= U32 else None
-
-
-def _brief(code: str, message: str) -> str:
-    text = f"{code}: {message}" if message and message != code else code
-    return printable(text[: 10 * ERROR_LENGTH])[:ERROR_LENGTH]

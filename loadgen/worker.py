@@ -137,7 +137,7 @@ class Worker:
             welcome["places"],
             runner=self.runner,
             voice=self,
-            share=Share(welcome["index"], welcome["of"]),
+            share=Share(welcome["index"], welcome["of"], welcome["first"]),
             arrivals=self._arrivals() if config.load.open_loop else None,
         )
         self._connect_gates(load)

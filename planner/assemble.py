@@ -12,9 +12,10 @@ from loadgen.config import Split
 from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.calibration import Calibration
-from planner.capacity import concurrency_of_instance, instance_estimate
+from planner.capacity import SweptCapacity, concurrency_of_instance, instance_estimate
 from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
+from planner.estimate import estimate
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, slo_results
 from planner.plan import (
@@ -49,12 +50,14 @@ def plan_run(
     price_book: PriceBook | None = None,
     demand: Demand | None = None,
     today: date | None = None,
+    swept: SweptCapacity | None = None,
 ) -> Plan:
     """The plan from one run; what is None comes from the run's own config, and `today` from its start.
 
     `demand` replaces the run's own steady phase as what is planned for (see planner.demand); `growth` multiplies its
-    rates. A run that is interrupted, killed or empty gives a plan too, with None where it says nothing. Raises
-    RunFolderError for a record that cannot be read and ConfigError for a price book that cannot.
+    rates; `swept` is what the sweep that this run is a step of says of an instance. A run that is interrupted, killed
+    or empty gives a plan too, with None where it says nothing. Raises RunFolderError for a record that cannot be read
+    and ConfigError for a price book that cannot.
     """
     config, measured = config_of(run), demand_of_run(run)
     growth = config.plan.growth if growth is None else growth
@@ -69,6 +72,7 @@ def plan_run(
         planned=grown(measured if demand is None else demand, growth),
         of_own_mix=demand is None,
         today=day_of(run) if today is None else today,
+        swept=swept,
     )
     draft = _draft(scope)
     return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
@@ -117,6 +121,7 @@ def _draft(scope: Scope) -> Plan:
         managed=together.managed,
         instances=together.instances,
         budget=tuple(BudgetUse(resource=name, **use) for name, use in run.manifest.budget.items()),
+        estimate=estimate(run),
         targets=targets,
     )
 
@@ -170,6 +175,7 @@ def _instances(scope: Scope, service_time_ms: float | None, *, objectives_met: b
     time_in_system_s = None if service_time_ms is None else service_time_ms * NS_PER_MS / NS_PER_S
     concurrency, source = concurrency_of_instance(
         configured=scope.config.plan.concurrency_per_instance,
+        swept=scope.swept,
         managed=scope.managed,
         objectives_met=objectives_met,
         held=peak_per_minute(scope.measured, REQUESTS) / MINUTE_S * (time_in_system_s or 0.0),

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from planner.plan import InstanceEstimate
 
 ASSUMED_CONCURRENCY = 8  # a conservative figure for a small model on one GPU
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweptCapacity:
+    """The highest step of a sweep that met its objectives."""
+
+    rate_per_s: float
+    concurrency: float  # mean in flight, of all instances together
+    instances: int
+    stated: bool  # by the configuration; else it is taken to be one
+
+
 def concurrency_of_instance(
-    *, configured: int | None, managed: bool, objectives_met: bool, held: float
+    *, configured: int | None, managed: bool, objectives_met: bool, held: float, swept: SweptCapacity | None = None
 ) -> tuple[int, str]:
     """How many requests one instance serves at once within the objectives, and where that is known from.
 
@@ -18,6 +29,11 @@ def concurrency_of_instance(
     """
     if configured is not None:
         return configured, "as configured in plan.concurrency_per_instance"
+    if managed and swept is not None:
+        each = "one instance" if swept.instances == 1 else f"each of {swept.instances} instances"
+        said = "" if swept.stated else ", as it is taken to have been"
+        at = f"held by {each}{said}, at {swept.rate_per_s:.3g} requests/s, the highest rate of the sweep that met"
+        return max(1, math.ceil(swept.concurrency / swept.instances)), at
     if managed and objectives_met and held > 0:
         return math.ceil(
             held

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
+from loadgen.config import RunConfig
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission
 from loadgen.samples import Run
+from loadgen.schedule_file import FILE_NAME as SCHEDULE
 from loadgen.traces import read_trace
 from planner.rows import NS_PER_S, OK, STEADY, config_of, in_seconds, steady_stretch
 
@@ -46,24 +48,51 @@ class Demand:
 def attempts_with_tokens(run: Run) -> pl.LazyFrame:
     """All rows of the run, with prompt_tokens, max_tokens and completion_tokens known in each.
 
-    What the server did not say is estimated: a prompt by the reservation less the limit, where the throttle counted
-    both, else by its scenario's mean; a completion by the chunks of its stream, else by its scenario's mean, else by
-    the limit. A replayed trace asks for just the tokens it records, so there the completion is the limit.
+    What the server did not say is estimated: a prompt as it was before it was sent, else by its scenario's mean; a
+    completion by the chunks of its stream, else by its scenario's mean, else by the limit. The limit of a request is
+    what it reserved beside its prompt; of one that reserved nothing, what its trace stated or load.max_tokens. A record
+    of an earlier version does not say what its prompts were estimated at.
     """
     config = config_of(run)
     limit = pl.lit(config.load.max_tokens, pl.Int64)
-    prompt, completion, reserved, chunks = (
-        pl.col(name).cast(pl.Int64) for name in ("prompt_tokens", "completion_tokens", "reserved_tokens", "chunks")
+    prompt, completion, reserved, chunks, estimated = (
+        pl.col(name).cast(pl.Int64)
+        for name in (
+            *("prompt_tokens", "completion_tokens", "reserved_tokens", "chunks"),
+            "estimated_prompt_tokens",
+        )
     )
-    reserved_both = config.quota.admission is not Admission.MAX and config.load.trace is None
-    estimated_prompt = pl.when((reserved > limit) & reserved_both).then(reserved - limit)
+    prompt_counted = _prompt_counted(config)
+    asked = pl.when(estimated.is_not_null()).then(reserved - pl.when(prompt_counted).then(estimated).otherwise(0))
+    reserved_both = prompt_counted & (config.load.trace is None)
+    estimated_prompt = pl.coalesce(estimated, pl.when((reserved > limit) & reserved_both).then(reserved - limit))
     streamed = pl.when(OK & (chunks > 0)).then(chunks)
-    completion = pl.coalesce(completion, streamed, _scenario_mean(completion), limit)
-    return run.samples.with_columns(
+    completion = pl.coalesce(completion, streamed, _scenario_mean(completion), asked, limit)
+    samples, stated = _with_stated(run, completion, limit)
+    return samples.with_columns(
         prompt_tokens=pl.coalesce(prompt, estimated_prompt, _scenario_mean(prompt), pl.lit(0, pl.Int64)),
         completion_tokens=completion,
-        max_tokens=limit if config.load.trace is None else completion,
+        max_tokens=pl.coalesce(asked, stated),
     )
+
+
+def _with_stated(run: Run, completion: pl.Expr, limit: pl.Expr) -> tuple[pl.LazyFrame, pl.Expr]:
+    """The run's rows, and the limit that each was to ask for; of a trace whose schedule is not kept, its completion."""
+    if config_of(run).load.trace is None:
+        return run.samples, limit
+    schedule = run.folder / SCHEDULE
+    if not schedule.exists():
+        return run.samples, completion
+    stated = pl.scan_parquet(schedule, glob=False).select("seq", _stated=pl.col("completion_tokens").cast(pl.Int64))
+    return run.samples.join(stated, on="seq", how="left", maintain_order="left"), pl.coalesce("_stated", limit)
+
+
+def _prompt_counted(config: RunConfig) -> pl.Expr:
+    """Whether a row's prompt was part of its reservation: each target may have a rule of its own."""
+    counting = [target.name for target in config.targets if config.quota_of(target).admission is not Admission.MAX]
+    if len(counting) in (0, len(config.targets)):
+        return pl.lit(bool(counting))
+    return pl.col("target").is_in(counting)
 
 
 def _scenario_mean(tokens: pl.Expr) -> pl.Expr:
@@ -97,7 +126,12 @@ def demand_of_run(run: Run) -> Demand:
 
 
 def demand_from_trace(path: Path) -> Demand:
-    """A trace file's arrivals, each asking for as many tokens as it records. Raises ConfigError like `read_trace`."""
+    """A trace file's arrivals, each asking for as many tokens as it records, or those of a run folder.
+
+    Raises ConfigError like `read_trace`, and RunFolderError.
+    """
+    if path.is_dir():
+        return demand_of_run(Run.open(path))
     rows = read_trace(path)
     arrivals = pl.DataFrame(
         {
@@ -158,8 +192,9 @@ def repeated(demand: Demand, at_least_s: float) -> Demand:
     if demand.span_s <= 0 or demand.span_s >= at_least_s:
         return demand
     times = min(MOST_COPIES, math.ceil(at_least_s / demand.span_s))
-    copies = [demand.arrivals.with_columns(pl.col("at_s") + i * demand.span_s) for i in range(times)]
-    return Demand(pl.concat(copies), demand.span_s * times, f"{demand.source}, repeated {times} times")
+    copies_before = pl.int_range(pl.len()) // demand.arrivals.height
+    arrivals = pl.concat([demand.arrivals] * times).with_columns(pl.col("at_s") + copies_before * demand.span_s)
+    return Demand(arrivals, demand.span_s * times, f"{demand.source}, repeated {times} times")
 
 
 def busiest(demand: Demand, most: int) -> Demand:

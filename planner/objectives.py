@@ -64,6 +64,10 @@ def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
 
 def _missed(run: Run, slo: Slo) -> pl.LazyFrame:
     """The answered attempts that did not keep the limit. Columns seq, attempt."""
+    return values(run, slo.metric).filter(beyond(slo)).select("seq", "attempt")
+
+
+def beyond(slo: Slo) -> pl.Expr:
+    """Whether a value_ns does not keep the limit."""
     value = pl.col("value_ns")
-    beyond = value > slo.limit_ns if "<=" in slo.text else value >= slo.limit_ns
-    return values(run, slo.metric).filter(beyond).select("seq", "attempt")
+    return value > slo.limit_ns if "<=" in slo.text else value >= slo.limit_ns

@@ -64,7 +64,8 @@ class Validity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Attempts that ended so, or arrivals dropped for that, in the whole run."""
+    """Attempts that ended so, or arrivals dropped for that, in the whole run; `ok` where an answer came and its
+    scenario has found fault with it."""
 
     outcome: str
     error: str  # the code, without what a server adds to it
@@ -94,6 +95,16 @@ class Traffic:
     mean_in_flight: float
     peak_in_flight: int
     failures: tuple[Failure, ...] = ()  # the commonest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The prompt tokens that were estimated before sending, against the server's usage, over all attempts with both."""
+
+    estimator: str  # the rule's name
+    n: int
+    error_share: float  # of all tokens together; positive: the estimate is above
+    p95_error_share: float  # 95 of 100 attempts are off by at most so much, above or below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,5 +225,6 @@ class Plan:
     managed: tuple[ManagedCost, ...]  # cheapest first
     instances: InstanceEstimate | None
     assumptions: tuple[str, ...] = field(default=())
+    estimate: Estimate | None = None  # None where the server sends no usage
     budget: tuple[BudgetUse, ...] = field(default=())  # of what the run was limited to
     targets: tuple[TargetFigures, ...] = ()  # in the order of the file; empty where there is only one

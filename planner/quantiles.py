@@ -91,7 +91,7 @@ class Share:
     high: float
 
 
-def wilson(good: int, n: int) -> Share:
+def wilson(good: float, n: float) -> Share:
     """A share of n >= 1 independent trials with its 95 % interval after Wilson (1927)."""
     share = good / n
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)

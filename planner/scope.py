@@ -11,6 +11,7 @@ from loadgen.config import Kind, RunConfig, Split, TargetConfig
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
+from planner.capacity import SweptCapacity
 from planner.demand import Demand, busiest, demand_of_run, grown, repeated
 from planner.prices import PriceBook, TokenPrice
 from planner.rows import PartOfRun, config_of
@@ -32,6 +33,7 @@ class Scope:
     planned: Demand  # what the plan is for, growth included
     of_own_mix: bool  # the planned demand is the run's own
     today: date | None  # None: prices have no age
+    swept: SweptCapacity | None = None  # where the run is the best step of a sweep
 
     @property
     def managed(self) -> bool:

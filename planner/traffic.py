@@ -37,7 +37,7 @@ def traffic(run: Run, demand: Demand, stretch: Stretch) -> Traffic:
     totals = count_totals(run.samples)
     prompt_tokens, completion_tokens, estimated_share = _billed_tokens(run)
     mean_prompt_tokens, mean_completion_tokens = _mean_tokens(run)
-    completed, generated_tokens = _completed(run, stretch)
+    completed, generated_tokens = completed_within(run, stretch)
     mean_in_flight, peak_in_flight = _flight(run, stretch)
     return Traffic(
         planned=totals["planned"],
@@ -64,7 +64,11 @@ def traffic(run: Run, demand: Demand, stretch: Stretch) -> Traffic:
 
 def _failures(run: Run) -> tuple[Failure, ...]:
     code = pl.col("error").fill_null("").str.extract(_CODE, 1)
-    failed = run.samples.filter(~OK).group_by(pl.col("outcome").cast(pl.String), code).agg(n=pl.len())
+    failed = (
+        run.samples.filter(~OK | pl.col("error").is_not_null())
+        .group_by(pl.col("outcome").cast(pl.String), code)
+        .agg(n=pl.len())
+    )
     commonest = failed.sort("n", "outcome", "error", descending=[True, False, False]).head(MOST_FAILURES)
     return tuple(Failure(**row) for row in commonest.collect().iter_rows(named=True))
 
@@ -91,7 +95,7 @@ def _mean_tokens(run: Run) -> tuple[float | None, float | None]:
     return prompt_tokens, completion_tokens
 
 
-def _completed(run: Run, stretch: Stretch) -> tuple[int, int]:
+def completed_within(run: Run, stretch: Stretch) -> tuple[int, int]:
     """Answers completed within the stretch, whenever they were due, and the tokens generated for them."""
     within = pl.col("done_ns").is_between(stretch.start_ns, stretch.end_ns, closed="left")
     done = attempts_with_tokens(run).filter(OK & within)
@@ -104,9 +108,6 @@ def _flight(run: Run, stretch: Stretch) -> tuple[float, int]:
     if stretch.seconds <= 0:
         return 0.0, 0
     start, end = pl.lit(stretch.start_ns), pl.lit(stretch.end_ns)
-    began = pl.max_horizontal("sent_ns", start)
-    ended = pl.min_horizontal(pl.col("done_ns").fill_null(stretch.end_ns), end)
-    area_ns = run.samples.filter(SENT).select((ended - began).clip(lower_bound=0).sum()).collect().item()
     before = in_flight(run).filter(pl.col("at_ns") <= start).select(pl.col("in_flight").last().alias("peak"))
     within = (
         in_flight(run)
@@ -114,7 +115,17 @@ def _flight(run: Run, stretch: Stretch) -> tuple[float, int]:
         .select(peak=pl.col("in_flight").max())
     )
     peak = pl.concat([before, within]).select(pl.col("peak").max().fill_null(0)).collect().item()
-    return area_ns / (stretch.seconds * NS_PER_S), peak
+    return mean_in_flight(run, stretch), peak
+
+
+def mean_in_flight(run: Run, stretch: Stretch) -> float:
+    """Requests in flight within the stretch, averaged over its time; an attempt whose end is unknown stays."""
+    if stretch.seconds <= 0:
+        return 0.0
+    began = pl.max_horizontal("sent_ns", pl.lit(stretch.start_ns))
+    ended = pl.min_horizontal(pl.col("done_ns").fill_null(stretch.end_ns), pl.lit(stretch.end_ns))
+    area_ns: int = run.samples.filter(SENT).select((ended - began).clip(lower_bound=0).sum()).collect().item()
+    return area_ns / (stretch.seconds * NS_PER_S)
 
 
 def throttled_share(run: Run) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig
+from loadgen.config import SIMULATED, Kind, LoadConfig, RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
 from loadgen.quota import Quota
 from loadgen.samples import Outcome, Run, check_ledger, count_totals
@@ -27,7 +27,6 @@ QUOTA_WINDOW_S = 60.0
 DOMINANT_WAIT_SHARE = 0.5  # of the mean response time
 PRICES_AGE = timedelta(days=90)
 FAILURES = (
-    Outcome.FILTERED,
     Outcome.REJECTED,
     Outcome.SERVER_ERROR,
     Outcome.TIMEOUT,
@@ -79,6 +78,8 @@ def validity(evidence: Evidence) -> Validity:
         *_held_back(evidence),
         *_refusals(evidence),
         *_failures(evidence),
+        *_filtered(evidence),
+        *_all_refused(evidence),
         *_too_few(evidence),
         *_usage(evidence),
         *_growth(evidence),
@@ -211,6 +212,7 @@ def _loop(evidence: Evidence) -> list[str]:
             f"closed loop of {evidence.config.load.users} users: slow answers held back the load, so response times "
             "are not those of arrivals that do not wait for each other"
         )
+        doubts += _joining(evidence.config.load)
     limited = any(target.kind is Kind.SERVERLESS for target in evidence.config.targets)
     if limited and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
         doubts.append(
@@ -225,6 +227,16 @@ def _loop(evidence: Evidence) -> list[str]:
             f"{response_ms:,.0f} ms; it is the quota that was measured"
         )
     return doubts
+
+
+def _joining(load: LoadConfig) -> list[str]:
+    joined_s = 0.0 if load.spawn_rate is None else ((load.users or 1) - 1) / load.spawn_rate
+    if joined_s <= load.warmup:
+        return []
+    return [
+        f"users were still joining {joined_s:.3g} s after the start, and the warm-up ended after {load.warmup:g} s: "
+        "give a longer --warmup"
+    ]
 
 
 def _held_back(evidence: Evidence) -> list[str]:
@@ -278,6 +290,30 @@ def _failures(evidence: Evidence) -> list[str]:
     return [
         f"{total / traffic.attempts:.1%} of the attempts failed ({kinds}): latencies are of the answers that came, and "
         "leave out the worst"
+    ]
+
+
+def _filtered(evidence: Evidence) -> list[str]:
+    """The filter at work is no failure; but who did not mean to wake it should know."""
+    traffic = evidence.traffic
+    filtered = traffic.outcomes[Outcome.FILTERED]
+    if filtered <= MOST_FAILED_SHARE * traffic.attempts:
+        return []
+    return [f"content safety filtered {filtered / traffic.attempts:.1%} of the attempts: no latency counts them"]
+
+
+def _all_refused(evidence: Evidence) -> list[str]:
+    """A scenario none of whose requests is taken has something wrong in it, and the server says what."""
+    told = evidence.run.samples.filter(pl.col("outcome") != Outcome.DROPPED).group_by("scenario")
+    rows = told.agg(
+        pl.len(),
+        (pl.col("outcome") == Outcome.REJECTED).all().alias("all"),
+        pl.col("error", "status").drop_nulls().first(),
+    )
+    return [
+        f"every request of the scenario {scenario} was rejected ({n:,}), with {status}: {error or 'no reason given'}"
+        for scenario, n, everything, error, status in rows.sort("scenario").collect().iter_rows()
+        if everything
     ]
 
 

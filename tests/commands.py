@@ -1,11 +1,16 @@
 """The command line as tests use it: real processes in a folder of their own, and a deployment that answers."""
 
+import io
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from unittest.mock import patch
 
+from headroom import running
+from headroom.cli import main
 from loadgen.samples import Manifest, Run
 from tests.servers import always, response, stream
 
@@ -15,6 +20,8 @@ LAST = {
 }
 TOKEN = {"choices": [{"delta": {"content": "x"}}]}
 SHORT = ["--duration", "2s", "--warmup", "0s", "--max-tokens", "20"]  # whose answers take a quarter of a second
+PLENTY = ["--tpm", "10000000", "--rpm", "100000"]  # a quota that refuses nothing, and is planned for in no time
+INTO_RUN = ["--out", "run", "--no-report"]
 
 
 def environment(**extra):
@@ -27,9 +34,32 @@ def headroom(cwd, *arguments, **extra):
     return subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=120)
 
 
+def told(cwd, *arguments, **extra):
+    """What `headroom` does with these arguments, in this process: for all that ends before a load begins."""
+    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    began = AssertionError("a load began")
+    with (
+        chdir(cwd),
+        patch.dict(os.environ, environment(**extra), clear=True),
+        patch.object(sys, "argv", ["headroom", *map(str, arguments)]),
+        patch.object(running, "play", side_effect=began),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+    ):
+        try:
+            code = main()
+        except SystemExit as ended:  # as typer ends
+            code = ended.code
+    said = []
+    for each in (stdout, stderr):
+        each.flush()
+        said.append(each.buffer.getvalue().decode())
+    return subprocess.CompletedProcess(arguments, code or 0, *said)
+
+
 def side_by_side(run, inputs):
-    """The results of `run` on each input, three at a time: a run mostly waits, and its start uses a core."""
-    with ThreadPoolExecutor(3) as together:
+    """The results of `run` on each input, four at a time: a run mostly waits, and its start uses a core."""
+    with ThreadPoolExecutor(4) as together:
         return list(together.map(run, inputs))
 
 

@@ -22,13 +22,15 @@ from contextlib import ExitStack
 import pytest
 from PIL import Image
 
-from loadgen.config import ENDPOINT_VARIABLES, RunConfig, TargetConfig
+from loadgen.config import RunConfig, TargetConfig
 from loadgen.errors import ConfigError
+from loadgen.loadtest import ENDPOINT_VARIABLES
 from loadgen.quota import Quota
 from loadgen.refusals import error_of
+from loadgen.requests import Route
 from loadgen.samples import Outcome
 from loadgen.simulator.models import Kind, model_of
-from loadgen.target import CHAT_TYPES, address_of, credential_of
+from loadgen.target import address_of, credential_of, routes_of
 from loadgen.tokens import image_tokens, text_tokens
 from loadgen.wire import ResponseReader
 from planner.prices import read_prices
@@ -123,7 +125,7 @@ def test_an_endpoint_is_a_host_in_a_region():
     address = address_of("https://my-host.eastus2.inference.ai.azure.com")
     target = RunConfig().target
     assert (address.scheme, address.host) == ("https", "my-host.eastus2.inference.ai.azure.com")
-    assert address.chat_path(target).startswith("/chat/completions?api-version=")
+    assert address.path_of(Route.CHAT, target).startswith("/chat/completions?api-version=")
 
 
 # 2
@@ -232,7 +234,8 @@ def test_info_has_three_fields(fleet, model, name, kind, provider):
 
 # 14
 def test_both_documented_model_types_are_taken_for_chat():
-    assert {"completion", "chat-completions"} <= set(CHAT_TYPES)
+    assert routes_of("completion") == routes_of("chat-completions") == routes_of("chat_completion")
+    assert Route.CHAT in routes_of("completion") and Route.CHAT not in routes_of("embeddings")
 
 
 # 0.3 Chat completion

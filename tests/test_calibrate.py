@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -27,6 +26,7 @@ from planner.calibration import CoreUse, Part, calibrated
 from planner.quantiles import interval_ranks
 from planner.rows import Stretch
 from planner.truth import Log, gap_errors, token_errors, ttft_errors
+from tests.commands import headroom, start, told
 from tests.runs import answered, dropped, make_run, ns
 
 START_NS = 7_000_000_000_000  # of the runs here, on CLOCK_MONOTONIC
@@ -339,14 +339,6 @@ def test_a_system_without_timerfd_is_told_so_before_anything_is_started(tmp_path
 KEY = "canary" * 100
 
 
-def environment():
-    return {**os.environ, "COLUMNS": "100", "AZURE_INFERENCE_CREDENTIAL": KEY}
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "headroom", "calibrate", *map(str, arguments)]
-
-
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -362,20 +354,27 @@ def command(*arguments):
 def test_a_mistake_names_the_option_and_leaves_nothing_behind(tmp_path, arguments, complaint):
     (tmp_path / "taken").mkdir()
     (tmp_path / "file").touch()
-    done = subprocess.run(
-        command(*arguments), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
-    )
+    done = told(tmp_path, "calibrate", *arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert re.search(complaint, done.stderr) and "Traceback" not in done.stderr, done.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "taken"]
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def to_be_stopped(tmp_path_factory):
+    """A long calibration of few streams, begun while the short one is measured."""
+    folder = tmp_path_factory.mktemp("stopped")
+    process = start(folder, "calibrate", "--duration", "600s", "--streams", 5, "--out", "kept", "--quiet")
+    yield process, folder
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def measured(to_be_stopped, tmp_path_factory):
     """One short calibration, for all tests that only read it."""
     folder = tmp_path_factory.mktemp("calibrate")
-    arguments = command("--duration", "8s", "--streams", 40, "--json", "--out", "kept")
-    done = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    flags = ["--duration", "8s", "--streams", 40, "--json", "--out", "kept"]
+    done = headroom(folder, "calibrate", *flags, AZURE_INFERENCE_CREDENTIAL=KEY)
     assert done.returncode in (0, 4), done.stderr
     return done, folder / "kept"
 
@@ -429,17 +428,10 @@ def test_the_server_sends_a_token_each_20_ms_and_gets_no_key(measured):
         assert set(samples["outcome"]) == {"ok"} and samples["bytes_out"].max() < len(KEY)
 
 
-def test_ctrl_c_ends_it_cleanly_and_leaves_nothing_behind(tmp_path):
-    process = subprocess.Popen(
-        command("--out", "kept", "--quiet"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_ctrl_c_ends_it_cleanly_and_leaves_nothing_behind(to_be_stopped):
+    process, folder = to_be_stopped
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("kept/streams/parts/samples-*")):
+    while not list(folder.glob("kept/streams/parts/samples-*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     children = set(processes._with_descendants(process.pid)) - {process.pid}
@@ -447,5 +439,5 @@ def test_ctrl_c_ends_it_cleanly_and_leaves_nothing_behind(tmp_path):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (105, "", "headroom: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)

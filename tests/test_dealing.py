@@ -53,13 +53,13 @@ def test_an_arrival_takes_some_twenty_bytes():
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_users_slots_and_numbers_are_shared_without_rest(workers):
     users = list(enumerate(["chat"] * 5 + ["streaming"] * 3 + ["vision"]))
-    shares = [Share(index, workers) for index in range(workers)]
+    shares = [Share(index, workers, first=100) for index in range(workers)]
     dealt = [list(share.pick(users)) for share in shares]
     assert sorted(user for each in dealt for user in each) == users
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
     assert sum(share.slots(10) for share in shares) == 10
     assert all(share.slots(1) == 1 for share in shares)
-    numbers = [number for share in shares for number in islice(share.numbers(100), 50)]
+    numbers = [number for share in shares for number in islice(share.numbers(), 50)]
     assert sorted(numbers)[: 50 * workers] == list(range(100, 100 + 50 * workers))
 
 

@@ -25,6 +25,7 @@ from loadgen.simulator.faults import COMMON, KINDS, RULES, read_faults
 from loadgen.simulator.flags import ENDPOINT_FLAGS
 from loadgen.simulator.flags import parser as simulator_flags
 from loadgen.slo import LATENCIES
+from tests.commands import PLENTY
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,7 +40,7 @@ def keys(model, prefix=""):
         elif field.annotation is Quota:
             yield from ((f"{prefix}{name}.{each.name}", None) for each in fields(Quota))
         else:
-            yield f"{prefix}{name}", field.description
+            yield f"{prefix}{field.alias or name}", field.description
 
 
 @pytest.mark.parametrize(("key", "meaning"), list(keys(RunConfig)))
@@ -50,7 +51,9 @@ def test_every_config_key_is_documented_with_its_meaning(key, meaning):
 
 
 def test_the_readme_documents_no_key_that_is_not():
-    documented = re.findall(r"^\| `((?:target|load|quota|budget|timeouts|output|plan)\.\w+)`", README, re.MULTILINE)
+    documented = re.findall(
+        r"^\| `((?:target|load|prompts|quota|budget|timeouts|output|plan)\.\w+)`", README, re.MULTILINE
+    )
     assert set(documented) <= {key for key, _ in keys(RunConfig)}
 
 
@@ -118,13 +121,17 @@ def test_every_metric_and_exit_code_is_documented():
 
 def test_the_configuration_of_the_readme_is_valid(tmp_path):
     examples = [tomllib.loads(each) for each in re.findall(r"```toml\n(.*?)```", README, re.DOTALL)]
-    valid = [RunConfig.model_validate(each) for each in examples if "target" in each]
-    assert [len(config.targets) for config in valid] == [2, 1]
+    configs = [RunConfig.model_validate(each) for each in examples if "toxic" not in each]
+    assert [
+        len(config.targets)
+        for config, each in zip(configs, (e for e in examples if "toxic" not in e), strict=True)
+        if "target" in each
+    ] == [2, 1]
 
 
 def test_the_faults_file_of_the_readme_is_valid(tmp_path):
     examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    (example,) = (each for each in examples if "target" not in tomllib.loads(each))
+    (example,) = (each for each in examples if "toxic" in tomllib.loads(each))
     file = tmp_path / "faults.toml"
     file.write_text(example)
     assert [toxic.kind for toxic in read_faults(file).toxics] == ["cut", "status", "freeze", "gzip_bomb"]
@@ -152,12 +159,14 @@ def test_the_readme_documents_no_fault_that_is_not():
     assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == {*KINDS, *RULES}
 
 
-def test_the_scenario_of_the_readme_runs(tmp_path):
-    example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+def test_the_scenarios_of_the_readme_run(tmp_path):
+    example, doubter, *_ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(example.splitlines()) <= 12
     (tmp_path / "mine.py").write_text(example)
-    command = [sys.executable, "-m", "headroom", "run", "--scenario", "mine.py:Mine", "--rate", "20/s", "--rpm", "9999"]
-    command += ["--duration", "2s", "--warmup", "0s", "--no-report", "--quiet", "--out", "run"]
+    (tmp_path / "doubter.py").write_text(doubter)
+    command = [sys.executable, "-m", "headroom", "run", "--scenario", "mine.py:Mine", "--rate", "20/s", *PLENTY]
+    command += ["--scenario", "doubter.py:Doubter"]
+    command += ["--duration", "1s", "--warmup", "0s", "--no-report", "--quiet", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

@@ -3,8 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from loadgen.health import LOOK_S, Health, _late_ms
 from loadgen.samples import Run, WorkerHealth
 from planner.assemble import plan_run
-from tests.commands import deployment, headroom, start_of
+from tests.commands import PLENTY, deployment, headroom, side_by_side, start, start_of
 from tests.runs import answered, make_run
 from tests.servers import Server
 
@@ -25,7 +23,7 @@ class Mine(DeploymentUser):
     blocked = False
 
     def request(self, arrival):
-        if arrival.due_ns > 2e9 and not Mine.blocked:
+        if arrival.due_ns > 1.5e9 and not Mine.blocked:
             Mine.blocked = True
             get_original("time", "sleep")(0.2)
         return chat(self.scenario, [{"role": "user", "content": "hello"}], max_tokens=5)
@@ -34,7 +32,7 @@ class Mine(DeploymentUser):
 
 def play(tmp_path, name, *flags):
     with Server(deployment) as server:
-        times = ["--duration", "4s", "--warmup", "1s", "--out", name, "--no-report"]
+        times = ["--duration", "3s", "--warmup", "1s", *PLENTY, "--out", name, "--no-report"]
         done = headroom(tmp_path, "run", "--target", server.url, "--rate", "15/s", *times, *flags)
     return done, Run.open(tmp_path / name).manifest
 
@@ -44,8 +42,31 @@ def play_blocked(tmp_path, name):
     return play(tmp_path, name, "--scenario", "mine.py:Mine")
 
 
-def test_a_hub_that_was_blocked_for_200_ms_makes_the_run_invalid(tmp_path):
-    done, manifest = play_blocked(tmp_path, "run")
+def play_stopped(tmp_path, name):
+    """Stop the load process for 0.3 s of its steady phase; what `headroom run` said, and its exit code."""
+    with Server(deployment) as server:
+        times = ["--duration", "3s", "--warmup", "1s", *PLENTY, "--out", name, "--no-report"]
+        process = start(tmp_path, "run", "--target", server.url, "--rate", "30/s", *times)
+        start_of(tmp_path / name)
+        time.sleep(1.7)
+        children = f"/proc/{process.pid}/task/{process.pid}/children"
+        load = int(open(children).read().split()[-1])  # noqa: SIM115, PTH123
+        os.kill(load, signal.SIGSTOP)
+        time.sleep(0.3)
+        os.kill(load, signal.SIGCONT)
+        said, _ = process.communicate(timeout=60)
+    return said, process.returncode
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory):
+    """What came of a run whose hub was blocked, and of one that was stopped: side by side, for neither is to be valid."""
+    cwd = tmp_path_factory.mktemp("disturbed")
+    return side_by_side(lambda disturb: disturb(cwd, disturb.__name__), [play_blocked, play_stopped])
+
+
+def test_a_hub_that_was_blocked_for_200_ms_makes_the_run_invalid(disturbed):
+    done, manifest = disturbed[0]
     assert done.returncode == 4
     assert "INVALID" in done.stdout
     assert "the load generator stood still for" in done.stdout
@@ -63,7 +84,7 @@ def test_a_clean_run_is_valid_and_says_what_its_generator_used(tmp_path):
     done, manifest = play(tmp_path, "run")
     assert done.returncode == 0, done.stdout
     (worker,) = manifest.workers
-    assert 2.9 < worker.seconds < 4
+    assert 1.9 < worker.seconds < 3
     assert 0 < worker.cpu_share < 0.9
     assert 0 <= worker.hub_late_p99_ms <= worker.hub_late_max_ms < 100
     assert abs(worker.clock_step_ms) < 50
@@ -77,21 +98,10 @@ def test_twenty_clean_runs_are_twenty_times_valid(tmp_path):
     assert [verdict.reasons for verdict in verdicts] == [()] * 20
 
 
-def test_a_generator_that_is_stopped_for_a_while_is_invalid_too(tmp_path):
+def test_a_generator_that_is_stopped_for_a_while_is_invalid_too(disturbed):
     """Other programs, a suspended machine: what stops the process is seen, not only what runs in it."""
-    with Server(deployment) as server:
-        times = ["--duration", "4s", "--warmup", "1s", "--out", "run", "--no-report"]
-        command = [sys.executable, "-m", "headroom", "run", "--target", server.url, "--rate", "30/s", *times]
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        start_of(tmp_path / "run")
-        time.sleep(2)
-        children = f"/proc/{process.pid}/task/{process.pid}/children"
-        load = int(open(children).read().split()[-1])  # noqa: SIM115, PTH123
-        os.kill(load, signal.SIGSTOP)
-        time.sleep(0.3)
-        os.kill(load, signal.SIGCONT)
-        said, _ = process.communicate(timeout=60)
-    assert process.returncode == 4
+    said, code = disturbed[1]
+    assert code == 4
     assert "stood still for" in said
 
 

@@ -25,7 +25,7 @@ from tests.kills import LoggingServer, kill, lost_s, victims, wait_until_gone
 from tests.runs import answered, make_run
 from tests.servers import Server
 
-LOAD = ["--scenario", "chat", "--rate", "60/s", "--arrivals", "constant", "--throttle", "off", "--warmup", "0s"]
+LOAD = ["--scenario", "chat", "--rate", "60/s", "--arrivals", "constant", "--kind", "managed", "--warmup", "0s"]
 QUIET = ["--no-report", "--quiet"]
 WHO = ["load", "parent", "recorder", "all"]
 
@@ -38,7 +38,7 @@ def killed_run(cwd, server, who, after_s, name):
     everyone, pids = victims(process.pid, "all"), victims(process.pid, who)
     killed_ns = time.monotonic_ns()
     kill(pids)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     wait_until_gone(everyone)
     if who in ("load", "recorder") and len(everyone) == 3 and Manifest.read(folder).state == "interrupted":
         assert process.returncode == 1 and "what was recorded until then is in" in stderr, stderr

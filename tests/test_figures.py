@@ -26,10 +26,7 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -45,6 +42,7 @@ import pytest
 
 from loadgen.config import RunConfig
 from loadgen.samples import Sample, WorkerHealth
+from tests.commands import headroom, told
 from tests.runs import answered, dropped, make_run, refused, synthetic_run
 
 S, MS, MINUTE = 10**9, 10**6, 60 * 10**9
@@ -218,6 +216,19 @@ class Figures:
             {"name": part.target["name"], **{section: part.found[section] for section in shared}} for part in self.parts
         ]
 
+    def estimate(self):
+        pairs = [(row["estimated_prompt_tokens"], row["prompt_tokens"]) for row in self.rows]
+        told = [(estimated, counted) for estimated, counted in pairs if estimated is not None and counted]
+        if not told:
+            return None
+        off = sorted(abs(estimated - counted) / counted for estimated, counted in told)
+        share = sum(estimated for estimated, _ in told) / sum(counted for _, counted in told) - 1
+        return {
+            "n": len(told),
+            "error_share": share,
+            "p95_error_share": off[math.ceil(Fraction(95, 100) * len(off)) - 1],
+        }
+
     def _state_tokens(self):
         limit, admission, means = self.load["max_tokens"], self.limits["admission"], {}
         for name in ("prompt_tokens", "completion_tokens"):
@@ -226,13 +237,17 @@ class Figures:
                 means[name, scenario] = math.floor(fmean(stated) + 0.5) if stated else (0 if name[0] == "p" else limit)
         for row in self.rows:
             prompt, completion = row["prompt_tokens"], row["completion_tokens"]
+            estimated, asked = row["estimated_prompt_tokens"], limit
+            if estimated is not None:
+                asked = row["reserved_tokens"] - (0 if admission == "max_tokens" else estimated)
+                prompt = estimated if prompt is None else prompt
             if prompt is None and row["reserved_tokens"] > limit and admission != "max_tokens":
                 prompt = row["reserved_tokens"] - limit
             if completion is None and row["outcome"] == "ok" and row["chunks"]:
                 completion = row["chunks"]
             row["prompt"] = means["prompt_tokens", row["scenario"]] if prompt is None else prompt
             row["completion"] = means["completion_tokens", row["scenario"]] if completion is None else completion
-            after = row["completion"] if admission == "usage" else limit
+            after = row["completion"] if admission == "usage" else asked
             row["cost"] = after if admission == "max_tokens" else row["prompt"] + after
 
     def _find_stretch(self):
@@ -334,7 +349,7 @@ class Figures:
         }  # fmt: skip
 
     def _failures(self):
-        failed = [(row["outcome"], row["error"] or "") for row in self.rows if row["outcome"] != "ok"]
+        failed = [(row["outcome"], row["error"] or "") for row in self.rows if row["outcome"] != "ok" or row["error"]]
         coded = Counter((o, re.match(r"(error_in_\w+: )?[^:]*", error)[0]) for o, error in failed)
         ranked = sorted(coded.items(), key=lambda item: (-item[1], *item[0]))[:12]
         return [{"outcome": outcome, "error": error, "n": n} for (outcome, error), n in ranked]
@@ -481,7 +496,7 @@ class Figures:
 
 SECTIONS = (
     "open_loop", "latency", "slos", "goodput", "traffic", "quota", "what_if", "serverless", "instances", "managed",
-    "validity", "workers",
+    "validity", "workers", "estimate",
 )  # fmt: skip
 OF_TARGETS = re.compile(  # what the report says of each target; the rest stands in summary.json
     rf"targets\.\d+\.(latency\.({'|'.join(SHOWN_BY_SCENARIO)})\.all\..*(?<!needs_n)|slos\.\d\.measured_ms|quota\.(?!target)\w+"
@@ -513,12 +528,6 @@ def agrees(path, found, expected):
     return math.isclose(found, expected, rel_tol=1e-12 if AT_A_RANK.fullmatch(path) else 1e-9)
 
 
-def headroom(cwd, *arguments):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "HEADROOM"))}
-    command = [sys.executable, "-m", "headroom", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
 def reworked(base, tmp_path, more, **how):
     """The synthetic run `base` with `more` attempts, planned and reported by the command line."""
     samples, gaps = [Sample(**row) for row in base.samples.collect().rows(named=True)], {}
@@ -527,8 +536,8 @@ def reworked(base, tmp_path, more, **how):
     config = RunConfig.model_validate(base.manifest.config)
     streams = [(*attempt, stream) for attempt, stream in gaps.items()]
     folder = make_run(tmp_path, samples + more(samples), streams, config=config, workers=WORKERS, **how).folder
-    (folder / "summary.json").write_text(headroom(tmp_path, "plan", folder, "--json").stdout)
-    assert headroom(tmp_path, "report", folder, "--out", folder / "report.html").returncode == 0
+    (folder / "summary.json").write_text(told(tmp_path, "plan", folder, "--json").stdout)
+    assert told(tmp_path, "report", folder, "--out", folder / "report.html").returncode == 0
     return folder
 
 
@@ -562,7 +571,9 @@ def failures(samples):
 def folders(tmp_path_factory):
     """Of the main job, of a run in which much fails, and of a managed one that was cut short and is to grow."""
     cwd = tmp_path_factory.mktemp("figures")
-    flags = "--duration 13s --warmup 1s --rate 40/s --tpm 2000000 --rpm 60000 --seed 3 --out run --quiet"
+    flags = (
+        "--duration 12s --warmup 1s --rate 44/s --max-tokens 40 --tpm 2000000 --rpm 60000 --seed 3 --out run --quiet"
+    )
     slos = ("--slo", "ttft.p95<1s", "--slo", "itl.p99<100ms", "--slo", "tpot.p50<1ms")
     done = headroom(cwd, "run", *flags.split(), *slos)
     assert done.returncode in (99, 4), done.stderr
@@ -630,7 +641,7 @@ def test_every_figure_in_the_report_is_the_plans_to_the_last_digit(plan):
 def test_every_number_of_the_plan_stands_in_the_report(plan):
     summary, _, figures = plan
     aside = re.compile(
-        r"format|open_loop|validity\.valid|quota|quota\.target|.*\.needs_n|latency\.(\w+)\.(?!all\.).*|targets\..*"
+        r"format|open_loop|validity\.valid|quota|quota\.target|estimate|.*\.needs_n|latency\.(\w+)\.(?!all\.).*|targets\..*"
     )
     by_scenario = re.compile(rf"latency\.({'|'.join(SHOWN_BY_SCENARIO)})\..*(?<!needs_n)")
     no_bound = {path for path in summary if re.search(r"(low|high)_ms$", path) and summary[path] is None}

@@ -20,6 +20,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.slo",
         "loadgen.errors",
         "loadgen.schedule",
+        "loadgen.schedule_file",
         "loadgen.tokens",
         "loadgen.traces",
     ),
@@ -37,6 +38,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/conductor.py",
         "loadgen/worker.py",
         "scenarios/",
+        "headroom/templates/",  # what is exported
     ),
     "gevent": (
         "loadgen/alarm.py",
@@ -78,14 +80,19 @@ ONLY_IN = {  # library -> the files allowed to know it
         "planner/",
         "dashboards/",
     ),
-    "PIL": ("scenarios/vision.py", "loadgen/simulator/"),
+    "PIL": ("scenarios/vision.py", "loadgen/pictures.py", "loadgen/simulator/"),
 }
 PURE = (
+    "answers",
+    "lengths",
+    "prompts",
     "requests",
     "schedule",
     "shapes",
     "cells",
     "closed_loop",
+    "fields",
+    "load_shape",
     "tokens",
     "quota",
     "slo",

@@ -22,7 +22,7 @@ from gevent import monkey
 from loadgen.config import Dialect, TargetConfig, TimeoutConfig
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
-from loadgen.requests import RequestSpec
+from loadgen.requests import RequestSpec, Route
 from loadgen.samples import Sample
 from loadgen.target import address_of
 from loadgen.wire import ResponseReader
@@ -134,7 +134,7 @@ def connection_to(url, dialect=Dialect.AZURE):
     target = TargetConfig(url=url, dialect=dialect)
     endpoint = Endpoint(address_of(url), target, TimeoutConfig(total=PATIENCE_S), None, time.monotonic_ns())
     connection = Connection(endpoint)
-    yield SimpleNamespace(attempt=connection.attempt, path=endpoint.address.chat_path(target))
+    yield SimpleNamespace(attempt=connection.attempt, path=endpoint.address.path_of(Route.CHAT, target))
     connection.close()
     endpoint.close()
 

@@ -1,8 +1,6 @@
 """The price book's refresh: which rows of the Azure Retail Prices API it believes, and what it leaves alone."""
 
 import json
-import subprocess
-import sys
 import threading
 import time
 import tomllib
@@ -19,6 +17,7 @@ from loadgen.errors import ConfigError
 from planner import retail
 from planner.prices import BOOK, read_prices
 from planner.retail import RetailError, hourly_prices, read_book, refresh, token_prices
+from tests.commands import told
 
 TODAY = date(2026, 12, 1)
 OLD = date(2026, 1, 2)
@@ -462,18 +461,13 @@ def test_every_table_is_read_as_it_was_written(table):
     assert tomllib.loads("\n".join(retail._toml(table))) == table
 
 
-def headroom(*arguments, cwd):
-    command = [sys.executable, "-m", "headroom", "prices", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=20)
-
-
 def test_the_command_refreshes_the_book_beside_it_and_shows_it(tmp_path, book):
     with RetailServer([vm(usd=2.125), *PHI_4]) as api:
-        done = headroom("refresh", "--api", api.url, cwd=tmp_path)
+        done = told(tmp_path, "prices", "refresh", "--api", api.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0].startswith("prices.toml: 2 prices refreshed;")
     assert done.stdout.splitlines()[1].endswith(": Standard_A in westus, Standard_B in eastus, Phi-3.5-MoE-Instruct")
-    shown = headroom("show", "--book", "prices.toml", cwd=tmp_path).stdout
+    shown = told(tmp_path, "prices", "show", "--book", "prices.toml").stdout
     lines = [line.split() for line in shown.splitlines()]
     today = read_book(book)["serverless"]["models"]["Phi-4"]["dated"].isoformat()
     for row in (
@@ -485,27 +479,27 @@ def test_the_command_refreshes_the_book_beside_it_and_shows_it(tmp_path, book):
         ["[3]", "a", "quote"],
     ):
         assert row in lines
-    west = headroom("show", "--book", "prices.toml", "--region", "westus", cwd=tmp_path).stdout
+    west = told(tmp_path, "prices", "show", "--book", "prices.toml", "--region", "westus").stdout
     assert ["Standard_A", "3", "2026-01-03", "[3]"] in [line.split() for line in west.splitlines()]
     assert "Standard_B" not in west
 
 
 def test_the_command_fails_with_one_sentence_and_its_own_exit_code(tmp_path, book):
     with RetailServer([], script=says(500)) as api:
-        done = headroom("refresh", "--api", api.url, "--region", "eastus", cwd=tmp_path)
+        done = told(tmp_path, "prices", "refresh", "--api", api.url, "--region", "eastus")
     assert (done.returncode, done.stdout, book.read_text()) == (1, "", BOOK_TEXT)
     assert done.stderr == (
         "headroom: no prices were refreshed, and the price book is as it was: 127.0.0.1 answered 500; try again later\n"
     )
-    wrong = headroom("refresh", "--api", "nowhere", cwd=tmp_path)
+    wrong = told(tmp_path, "prices", "refresh", "--api", "nowhere")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
 
 
 def test_without_a_book_the_one_that_comes_with_headroom_is_shown_and_words_are_words(tmp_path):
-    shown = headroom("show", cwd=tmp_path)
+    shown = told(tmp_path, "prices", "show")
     assert shown.returncode == 0
     assert "Standard_NC24ads_A100_v4                  3.673  2026-11-20" in shown.stdout
     hostile = tmp_path / "hostile.toml"
     hostile.write_text(BOOK_TEXT.replace("a contract", "[red]a[/] \\u001b[31m"))
-    shown = headroom("show", "--book", str(hostile), "--region", "none[/]", cwd=tmp_path)
+    shown = told(tmp_path, "prices", "show", "--book", str(hostile), "--region", "none[/]")
     assert "[1] [red]a[/] [31m" in shown.stdout and "SKU, $ per hour in none[/]: none in the book" in shown.stdout

@@ -1,13 +1,13 @@
 """--retries: off by default; when on, every attempt is a row, and the ledger adds up."""
 
-import asyncio
 import signal
 import time
 
 import polars as pl
+import pytest
 
 from loadgen.samples import Run, check_ledger
-from tests.commands import deployment, headroom, start, wait_for_rows
+from tests.commands import INTO_RUN, PLENTY, deployment, headroom, side_by_side, start, wait_for_rows
 from tests.servers import Server, always, response
 
 REFUSAL = always(response(b'{"error":{"code":"429"}}', "429 Too Many Requests", retry_after_ms=200))
@@ -32,23 +32,37 @@ async def hang_up(call, writer):
 
 def rows_of(tmp_path, script, *flags):
     with Server(script) as server:
-        arguments = ["--target", server.url, "--scenario", "chat", "--rate", "10/s", "--arrivals", "constant"]
-        times = ["--duration", "3s", "--warmup", "0s", "--out", "run", "--no-report", "--quiet"]
+        arguments = ["--target", server.url, "--scenario", "chat", "--rate", "15/s", "--arrivals", "constant"]
+        times = ["--duration", "2s", "--warmup", "0s", *INTO_RUN, "--quiet", *PLENTY]
         done = headroom(tmp_path, "run", *arguments, *times, *flags)
     assert done.returncode in (0, 4), done.stderr
     run = Run.open(tmp_path / "run")
     return run.samples.collect(), run.manifest.totals
 
 
-def test_by_default_nothing_is_tried_again(tmp_path):
-    rows, totals = rows_of(tmp_path, failing(REFUSAL, 1))
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """Rows and totals of the runs whose waits have no upper bound: they are played side by side."""
+    tight = tmp_path_factory.mktemp("config") / "load.toml"
+    tight.write_text("[load]\ndrain = 1\n")
+    runs = {
+        "by default": (failing(REFUSAL, 1),),
+        "twice refused": (failing(REFUSAL, 2), "--retries", "3"),
+        "refused for 30 s": (always(response(b"{}", "429 Later", retry_after="30")), tight, "--retries", "5"),
+    }
+    found = side_by_side(lambda name: rows_of(tmp_path_factory.mktemp("run"), *runs[name]), runs)
+    return dict(zip(runs, found, strict=True))
+
+
+def test_by_default_nothing_is_tried_again(played):
+    rows, totals = played["by default"]
     assert set(rows["attempt"]) == {0}
     assert set(rows["outcome"]) == {"throttled"}
     assert totals["planned"] == totals["attempts"] == rows.height > 25
 
 
-def test_every_attempt_is_a_row_and_waits_as_long_as_the_server_asks(tmp_path):
-    rows, totals = rows_of(tmp_path, failing(REFUSAL, 2), "--retries", "3")
+def test_every_attempt_is_a_row_and_waits_as_long_as_the_server_asks(played):
+    rows, totals = played["twice refused"]
     n = totals["planned"]
     assert (totals["sent"], totals["attempts"], totals["throttled"], totals["ok"]) == (n, 3 * n, 2 * n, n)
     by_arrival = rows.sort("seq", "attempt").group_by("seq", maintain_order=True)
@@ -78,9 +92,7 @@ def test_what_may_pass_is_tried_again_and_what_will_not_is_not(tmp_path):
         _, seq, attempt = call.header("x-ms-client-request-id").split("-")
         await (deployment if attempt == "1" else FIRSTS[int(seq) % len(FIRSTS)][0])(call, writer)
 
-    rows, totals = rows_of(
-        tmp_path, in_turn, "--retries", "1", "--rate", "50/s", "--rpm", "100000", "--tpm", "100000000"
-    )
+    rows, totals = rows_of(tmp_path, in_turn, "--retries", "1", "--rate", "75/s", "--no-auto-stop")
     assert totals["planned"] == totals["sent"] > 140
     for number, (_, outcome, tried) in enumerate(FIRSTS):
         of_kind = rows.filter(pl.col("seq") % len(FIRSTS) == number)
@@ -100,7 +112,7 @@ def test_what_may_pass_is_tried_again_and_what_will_not_is_not(tmp_path):
 def test_after_ctrl_c_no_attempt_is_made_again(tmp_path):
     with Server(always(response(b"{}", "503 Busy", retry_after_ms=300))) as server:
         flags = ["--target", server.url, "--scenario", "chat", "--rate", "20/s", "--duration", "30s", "--warmup", "0s"]
-        process = start(tmp_path, "run", *flags, "--retries", "20", "--out", "run", "--no-report", "--rpm", "100000")
+        process = start(tmp_path, "run", *flags, "--retries", "20", *INTO_RUN, *PLENTY)
         wait_for_rows(tmp_path / "run", 60)
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
@@ -114,12 +126,6 @@ def test_after_ctrl_c_no_attempt_is_made_again(tmp_path):
     assert time.monotonic() - began < 20
 
 
-def test_a_run_that_ends_while_retries_wait_keeps_its_ledger(tmp_path):
-    async def never(call, writer):
-        await asyncio.sleep(0)
-        writer.write(response(b"{}", "429 Later", retry_after="30"))
-
-    config = tmp_path / "load.toml"
-    config.write_text("[load]\ndrain = 1\n")
-    rows, totals = rows_of(tmp_path, never, str(config), "--retries", "5")
+def test_a_run_that_ends_while_retries_wait_keeps_its_ledger(played):
+    rows, totals = played["refused for 30 s"]
     assert totals["planned"] == totals["sent"] == totals["throttled"] == rows.height > 25

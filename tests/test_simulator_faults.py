@@ -20,7 +20,7 @@ from loadgen.simulator.faults import Faults, Kind, Toxic, read_faults
 from loadgen.simulator.serving import rng_of
 from loadgen.simulator.spoiling import drop_usage_of_event
 from loadgen.wire import ResponseReader
-from tests.commands import headroom
+from tests.commands import INTO_RUN, PLENTY, headroom
 from tests.simulators import CHAT, FAST, OPENAI, PATIENCE_S, ask, complaint, eventually, pinned, simulated
 
 MEGABYTE = 1_000_000
@@ -503,9 +503,7 @@ LONG_ENOUGH = FAST | {"completion_mean_tokens": 12, "completion_sigma": 0}
 def run_against(tmp_path, toxics):
     with misbehaving(tmp_path, toxics, "--seed", "5", serving=LONG_ENOUGH) as server:
         load = ["--rate", "160/s", "--arrivals", "constant", "--duration", "1s", "--warmup", "0s", "--throttle", "off"]
-        done = headroom(
-            tmp_path, "run", "--target", server.url, "--scenario", "streaming", *load, "--no-report", "--out", "run"
-        )
+        done = headroom(tmp_path, "run", "--target", server.url, "--scenario", "streaming", *load, *PLENTY, *INTO_RUN)
     samples = Run.open(tmp_path / "run").samples.collect()
     assert sorted(samples["seq"]) == list(range(160)), done.stderr
     assert samples["resent"].sum() == 0

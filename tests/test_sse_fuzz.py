@@ -6,8 +6,8 @@ import time
 import pytest
 
 from loadgen import refusals, sse, wire
-from loadgen.refusals import remaining_of, retry_after_ms
-from loadgen.samples import ERROR_LENGTH, Outcome
+from loadgen.refusals import ERROR_LENGTH, remaining_of, retry_after_ms
+from loadgen.samples import Outcome
 from loadgen.wire import ResponseReader
 from tests.sse_corpus import CORPUS, GOOD
 from tests.test_refusals import BODIES

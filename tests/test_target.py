@@ -10,6 +10,7 @@ import trustme
 
 from loadgen.config import TargetConfig
 from loadgen.errors import ConfigError, TargetError, TargetRefused
+from loadgen.requests import Route
 from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
 from tests.servers import Server, always, response
 from tests.simulators import simulated
@@ -28,12 +29,12 @@ CANARY = "canary-0123456789abcdef0123456789"
 )  # fmt: skip
 def test_where_requests_go_in_the_azure_dialect(url, origin, path):
     address = address_of(url)
-    assert (address.origin, address.chat_path(TargetConfig(url=url))) == (origin, path)
+    assert (address.origin, address.path_of(Route.CHAT, TargetConfig(url=url))) == (origin, path)
 
 
 @pytest.mark.parametrize("base", ["http://h", "http://h/v1", "http://h/openai/v1/"])
 def test_the_openai_dialect_adds_v1_where_it_is_missing(base):
-    path = address_of(base).chat_path(TargetConfig(url=base, dialect="openai"))
+    path = address_of(base).path_of(Route.CHAT, TargetConfig(url=base, dialect="openai"))
     assert path.endswith("/v1/chat/completions") and path.count("v1") == 1
 
 
@@ -191,8 +192,8 @@ def test_a_proxy_of_the_environment_sees_nothing(monkeypatch):
         (response(b" " * (1 << 20)), "its answer to the probe is not JSON"),
         (response(b"[1]"), "/info does not name a model"),
         (
-            response(b'{"model_name": "embed", "model_type": "embeddings"}'),
-            "serves embed, a model of type embeddings, not a chat model",
+            response(b'{"model_name": "draw", "model_type": "image-generation"}'),
+            "serves draw, a model of type image-generation: neither for chat nor for embeddings",
         ),
         (b"SSH-2.0-OpenSSH_9\r\n\r\n", "does not speak HTTP"),
     ],

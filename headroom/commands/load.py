@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import keyword
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from headroom.commands.app import INTERRUPTED, Objectives, app
 from loadgen.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 @app.command()
@@ -32,6 +36,7 @@ def run(
     dialect: Annotated[str | None, typer.Option(help="azure or openai.")] = None,
     kind: Annotated[str | None, typer.Option(help="serverless or managed.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name, where /info does not say it.")] = None,
+    instances: Annotated[int | None, typer.Option(help="How many instances a managed deployment has.")] = None,
     key: Annotated[str | None, typer.Option(help="Where the key is: env:NAME, file:PATH or entra.")] = None,
     yes_target: Annotated[
         list[str] | None,
@@ -39,7 +44,10 @@ def run(
     ] = None,
     scenario: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help="chat, streaming, vision or path/to/file.py:Class; repeatable."),
+        typer.Option(
+            metavar="NAME[=WEIGHT]",
+            help="One of chat, streaming, vision, ... (see the README) or path/to/file.py:Class; repeatable.",
+        ),
     ] = None,
     users: Annotated[int | None, typer.Option(help="Closed loop: so many users.")] = None,
     spawn_rate: Annotated[str | None, typer.Option(help="Users that come, like 10/s; by default all at once.")] = None,
@@ -70,6 +78,12 @@ def run(
     rpm: Annotated[int | None, typer.Option(help="Quota: requests a minute.")] = None,
     throttle: Annotated[str | None, typer.Option(help="pace, off or feedback.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Completion limit of each request.")] = None,
+    prompt_tokens: Annotated[
+        str | None, typer.Option(help="Tokens of each prompt, like fixed:200, uniform:50..400 or lognormal:200,0.5.")
+    ] = None,
+    completion_tokens: Annotated[
+        str | None, typer.Option(help="max_tokens of each request, drawn likewise, instead of --max-tokens.")
+    ] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after a failure; each is a row.")] = None,
     split: Annotated[
         str | None,
@@ -99,51 +113,9 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the run folder.")] = False,
 ) -> None:
     """Load-test a deployment, record what happened, and plan from it."""
-    flags = {
-        "target.url": target,
-        "target.dialect": dialect,
-        "target.kind": kind,
-        "target.model": model,
-        "target.key": key,
-        "target.allow_hosts": yes_target,
-        "scenarios": mix_of(scenario) if scenario else None,
-        "load.users": users,
-        "load.spawn_rate": spawn_rate,
-        "load.think_time": think_time,
-        "load.rate": rate,
-        "load.spike": spike,
-        "load.diurnal": diurnal,
-        "load.stages": stages,
-        "load.arrivals": arrivals,
-        "load.trace": trace,
-        "load.speed": speed,
-        "load.from": from_,
-        "load.scale": scale,
-        "load.skip_bad_rows": True if skip_bad_rows else None,
-        "load.duration": duration,
-        "load.warmup": warmup,
-        "load.max_tokens": max_tokens,
-        "load.throttle": throttle,
-        "load.retries": retries,
-        "load.split": split,
-        "load.seed": seed,
-        "load.processes": processes,
-        "load.master": True if master else None,
-        "load.bind": bind,
-        "load.workers": workers,
-        "load.auto_stop": False if no_auto_stop else None,
-        "budget.requests": budget_requests,
-        "budget.tokens": budget_tokens,
-        "budget.usd": budget_usd,
-        "budget.wall": budget_wall,
-        "quota.tokens_per_minute": tpm,
-        "quota.requests_per_minute": rpm,
-        "slo": slo,
-        "output.dir": out,
-        "output.report": False if no_report else None,
-    }
+    given = dict(locals())
     try:
-        raise typer.Exit(_run(file, flags, check=check, quiet=quiet))
+        raise typer.Exit(_run(file, given))
     except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
         sys.stderr.write("headroom: interrupted\n")
         raise typer.Exit(INTERRUPTED) from None
@@ -162,17 +134,60 @@ def worker(
     os.execv(sys.executable, command + ([] if out is None else ["--out", str(out)]))  # noqa: S606 - no shell is meant
 
 
-def _run(file: Path | None, flags: Mapping[str, Any], *, check: bool, quiet: bool) -> int:
+def _run(file: Path | None, given: Mapping[str, Any]) -> int:
     from headroom import running, targets  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
-    config = load_config(file, {name: value for name, value in flags.items() if value is not None}, os.environ)
+    config = load_config(file, flags_of(given), os.environ)
     places = {name: place_of(name) for name in config.scenarios}
-    if check:
+    if given["check"]:
         targets.check(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return 0
-    return running.run(config, places, quiet=quiet)
+    return running.run(config, places, quiet=given["quiet"])
+
+
+def flags_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's keys and values that a command's parameters set: each is named as its flag in FLAG_OF is.
+
+    A switch that was not given says nothing; one that begins with --no sets its key to false. Raises ConfigError.
+    """
+    from loadgen.loadtest import FLAG_OF  # noqa: PLC0415
+
+    values = {}
+    for key, flag in FLAG_OF.items():
+        value = given.get(parameter_of(flag))
+        if value is not None and value is not False:
+            values[key] = False if flag.startswith("--no-") else value
+    if given.get("scenario"):
+        values["scenarios"] = mix_of(given["scenario"])
+    return values
+
+
+def parameter_of(flag: str) -> str:
+    """`--max-tokens` as Python names it, and `--from` with a stroke behind."""
+    name = flag.removeprefix("--").replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def also_of(command: Callable[..., None], *, but: Callable[[str], bool]) -> Callable[[Command], Command]:
+    """Give a command the flags of another, less those for which `but` holds of their Python name: declared once.
+
+    They reach it as the keyword arguments that it does not name itself.
+    """
+
+    def extended(function: Command) -> Command:
+        own = inspect.signature(function, eval_str=True).parameters
+        theirs = inspect.signature(command, eval_str=True).parameters
+        merged = {name: each for name, each in theirs.items() if name not in own and not but(name)}
+        named = [each for each in own.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters = [*named, *merged.values()]
+        plain = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+        function.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
+        function.__annotations__ = {each.name: each.annotation for each in plain}
+        return function
+
+    return extended
 
 
 def mix_of(scenarios: list[str]) -> dict[str, float]:

@@ -14,7 +14,8 @@ from loadgen.errors import ConfigError
 @app.command()
 def plan(
     run_folder: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run folder; not needed with a trace as demand.")
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="A run folder or a sweep's; not needed with a trace as demand."),
     ] = None,
     demand: Annotated[
         str | None,
@@ -48,7 +49,7 @@ def plan(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a sweep's.")],
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report.html"),
 ) -> None:
     """Draw a run as one HTML file that opens offline."""

@@ -1,0 +1,47 @@
+"""One sweep as one HTML file: the result, latency versus load, and the table of steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dashboards import figures
+from dashboards.report import Drawing, flatten, page
+from dashboards.sweep import remarks
+from loadgen.durable import publish_bytes
+from planner import swept
+from planner.swept import Sweep
+
+LINES = {  # name: its title, its unit, and its lines; the metric whose limit is drawn
+    "ttft": ("Time to first token versus load, ms", "ms", {"p50": "ttft_p50_ms", "p95": "ttft_p95_ms"}),
+    "itl": ("Inter-token latency versus load, ms", "ms", {"mean": "itl_mean_ms", "p95": "itl_p95_ms"}),
+    "response_time": ("Response time versus load, ms", "ms", {"p95": "response_p95_ms"}),
+    "completed": ("Completed versus offered, requests/s", "requests/s", {"completed": "completed_per_s"}),
+    "in_flight": ("Requests in flight versus load", "in flight", {"mean in flight": "concurrency"}),
+}
+
+
+def write_sweep_report(sweep: Sweep, path: Path) -> None:
+    """Write the page to `path`, at once or not at all. Raises OSError where it cannot be written."""
+    publish_bytes(path, render(sweep).encode("utf-8"))
+
+
+def render(sweep: Sweep) -> str:
+    """The whole page. Every text in it is escaped and free of control characters."""
+    return page(
+        "sweep.html.jinja",
+        sweep=sweep,
+        drawings={"load": draw(sweep)},
+        remarks={step.number: "; ".join(remarks(step)) for step in sweep.steps},
+        config=list(flatten(sweep.config)),
+    )
+
+
+def draw(sweep: Sweep) -> list[Drawing]:
+    """A figure for each thing that was measured at any rate, in the order of LINES."""
+    frame = swept.curve(sweep)
+    limits = swept.limits_ms(sweep)
+    return [
+        Drawing(f"versus-load-{name}", title, figures.versus_load(frame, lines, unit, limits.get(name)))
+        for name, (title, unit, lines) in LINES.items()
+        if any(frame[column].count() for column in lines.values())
+    ]

@@ -1,0 +1,43 @@
+"""headroom export: a workload for another tool."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headroom.commands.app import INTERRUPTED, app
+from headroom.commands.load import also_of, flags_of, parameter_of, place_of, run
+from loadgen.loadtest import FLAG_OF, SHAPES
+
+export = typer.Typer(help="Write a workload for another tool.", no_args_is_help=True)
+app.add_typer(export, name="export")
+_NO_PART = ("load.trace", "load.auto_stop", "budget.", "output.", *(f"load.{key}" for key in SHAPES["trace"]))
+_SHARED = {parameter_of(flag) for key, flag in FLAG_OF.items() if not key.startswith(_NO_PART)}
+
+
+@export.command("azure-load-testing")
+@also_of(run, but=lambda name: name not in _SHARED)
+def azure_load_testing(
+    file: Annotated[Path | None, typer.Argument(help="A loadtest.toml; flags override it.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")] = Path("azure-load-testing"),
+    key_vault: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The Key Vault that holds the key; else to be filled in.")
+    ] = None,
+    **of_run: Any,
+) -> None:
+    """The same mix at the same rate as a Locust test of Azure Load Testing. Nothing is sent to the target."""
+    from headroom import exporting  # noqa: PLC0415
+    from loadgen.loadtest import load_config  # noqa: PLC0415
+
+    config = load_config(file, flags_of(of_run), os.environ)
+    places = {name: place_of(name) for name in config.scenarios}
+    try:
+        exporting.export(config, places, out, key_vault=key_vault)
+    except KeyboardInterrupt:
+        sys.stderr.write("headroom: interrupted\n")
+        raise typer.Exit(INTERRUPTED) from None
+    sys.stdout.write(f"{out}\n")
