@@ -90,7 +90,7 @@ class Conductor:
         ahead_ns = AHEAD_NS if self.config.load.open_loop else 0
         return [
             Desk(
-                None if lane.throttle is None else pacing(lane.quota),
+                None if lane.throttle is None else pacing(lane.quota, slack_ns=ahead_ns),
                 concurrency=None if lane.throttle is None else lane.quota.concurrency,
                 ahead_ns=ahead_ns,
                 budget=self.player.guards.budget,

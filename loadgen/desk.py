@@ -33,6 +33,7 @@ class _Ask:
     wanted_ns: int
     tokens: int
     estimate: tuple[int, float]  # tokens and US dollars of the budget
+    after_ns: int  # the last grant when it was asked
 
 
 class Desk:
@@ -62,7 +63,7 @@ class Desk:
         self, worker: int, number: int, wanted_ns: int, tokens: int, estimate: tuple[int, float] = (0, 0.0)
     ) -> None:
         key = (worker, number)
-        self._asks[key] = _Ask(wanted_ns, tokens, estimate)
+        self._asks[key] = _Ask(wanted_ns, tokens, estimate, self._last_ns)
         heappush(self._queue, (wanted_ns, next(self._order), key))
 
     def withdraw(self, now_ns: int, worker: int, number: int) -> None:
@@ -75,8 +76,8 @@ class Desk:
         admitted = []
         while (head := self._head()) is not None and self._free_places != 0:
             key, ask = head
-            at_ns = self._at_ns(now_ns, ask)
-            if at_ns > now_ns + self._ahead_ns:
+            counted_ns, at_ns = self._instants_ns(now_ns, ask)
+            if counted_ns > now_ns + self._ahead_ns:
                 break
             heappop(self._queue)
             del self._asks[key]
@@ -84,8 +85,8 @@ class Desk:
                 admitted.append(Admitted(*key, None))
                 continue
             if self._limiter is not None:
-                self._grants[key] = self._limiter.take(at_ns, ask.tokens)
-            self._last_ns = at_ns
+                self._grants[key] = self._limiter.take(counted_ns, ask.tokens)
+            self._last_ns = counted_ns
             self._take_place(key[0])
             admitted.append(Admitted(*key, at_ns))
         self._forget(now_ns)
@@ -96,7 +97,7 @@ class Desk:
         head = self._head()
         if head is None or self._free_places == 0:
             return None
-        return self._at_ns(now_ns, head[1]) - self._ahead_ns
+        return self._instants_ns(now_ns, head[1])[0] - self._ahead_ns
 
     def settle(self, now_ns: int, worker: int, number: int, tokens: int) -> None:
         """Correct a grant to what the request really cost."""
@@ -144,9 +145,20 @@ class Desk:
             heappop(self._queue)  # withdrawn, or its worker was lost
         return None
 
-    def _at_ns(self, now_ns: int, ask: _Ask) -> int:
-        wanted_ns = max(now_ns, ask.wanted_ns, self._last_ns)
-        return wanted_ns if self._limiter is None else self._limiter.earliest_ns(wanted_ns, ask.tokens)
+    def _instants_ns(self, now_ns: int, ask: _Ask) -> tuple[int, int]:
+        """As of when it counts, and from when on it may be sent: the same, but for an ask that comes late.
+
+        Others may have been granted instants up to `ahead_ns` later already, and the limits' time never runs back; who
+        has room there has room now, where the limits forget nothing within that time (see `pacing`).
+        """
+        wanted_ns = max(now_ns, ask.wanted_ns)
+        in_turn_ns = max(wanted_ns, self._last_ns)
+        if self._limiter is None:
+            return in_turn_ns, wanted_ns
+        counted_ns = self._limiter.earliest_ns(in_turn_ns, ask.tokens)
+        if counted_ns > in_turn_ns or self._last_ns > ask.after_ns:  # it has waited for its turn
+            return counted_ns, counted_ns
+        return counted_ns, self._limiter.earliest_ns(wanted_ns, ask.tokens)
 
     def _take_place(self, worker: int) -> None:
         if self._free_places is not None:

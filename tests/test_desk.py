@@ -54,6 +54,33 @@ def test_what_is_admitted_when_does_not_depend_on_how_many_ask(workers, rate_per
     assert all(told[number] <= admitted[number] for number in told), "an answer came after its instant"
 
 
+def test_an_ask_that_comes_late_need_not_wait_for_those_that_were_granted_ahead():
+    """As a retry, or a turn of a session: what is due next has been decided already, 150 ms ahead."""
+    desk = Desk(pacing(QUOTA, slack_ns=150 * MS), ahead_ns=150 * MS)
+    desk.ask(0, 1, 1_150 * MS, 10)
+    assert [each.at_ns for each in desk.admit(1_000 * MS)] == [1_150 * MS]
+    desk.ask(1, 2, 1_001 * MS, 10)
+    assert [each.at_ns for each in desk.admit(1_001 * MS)] == [1_001 * MS]
+    desk.pause(1_100 * MS)
+    desk.ask(1, 3, 1_002 * MS, 10)
+    assert [each.at_ns for each in desk.admit(1_002 * MS)] == [1_100 * MS]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_asks_that_come_late_and_early_keep_within_any_minute(seed):
+    dice, ahead_ns = random.Random(seed), 150 * MS
+    desk, asked, sent = Desk(pacing(QUOTA, slack_ns=ahead_ns), ahead_ns=ahead_ns), 0, []
+    for now_ns in range(S, 140 * S, 10 * MS):
+        while dice.random() < 0.12:
+            desk.ask(asked % 3, asked, now_ns + dice.choice((0, 250 * MS)), dice.randint(10, 400))
+            asked += 1
+        sent += [each.at_ns for each in desk.admit(now_ns)]
+    sent.sort()
+    limit = QUOTA.requests_per_minute
+    assert len(sent) > limit
+    assert all(later - earlier >= 60 * S for earlier, later in zip(sent, sent[limit:], strict=False))
+
+
 def test_a_late_answer_is_never_dated_back():
     """An ask that comes when it is wanted, as of a closed loop, counts from the instant of its answer."""
     desk = Desk(pacing(QUOTA))
