@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import polars as pl
 import pytest
@@ -15,7 +16,7 @@ from loadgen.schedule import drawn
 from tests.commands import environment, headroom, start, start_of
 from tests.workers import LoggingServer, free_port, refusals, start_worker
 
-RATE, RPM, SECONDS, SEED = 40, 1_200, 4, 5
+RATE, RPM, SECONDS, SEED = 40, 1_200, 3, 5
 LOAD = ["--scenario", "chat", "--duration", f"{SECONDS}s", "--warmup", "0s", "--seed", SEED, "--max-tokens", 4]
 PACED = ["--rate", f"{RATE}/s", "--rpm", RPM, "--tpm", 100_000_000, "--quiet", "--no-report"]
 
@@ -74,10 +75,11 @@ def shipped(tmp_path_factory):
         master = ["--master", "--bind", f"127.0.0.1:{port}", "--workers", 2, "--out", "run"]
         run = start(cwd, "run", "--target", server.url, *LOAD, *PACED, *master)
         workers = [start_worker(cwd / name, port, "--out", "kept") for name in ("here", "there")]
-        start_of(cwd / "run")
+        start_ns = start_of(cwd / "run")
         late = start_worker(cwd, port)
-        told = late.communicate(timeout=60), late.returncode
+        time.sleep(max(0.0, start_ns / 1e9 + 1.5 - time.monotonic()))
         workers[0].send_signal(signal.SIGINT)
+        told = late.communicate(timeout=60), late.returncode
         printed = run.communicate(timeout=60)
         ends = [(worker.communicate(timeout=60), worker.returncode) for worker in workers]
     return cwd, server, printed[1], ends, told
