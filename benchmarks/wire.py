@@ -237,7 +237,7 @@ class Load:
         said = [json.loads(line) for line in self.process.stdout]  # its standard input stays open: closing it ends it
         if self.process.wait() != 0:
             raise Unmeasurable(f"the load process ended with {self.process.returncode}")
-        self.health = WorkerHealth(**said[-1]["health"])
+        self.health = WorkerHealth(**said[-1]["workers"][0])
         return int(said[-1]["planned"])
 
 

@@ -139,6 +139,7 @@ class Played:
         self.interrupted = False
         self.planned: int | None = None
         self.workers: list[WorkerHealth] = []
+        self.degraded: list[str] = []
         self.process: subprocess.Popen[str] | None = None
         self.reason: str | None = None
         self.cause = StopCause.HAND
@@ -226,7 +227,8 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, sh
                 played.planned, played.reason = event["planned"], event["reason"]
                 played.cause = StopCause(event["cause"] or StopCause.HAND)
                 played.budget = event["budget"]
-                played.workers = [WorkerHealth(**event["health"])]
+                played.workers = [WorkerHealth(**health) for health in event["workers"]]
+                played.degraded = event.get("degraded", [])
 
 
 @contextmanager
@@ -264,6 +266,7 @@ def close(folder: Path, played: Played) -> str | None:
             reason=reason,
             planned=played.planned,
             workers=played.workers,
+            degraded=played.degraded,
             budget=played.budget,
         )
     return reason

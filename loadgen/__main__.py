@@ -7,364 +7,46 @@ stops the arrivals and waits shortly for the answers; a second one, or a file ST
 
 from __future__ import annotations
 
-import gc
-import json
-import os
-import resource
-import select
 import signal
-import stat
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from time import monotonic_ns
-from typing import Any
 
 import gevent
-import gevent.os
-from gevent.event import Event
-from locust.env import Environment
+from locust.env import Environment  # first: it patches the process for gevent
 
-from loadgen.arrivals import ClosedLoop, OpenLoop
-from loadgen.autostop import ErrorWindow
-from loadgen.budget import Price
-from loadgen.claim import hold
-from loadgen.closed_loop import joining_s
+from loadgen.conductor import Conductor
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
-from loadgen.guards import StopCause
-from loadgen.health import LOOK_S, Health
-from loadgen.lane import Lane
-from loadgen.player import Player  # first: it patches the process for gevent
-from loadgen.recorder import RecorderPipe
-from loadgen.samples import Manifest, Outcome
-from loadgen.schedule import Arrival
-from loadgen.users import check_model_answers, check_requests_fit, load_scenario, seat, told
-
-FLUSH_S = 0.25
-START_IN_NS = 300_000_000  # so that the first arrival can be prepared
-STOP_GRACE_S = 5.0
-RENEW_S = 60.0
-YOUNG_OBJECTS = 10_000
-STOP_FILE = "STOP"
-STOP_LOOK_S = 0.2
+from loadgen.load import Load, raise_limits
+from loadgen.samples import Manifest
+from loadgen.voice import Voice
 
 
-class Load:
-    """The load while it lasts."""
-
-    def __init__(self, folder: Path, places: dict[str, str]) -> None:
-        manifest = Manifest.read(folder)
-        hold(folder)
-        self.folder = folder
-        self.config = RunConfig.model_validate(manifest.config)
-        self.classes = {name: load_scenario(name, place) for name, place in places.items()}
-        self.environment = Environment(user_classes=list(self.classes.values()))
-        self.runner = self.environment.create_local_runner()
-        self.player = Player(
-            self.config,
-            environment=self.environment,
-            variables=os.environ,
-            models=[manifest.deployment_of(target.name).get("model_name") for target in self.config.targets],
-            run_id=manifest.run_id,
-            folder=folder,
-            prices={target: Price(**price) for target, price in manifest.prices.items()},
-        )
-        self.player.guards.halt = self.halt
-        seat(self.player)
-        for target in self.config.targets:
-            check_model_answers(manifest.deployment_of(target.name), self.classes)
-        check_requests_fit(self.player, self.classes)
-        self.pipe = RecorderPipe(folder, 0, gevent.os.nb_write)
-        gevent.os.make_nonblocking(self.pipe.fd)
-        self.voice = Voice()
-        self.stopping = Event()
-        self.environment.events.user_error.add_listener(self._note_failure)  # type: ignore[no-untyped-call]
-        self._ended = False
-        self._closing = False  # no more arrivals, and all the answers
-        self._hard = False  # no answers either
-        self._stop_reason: str | None = None
-        self._stop_cause: StopCause | None = None
-        self._failure: HeadroomError | None = None
-        self.health = Health(self.player.tally.note)
-        self._looks = gevent.get_hub().loop.timer(LOOK_S, LOOK_S)
-
-    def stop(self, reason: str) -> None:
-        """Once: no more arrivals, a short wait for the answers. Twice: no wait."""
-        if self.stopping.is_set():
-            self._hard = True
-            self.runner.user_greenlets.kill(block=False)
-        self._give_reason(reason, StopCause.HAND)
-        self.stopping.set()
-
-    def halt(self, reason: str, cause: StopCause) -> None:
-        """The guards end the run: a budget that is used up lets all the answers come, the auto-stop few."""
-        self._give_reason(reason, cause)
-        self.player.stopping = self._closing = True
-        self.player.source.stop()
-        if cause is not StopCause.BUDGET:
-            self.stopping.set()
-
-    def _give_reason(self, reason: str, cause: StopCause) -> None:
-        if self._stop_reason is None:
-            self._stop_reason, self._stop_cause = reason, cause
-
-    def run(self) -> int:
-        gc.collect()
-        gc.freeze()  # what is loaded now stays: the collector need not look at it while the load runs
-        gc.set_threshold(YOUNG_OBJECTS)
-        self._schedule: Iterable[Arrival] = self.player.schedule() if self.config.load.open_loop else ()
-        self.player.restart_clock(monotonic_ns() + START_IN_NS)
-        self.voice.say("started", monotonic_start_ns=self.player.start_ns)
-        flusher = gevent.spawn(self._flush)
-        keepers = [gevent.spawn(keeper) for keeper in self._keepers()]
-        try:
-            (self._play_open if self.config.load.open_loop else self._play_closed)()
-        finally:
-            self._looks.stop()
-            health = self.health.end()
-            self._send_home()
-            gevent.killall(keepers)
-        self._ended = True
-        flusher.join()  # never cut short: half a batch would spoil all that follows
-        if self._failure is not None:
-            raise self._failure
-        self.player.tally.flush(self.pipe)
-        self.pipe.close()
-        self.voice.say("progress", **self._progress())
-        self.voice.say(
-            "finished",
-            planned=self.player.tally.planned,
-            reason=self._stop_reason,
-            cause=self._stop_cause,
-            budget=self._budget_use(),
-            health=health,
-        )
-        return 0
-
-    def _play_open(self) -> None:
-        source = self.player.source = OpenLoop(
-            self._schedule,
-            alarm=self.player.alarm,
-            start_ns=self.player.start_ns,
-            most_busy=self.config.load.max_in_flight,
-            spawn=lambda scenario: self._spawn({scenario: 1}),
-            drop=self.player.drop,
-        )
-        dispatcher = gevent.spawn(source.run)
-        self._until(lambda: dispatcher.dead or self._closing, None)
-        self._dismiss_waiting()
-        self.health.rest()
-        dispatcher.get(block=False) if dispatcher.ready() else source.stop()
-        self._until(lambda: source.idle, self.config.load.drain)
-        dispatcher.kill()
-
-    def _play_closed(self) -> None:
-        load, start_ns = self.config.load, self.player.start_ns
-        end_ns = start_ns + round(load.duration * 1e9)
-        self.player.source = ClosedLoop(
-            start_ns=start_ns, end_ns=end_ns, seed=load.seed, numbers=self.player.numbers, thinking=load.thinking
-        )
-        spawner = gevent.spawn(
-            self._let_join, joining_s(shares(self.config.scenarios, load.users or 1), load.spawn_rate)
-        )
-        self._until(lambda: monotonic_ns() >= end_ns or self._closing, None)
-        spawner.kill()
-        self._dismiss_waiting()
-        self.health.rest()
-        self._until(lambda: len(self.runner.user_greenlets) == 0, load.drain)
-
-    def _let_join(self, users: Iterable[tuple[float, str]]) -> None:
-        for at_s, scenario in users:
-            self.player.alarm.wait_until(self.player.start_ns + round(at_s * 1e9))
-            self._spawn({scenario: 1})
-
-    def _spawn(self, users: dict[str, int]) -> None:
-        """As Locust's own spawn_users does, which also counts all users anew at each call."""
-        for name, count in users.items():
-            for _ in range(count):
-                self.classes[name](self.environment).start(self.runner.user_greenlets)
-
-    def _until(self, condition: Callable[[], bool], patience_s: float | None) -> None:
-        """Return when the condition holds, when patience ends, or when the load is stopped."""
-        give_up_ns = None if patience_s is None else monotonic_ns() + round(patience_s * 1e9)
-        while not condition() and not self.stopping.is_set():
-            if give_up_ns is not None and monotonic_ns() > give_up_ns:
-                return
-            gevent.sleep(0.02)
-
-    def _dismiss_waiting(self) -> None:
-        """Nothing that waits for the quota will be sent any more, once the budget is used up."""
-        if self._closing:
-            self._dismiss_throttled()
-
-    def _send_home(self) -> None:
-        """End all users; those whose requests have left only just get a moment for their answers."""
-        self.player.source.stop()
-        self.player.stopping = True
-        just_sent = self.stopping.is_set() or self.player.waiting > 0
-        self._dismiss_throttled()
-        give_up_ns = monotonic_ns() + round(STOP_GRACE_S * 1e9)
-        while just_sent and not self._hard and self.player.in_flight and monotonic_ns() < give_up_ns:
-            gevent.sleep(0.02)
-        if not self.stopping.is_set():
-            for connection in self.player.active:  # what was asked and never answered is a failure
-                gevent.get_hub().loop.run_callback(connection.interrupt, Outcome.TIMEOUT, "drain_timeout")
-            gevent.sleep(0.05)
-        self.runner.user_greenlets.kill(block=True, timeout=STOP_GRACE_S)
-
-    def _dismiss_throttled(self) -> None:
-        for lane in self.player.lanes:
-            if lane.throttle is not None:
-                lane.throttle.dismiss()
-
-    def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
-        user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set
-        text = f"scenario {user.scenario} raised {told(exception)}"
-        for lane in self.player.lanes:
-            text = lane.endpoint.redact(text)
-        self.player.tally.note("scenario_failed", text[:200])
-
-    # Keepers: small greenlets beside the load.
-
-    def _keepers(self) -> list[Callable[[], None]]:
-        keepers = [self._tell, self._watch_hub, self._watch_parent, self._watch_stop_file, self._renew]
-        if self.config.load.auto_stop:
-            keepers.append(self._watch_errors)
-        if self.config.budget.wall is not None:
-            keepers.append(self._watch_wall)
-        return keepers
-
-    def _flush(self) -> None:
-        while not self._ended:
-            gevent.sleep(FLUSH_S)
-            try:
-                self.player.tally.flush(self.pipe)
-            except HeadroomError as error:
-                self._failure = error
-                self.stop("the record could not be written")
-                return
-
-    def _tell(self) -> None:
-        while True:
-            gevent.sleep(1)
-            self.voice.say("progress", **self._progress())
-
-    def _progress(self) -> dict[str, Any]:
-        self.health.tick()
-        progress = self.player.tally.progress(
-            in_flight=self.player.in_flight, waiting=self.player.waiting, duration_s=self.config.load.duration
-        )
-        return progress | ({"budget": use} if (use := self._budget_use()) else {})
-
-    def _budget_use(self) -> dict[str, Any]:
-        """By resource, what is used and the limit; wall time in seconds."""
-        budget, wall_s = self.player.guards.budget, self.config.budget.wall
-        use: dict[str, Any] = {} if budget is None else dict(budget.use())
-        if wall_s is not None:
-            used_s = (monotonic_ns() - self.player.start_ns) / 1e9
-            use["wall_s"] = {"used": round(max(0.0, used_s), 3), "limit": wall_s}
-        return use
-
-    def _watch_hub(self) -> None:
-        """From the end of the warm-up on: before then users are made, and no figure counts."""
-        self.player.alarm.wait_until(self.player.start_ns + round(self.config.load.warmup * 1e9))
-        self.health.begin()
-        self._looks.start(lambda: self.health.look(self.player.in_flight))
-
-    def _watch_parent(self) -> None:
-        gevent.os.make_nonblocking(0)
-        while gevent.os.nb_read(0, 1024):
-            pass
-        self.stop("the process that started the load is gone")
-
-    def _watch_stop_file(self) -> None:
-        """A file STOP in the run folder ends the load at once, whoever put it there."""
-        while not (self.folder / STOP_FILE).exists():
-            gevent.sleep(STOP_LOOK_S)
-        self.stopping.set()
-        self._give_reason(f"stopped by the file {STOP_FILE}", StopCause.HAND)
-        self.stop("")
-
-    def _watch_errors(self) -> None:
-        window = ErrorWindow()
-        while True:
-            gevent.sleep(1)
-            at_s = (monotonic_ns() - self.player.start_ns) / 1e9
-            if (reason := window.look(at_s, self.player.tally.outcomes)) is not None:
-                self.halt(reason, StopCause.AUTO_STOP)
-                return
-
-    def _watch_wall(self) -> None:
-        wall_s = self.config.budget.wall or 0.0
-        self.player.alarm.wait_until(self.player.start_ns + round(wall_s * 1e9))
-        reason = f"the budget of {wall_s:g} s is used up"
-        assert self.player.guards.budget is not None
-        self.player.guards.budget.close(reason)
-        self.halt(reason, StopCause.BUDGET)
-
-    def _renew(self) -> None:
-        lanes = [lane for lane in self.player.lanes if lane.credential is not None and lane.credential.entra]
-        while lanes:
-            gevent.sleep(RENEW_S)
-            for lane in lanes:
-                self._renew_credential(lane)
-
-    def _renew_credential(self, lane: Lane) -> None:
-        assert lane.credential is not None
-        try:
-            gevent.get_hub().threadpool.apply(lane.credential.value)
-            lane.endpoint.renew()
-        except HeadroomError as error:
-            self.player.tally.note("entra", f"{lane.name}: {error}; trying again")
-
-
-def shares(weights: dict[str, float], users: int) -> dict[str, int]:
-    """So many users dealt out by weight: largest remainders, and the first named wins a tie."""
-    total = sum(weights.values())
-    exact = {name: users * weight / total for name, weight in weights.items()}
-    counts = {name: int(share) for name, share in exact.items()}
-    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: users - sum(counts.values())]:
-        counts[name] += 1
-    return counts
-
-
-class Voice:
-    """Lines of JSON on standard output. Progress that nobody reads is dropped: to wait would stop the load."""
-
-    def __init__(self) -> None:
-        self._fd = 1
-        if stat.S_ISFIFO(os.fstat(1).st_mode) and sys.platform == "linux":
-            # An end of its own: non-blocking for this alone, and not for what scenarios print.
-            with suppress(OSError):
-                self._fd = os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK)
-
-    def say(self, event: str, **values: Any) -> None:
-        sys.stdout.flush()  # what a scenario printed before
-        unsent = memoryview((json.dumps({"event": event, **values}) + "\n").encode())
-        if event == "progress" and len(unsent) <= select.PIPE_BUF:  # all of it or nothing
-            with suppress(BlockingIOError, BrokenPipeError):
-                os.write(self._fd, unsent)
-            return
-        while unsent:
-            unsent = unsent[gevent.os.nb_write(self._fd, unsent) :]
+def load_of(folder: Path, places: dict[str, str]) -> Load | Conductor:
+    """The load itself, or where several processes make it, what conducts them."""
+    manifest = Manifest.read(folder)
+    environment = Environment()
+    if RunConfig.model_validate(manifest.config).load.distributed:
+        return Conductor(folder, manifest, places, environment=environment, voice=Voice())
+    runner = environment.create_local_runner()
+    return Load(folder, manifest, places, runner=runner, voice=Voice())
 
 
 def main(arguments: Sequence[str]) -> int:
     folder, *named = arguments
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each user holds a connection
+    raise_limits()
     places = dict(argument.split("=", 1) for argument in named)
     try:
-        load = Load(Path(folder), places)
+        load = load_of(Path(folder), places)
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, partial(load.stop, "stopped by hand"))
-        return load.run()
+        load.run()
     except HeadroomError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from loadgen.prompts_config import PromptsConfig
 from loadgen.quota import Quota
 from loadgen.requests import MADE_HERE
 from loadgen.slo import Slo
+from loadgen.spread_config import SpreadConfig
 from loadgen.target_config import (
     SIMULATED,
     Dialect,
@@ -41,7 +42,7 @@ class ThrottleMode(StrEnum):
     FEEDBACK = "feedback"  # pace, and learn from 429 and its headers
 
 
-class LoadConfig(LoadShape):
+class LoadConfig(LoadShape, SpreadConfig):
     """How much, when and for how long."""
 
     drain: Seconds = Field(30.0, description="how long to wait for the last answers")

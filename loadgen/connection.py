@@ -164,6 +164,8 @@ class Connection:
             reader = self._reader = reader_for(spec)
             self._unsendable = None
             self._stage_ns = sent_ns = monotonic_ns()
+            if sent_ns > self._endpoint.send_until_ns:
+                raise Interrupted(Outcome.CANCELLED, "lease_ended")
             sample.sent_ns = sent_ns - self._endpoint.start_ns
             try:
                 self._transmit(payload if self._tls is None else self._tls.encrypt(payload))

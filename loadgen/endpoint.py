@@ -37,6 +37,7 @@ class Endpoint:
     model: str | None = None  # as the openai dialect names it
     parameters: Mapping[str, Any] = field(default_factory=dict)  # further fields of each body
     active: set[Connection] = field(default_factory=set)
+    send_until_ns: int = 1 << 62  # of CLOCK_MONOTONIC: a worker's lease of its master; no request leaves after it
 
     def __post_init__(self) -> None:
         self.resolved = self._resolve()

@@ -22,7 +22,7 @@ from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Sample
 from loadgen.tally import Tally
 from loadgen.target import address_of, check_allowed, check_encrypted, credential_of
-from loadgen.throttle import Throttle
+from loadgen.throttle import DistantGate, Gate, Throttle
 from loadgen.wire import ResponseReader
 
 UNASKED_PAUSE_MS = 1_000  # after a 429 that does not say how long to wait
@@ -63,7 +63,10 @@ class Lane:
         )
         mode = config.load.throttle if target.kind is Kind.SERVERLESS else ThrottleMode.OFF
         self.quota = quota = config.quota_of(target)
-        self.throttle = None if mode is ThrottleMode.OFF else Throttle(pacing(quota), alarm, quota.concurrency)
+        self.throttle: Gate | None = (
+            None if mode is ThrottleMode.OFF else Throttle(pacing(quota), alarm, quota.concurrency)
+        )
+        self.ahead: DistantGate | None = None
         self._feedback = mode is ThrottleMode.FEEDBACK
         self._admission, self._tally, self._id_prefix = quota.admission, tally, run_id[:8]
         self._guards, self._price = guards, (prices or {}).get(self.name, FREE)
@@ -104,10 +107,13 @@ class Lane:
                 return None
             raise
         if self._guards.budget is not None and not self._guards.reserve(*self.estimate(spec)):
-            self._refuse(sample, grant)
+            self._refuse(sample, grant, "budget")
             return None
-        now_ns = monotonic_ns() - self.endpoint.start_ns
-        self._tally.note_sent(now_ns, cost)
+        now_ns = monotonic_ns()
+        if now_ns > self.endpoint.send_until_ns:  # a worker that has lost touch: its master may count on others by now
+            self._refuse(sample, grant, "lease_ended")
+            return None
+        self._tally.note_sent(now_ns - self.endpoint.start_ns, cost)
         try:
             reader = connection.attempt(spec, sample, f"{self._id_prefix}-{sample.seq}-{sample.attempt}")
         except GreenletExit:
@@ -125,13 +131,22 @@ class Lane:
             self._settle_budget(spec, sample)
         return reader
 
-    def _refuse(self, sample: Sample, grant: Grant | None) -> None:
-        """The budget is used up: what the quota granted goes back."""
+    def admit_elsewhere(self, gate: DistantGate) -> None:
+        """From now on quota and budget are another process's to give, and asked for ahead."""
+        self.throttle = self.ahead = gate
+
+    def expect(self, spec: RequestSpec, wanted_ns: int) -> None:
+        """The calling greenlet will want to send that then; only where it is asked for ahead."""
+        if self.ahead is not None:
+            self.ahead.expect(wanted_ns, self.cost(spec), self.estimate(spec))
+
+    def _refuse(self, sample: Sample, grant: Grant | None, why: str) -> None:
+        """It is not sent: what the quota granted goes back."""
         if self.throttle is not None and grant is not None:
             self.throttle.release()
             self.throttle.cancel(grant)
         if sample.attempt == 0:
-            self._tally.drop(sample, "budget")
+            self._tally.drop(sample, why)
 
     def _settle_budget(self, spec: RequestSpec, sample: Sample) -> None:
         """Correct the estimate by the server's usage. Where that is not known the estimate stays."""
@@ -183,7 +198,7 @@ class Lane:
             self.throttle.pause(self._obeyed_ms(sample.retry_after_ms))
         tokens, requests = remaining_of(reader.headers, b"tokens"), remaining_of(reader.headers, b"requests")
         if tokens is not None or requests is not None:
-            self.throttle.limiter.observe_remaining(monotonic_ns(), tokens=tokens, requests=requests)
+            self.throttle.observe_remaining(tokens=tokens, requests=requests)
 
     def _obeyed_ms(self, asked_ms: int | None) -> int:
         """How long to send nothing after a 429. A server that asks for a day would otherwise end the run in silence."""

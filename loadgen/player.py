@@ -77,6 +77,7 @@ class Player:
         self._retries_elsewhere = config.load.retry_elsewhere and split is not Split.EACH
         self.feed: Feed | None = None  # under plain Locust
         self.stopping = False  # no attempt is to be made again
+        self.worker = 0  # whose rows these are
         self._retries = config.load.retries
         self._steady_ns = round(config.load.warmup * 1e9)
         self._end_ns = round(config.load.duration * 1e9)
@@ -115,15 +116,23 @@ class Player:
         """
         due_ns, router = self.start_ns + arrival.due_ns, self._router
         place = 0 if router is None else self._place(arrival, spec)
+        ahead = self.lanes[place].ahead
         try:
+            if ahead is not None:
+                self.lanes[place].expect(spec, due_ns)
             connections[place].ready(due_ns)
             self.alarm.wait_until(due_ns)
         except GreenletExit:
+            if ahead is not None:
+                ahead.forget()
             if monotonic_ns() >= due_ns:
                 self.drop(arrival, "stopped_before_sent")
             raise
         if router is not None and router.decides_late:
+            if ahead is not None:
+                ahead.forget()
             place = self._place(arrival, spec)
+            self.lanes[place].expect(spec, due_ns)
         self.tally.planned += 1
         sample = self._sample(arrival, spec.scenario, place)
         reader = self.lanes[place].attempt(sample, spec, connections[place], due_ns)
@@ -152,6 +161,7 @@ class Player:
             if self.stopping:
                 break
             tried.append(place)
+            self.lanes[place].expect(spec, again_ns)
             sample = self._sample(arrival, spec.scenario, place, sample.attempt + 1)
             reader = self.lanes[place].attempt(sample, spec, connections[place], again_ns)
         return sample, reader
@@ -208,6 +218,7 @@ class Player:
         return Sample(
             seq=arrival.seq,
             attempt=attempt,
+            worker=self.worker,
             phase=phase,
             scenario=scenario,
             target=self.lanes[place].name,

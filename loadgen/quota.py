@@ -357,11 +357,12 @@ def admitting(quota: Quota, *, paced: bool) -> list[Limiter]:
     return [enforcing(quota), *([pacing(quota)] if paced else [])]
 
 
-def pacing(quota: Quota) -> Limiter:
+def pacing(quota: Quota, slack_ns: int = 0) -> Limiter:
     """The limiter a polite client runs: smooth, and within the quota under every way a server may enforce it.
 
     Small buckets spread the load, half as large as the quota's own, so that what the network delays still fits; sliding
-    windows of a minute and of a request slice are the hard limits, and whoever keeps those keeps fixed ones too.
+    windows of a minute and of a request slice are the hard limits, and whoever keeps those keeps fixed ones too. With
+    `slack_ns` these are so much longer: what is sent up to that much before the instant that counts keeps them as well.
     """
     tokens, requests = quota.tokens_per_minute, quota.requests_per_minute
     half_burst_ns, slice_ns = round(quota.burst_s * NS_PER_S / 2), quota.request_slice_s * NS_PER_S
@@ -369,12 +370,12 @@ def pacing(quota: Quota) -> Limiter:
     requests_burst_ns = min(PACING_REQUESTS_BURST_NS, half_burst_ns, slice_ns // 2)
     return Limiter(
         tokens=[
-            SlidingWindow(tokens, MINUTE_NS),
+            SlidingWindow(tokens, MINUTE_NS + slack_ns),
             TokenBucket(tokens, MINUTE_NS, tokens_burst_ns, may_owe=True),
         ],
         requests=[
-            SlidingWindow(requests, MINUTE_NS),
-            SlidingWindow(max(1, requests * quota.request_slice_s // 60), slice_ns),
+            SlidingWindow(requests, MINUTE_NS + slack_ns),
+            SlidingWindow(max(1, requests * quota.request_slice_s // 60), slice_ns + slack_ns),
             TokenBucket(requests, MINUTE_NS, requests_burst_ns, may_owe=True),
         ],
     )

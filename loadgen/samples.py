@@ -166,6 +166,10 @@ class WorkerHealth:
     longest_collection_ms: float = 0.0
     clock_step_ms: float = 0.0  # the largest jump of the time of day against the monotonic clock
     most_in_flight: int = 0
+    host: str | None = None  # of a run of several workers: where it ran, as which process
+    pid: int | None = None
+    offset_ns: int | None = None  # what the master's clock showed more than its own, as it was corrected
+    uncertainty_ns: int | None = None  # half the round trip by which that was measured; 0 on the master's own host
 
 
 class Manifest(BaseModel):
@@ -187,6 +191,7 @@ class Manifest(BaseModel):
     versions: dict[str, str] = {}
     host: dict[str, Any] = {}
     workers: list[WorkerHealth] = []
+    degraded: list[str] = []  # what the run went on without
     started_utc: str
     clock: str = "CLOCK_MONOTONIC"
     monotonic_start_ns: int | None = None
@@ -306,6 +311,7 @@ def finish(
     reason: str | None = None,
     planned: int | None = None,
     workers: Sequence[WorkerHealth] = (),
+    degraded: Sequence[str] = (),
     budget: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Manifest:
     """Turn the parts into whole files, count them, and say in the manifest how the run ended.
@@ -327,7 +333,8 @@ def finish(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
         files[name] = {"rows": rows, "sha256": digest}
-    ended = {"state": state, "reason": reason, "totals": totals, "files": files, "workers": list(workers)}
+    ended: dict[str, Any] = {"state": state, "reason": reason, "totals": totals, "files": files}
+    ended |= {"workers": list(workers), "degraded": list(degraded)}
     ended |= {"budget": {name: dict(use) for name, use in (budget or {}).items()}}
     manifest = run.manifest.model_copy(update=ended)
     manifest.write(folder)

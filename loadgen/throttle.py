@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic_ns
+from typing import Protocol
 
 import gevent
 from gevent import get_hub
 
 from loadgen.alarm import Alarm
 from loadgen.quota import Grant, Limiter
+
+
+class Gate(Protocol):
+    """What a lane asks before it sends, and tells afterwards: the throttle of this process, or its master's."""
+
+    @property
+    def waiting(self) -> int: ...
+    def admit(self, tokens: int) -> Grant: ...
+    def settle(self, grant: Grant, tokens: int) -> None: ...
+    def cancel(self, grant: Grant) -> None: ...
+    def release(self) -> None: ...
+    def pause(self, wait_ms: int) -> None: ...
+    def observe_remaining(self, *, tokens: int | None, requests: int | None) -> None: ...
+    def dismiss(self) -> None: ...
+    def outlook(self, now_ns: int, tokens: int) -> tuple[int, int]: ...
+
+
+class DistantGate(Gate, Protocol):
+    """One that is asked ahead, since its answer takes a while."""
+
+    def expect(self, wanted_ns: int, tokens: int, estimate: tuple[int, float]) -> None: ...
+    def forget(self) -> None: ...
 
 
 class Throttle:
@@ -71,6 +94,10 @@ class Throttle:
     def pause(self, wait_ms: int) -> None:
         """Admit nothing for so long: a server has asked for it."""
         self.limiter.pause(monotonic_ns() + wait_ms * 1_000_000)
+
+    def observe_remaining(self, *, tokens: int | None, requests: int | None) -> None:
+        """Believe a server that says how much is left."""
+        self.limiter.observe_remaining(monotonic_ns(), tokens=tokens, requests=requests)
 
     def dismiss(self) -> None:
         """Stop all that wait; none of them has sent anything."""

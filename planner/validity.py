@@ -41,6 +41,8 @@ REMEDIES = {  # by the error of a dropped arrival
     "max_in_flight": "too many were unanswered; raise load.max_in_flight, or offer less",
     "never_fits_quota": "they are larger than the quota can ever admit; lower --max-tokens or raise --tpm",
     "scenario_failed": "the scenario raised an error for them",
+    "worker_lost": "a worker that held them was lost, and whether it sent them nobody knows",
+    "lease_ended": "a worker had lost touch with its master, and sends nothing then",
 }
 
 
@@ -68,6 +70,7 @@ def validity(evidence: Evidence) -> Validity:
     )
     doubts = (
         *_interrupted(evidence),
+        *evidence.run.manifest.degraded,
         *_few_dropped(evidence),
         *_simulated(evidence),
         *generator_doubts(evidence.run, evidence.latency),

@@ -90,6 +90,16 @@ def run(
         typer.Option(help="How several targets share arrivals: weight, round_robin, least_throttled or each."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed repeats arrivals and requests.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="So many load processes share the load; -1: one a core.")
+    ] = None,
+    master: Annotated[
+        bool, typer.Option("--master", help="Wait for workers on other machines, and let them make the load.")
+    ] = False,
+    bind: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where a master listens (127.0.0.1:5557).")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="So many workers a master waits for (1).")] = None,
     budget_requests: Annotated[int | None, typer.Option(help="End when so many requests are sent.")] = None,
     budget_tokens: Annotated[int | None, typer.Option(help="End before so many tokens are used.")] = None,
     budget_usd: Annotated[float | None, typer.Option(help="End before so many US dollars are spent.")] = None,
@@ -109,6 +119,19 @@ def run(
     except KeyboardInterrupt:  # before the load began, or while its plan was made: the load itself ends by itself
         sys.stderr.write("headroom: interrupted\n")
         raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def worker(
+    connect: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="Where the master listens.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the record waits until the master has it (runs/worker-DATE-TIME); must not exist."),
+    ] = None,
+) -> None:
+    """Make a share of the load of a master elsewhere: `headroom run --master`."""
+    command = [sys.executable, "-m", "loadgen.worker", "--connect", connect]
+    os.execv(sys.executable, command + ([] if out is None else ["--out", str(out)]))  # noqa: S606 - no shell is meant
 
 
 def _run(file: Path | None, given: Mapping[str, Any]) -> int:
