@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import lru_cache
 from pathlib import Path
 
-from loadgen.config import RunConfig
+from loadgen.config import LoadConfig, RunConfig
 from loadgen.schedule import TraceRow, replayed, shaped
 from loadgen.schedule_file import write_schedule
-from loadgen.traces import played_rows, trace_of
+from loadgen.traces import Trace, played_rows, trace_of
+
+
+@lru_cache(maxsize=1)
+def _trace_of(load: LoadConfig) -> Trace:
+    """Read once: it is looked at before the run, and again when its schedule is made."""
+    return trace_of(load)
 
 
 def stated_rows(config: RunConfig) -> list[TraceRow]:
     """Those of the config's trace that are played. Raises ConfigError for a trace that cannot be."""
     load = config.load
-    return [] if load.trace is None else played_rows(trace_of(load), load, config.scenarios)
+    return [] if load.trace is None else played_rows(_trace_of(load), load, config.scenarios)
 
 
 def store_schedule(folder: Path, config: RunConfig) -> None:
@@ -29,7 +36,8 @@ def store_schedule(folder: Path, config: RunConfig) -> None:
     if load.trace is None:
         write_schedule(folder, shaped(load.arrivals, load.shape, mix, load.seed, gamma_shape=load.gamma_shape))
         return
-    trace = trace_of(load)
+    trace = _trace_of(load)
+    _trace_of.cache_clear()  # a million rows are not kept while the load lasts
     rows = played_rows(trace, load, mix)
     limits = {"from_s": load.from_, "scale": load.scale}
     write_schedule(folder, replayed(rows, load.speed, load.duration, mix, load.seed, **limits))

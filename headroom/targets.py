@@ -44,7 +44,7 @@ def check(config: RunConfig) -> None:
     for target in config.targets:
         with naming(config, target):
             _check_requests_fit(config, target, stated)
-    Prompts(config.prompts, seed=config.load.seed, max_tokens=config.load.max_tokens)
+    Prompts(config.prompts, max_tokens=config.load.max_tokens)
     read_prices(config.plan.prices)
 
 

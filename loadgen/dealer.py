@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 from time import monotonic_ns
 from typing import Any
 
@@ -24,7 +25,7 @@ class Dealer:
         self.done = False
         self._schedule, self._send = schedule, send
         self._deal = Deal(range(workers))
-        self._next_seq = 0  # the first that has not been dealt
+        self._dealt = 0  # so many of the schedule, from its beginning
 
     def run(self, start_ns: int, ended: Callable[[], bool]) -> None:
         """Deal all of it, always the next two seconds; returns early when the run has `ended`."""
@@ -47,23 +48,23 @@ class Dealer:
 
     def lose(self, worker: int) -> None:
         """It gets no more of what has not been dealt yet."""
-        self._deal.lose(worker, self._next_seq)
+        self._deal.lose(worker, self._dealt)
 
     def unaccounted(self, worker: int, seqs: Collection[int], end_ns: int | None) -> Iterator[Arrival]:
         """What that worker was dealt and came due before the end, but for those `seqs`."""
-        for arrival in self._schedule:
-            if arrival.seq >= self._next_seq or (end_ns is not None and arrival.due_ns > end_ns):
+        for place, arrival in enumerate(islice(self._schedule, self._dealt)):
+            if end_ns is not None and arrival.due_ns > end_ns:
                 return
-            if arrival.seq not in seqs and self._deal.owner(arrival.seq) == worker:
+            if arrival.seq not in seqs and self._deal.owner(place) == worker:
                 yield arrival
 
     def _hand_out(self, arrivals: list[Arrival]) -> None:
         shares: defaultdict[int, list[Arrival]] = defaultdict(list)
         for arrival in arrivals:
-            owner = self._deal.owner(arrival.seq)
+            owner = self._deal.owner(self._dealt)
             if owner is not None:
                 shares[owner].append(arrival)
-                self._next_seq = arrival.seq + 1
+            self._dealt += 1
         for owner, share in shares.items():
             self._send(owner, packed(share))
         gevent.sleep(0)

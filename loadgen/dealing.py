@@ -40,23 +40,23 @@ class Share:
 
 
 class Deal:
-    """Which worker is dealt which arrival: by its number, among those that live when it is dealt."""
+    """Which worker is dealt which arrival: by its place in the schedule, among those that live when it is dealt."""
 
     def __init__(self, workers: Iterable[int]) -> None:
-        self._epochs: list[tuple[int, tuple[int, ...]]] = [(0, tuple(workers))]  # from which seq on, who lives
+        self._epochs: list[tuple[int, tuple[int, ...]]] = [(0, tuple(workers))]  # from which place on, who lives
 
     @property
     def live(self) -> tuple[int, ...]:
         return self._epochs[-1][1]
 
-    def owner(self, seq: int) -> int | None:
+    def owner(self, place: int) -> int | None:
         """None where nobody lived."""
-        live = next(live for first, live in reversed(self._epochs) if seq >= first)
-        return live[seq % len(live)] if live else None
+        live = next(live for first, live in reversed(self._epochs) if place >= first)
+        return live[place % len(live)] if live else None
 
-    def lose(self, worker: int, next_seq: int) -> None:
-        """From `next_seq` on, which is the first that has not been dealt, that worker gets none."""
-        self._epochs.append((next_seq, tuple(each for each in self.live if each != worker)))
+    def lose(self, worker: int, next_place: int) -> None:
+        """From `next_place` on, which is the first that has not been dealt, that worker gets none."""
+        self._epochs.append((next_place, tuple(each for each in self.live if each != worker)))
 
 
 def packed(arrivals: Sequence[Arrival]) -> dict[str, Any]:

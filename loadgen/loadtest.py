@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from loadgen.config import SIMULATED, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
 from loadgen.load_shape import DEFAULT_RATE_PER_S
+from loadgen.prompts_config import PromptsConfig
 
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
 SHAPES = {  # of a load: one of them, and the other keys that go with it
@@ -22,8 +23,11 @@ SHAPES = {  # of a load: one of them, and the other keys that go with it
     "stages": ("arrivals", "gamma_shape", "max_in_flight"),
     "trace": ("speed", "from", "scale", "skip_bad_rows", "max_in_flight"),
 }
-REPEATED_SECTIONS = ("scenarios",)  # of a run that is replayed: what its requests were made by
-REPEATED_KEYS = ("duration", "warmup", "cooldown", "max_tokens")
+REPEATED_SECTIONS = ("scenarios", "parameters")  # of a run that is replayed: what its requests were made by
+REPEATED_KEYS = {
+    "load": ("duration", "warmup", "cooldown", "max_tokens"),
+    "prompts": tuple(PromptsConfig.model_fields),
+}
 NEEDS = {"day": ("diurnal", None), "gamma_shape": ("arrivals", "gamma")}  # keys that say nothing without another
 
 
@@ -124,7 +128,7 @@ def _check_all_used(load: Mapping[str, Any], file: Path | None, flags: Mapping[s
 def _put_defaults(values: dict[str, Any], trace: Path) -> None:
     """What a trace's load is where nothing else is said: a run's own, so that it repeats the run's requests."""
     if not trace.is_dir():
-        values.setdefault("scenarios", {"streaming": 1})  # prompts of the stated length, and nothing else
+        values.setdefault("scenarios", {"replay": 1})  # what it states, and nothing else
         return
     from loadgen.samples import Manifest  # noqa: PLC0415 - it brings polars, which --help does without
 
@@ -132,9 +136,10 @@ def _put_defaults(values: dict[str, Any], trace: Path) -> None:
     for section in REPEATED_SECTIONS:
         if section in before:
             values.setdefault(section, before[section])
-    for key in REPEATED_KEYS:
-        if key in before.get("load", {}):
-            values["load"].setdefault(key, before["load"][key])
+    for section, keys in REPEATED_KEYS.items():
+        repeated = {key: before[section][key] for key in keys if key in before.get(section, {})}
+        if isinstance(said := values.setdefault(section, {}), dict):
+            values[section] = repeated | said
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:

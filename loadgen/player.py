@@ -69,7 +69,7 @@ class Player:
             )
             for target, model in zip(config.targets, models or [None] * len(config.targets), strict=True)
         )
-        self.prompts = Prompts(config.prompts, seed=config.load.seed, max_tokens=config.load.max_tokens)
+        self.prompts = Prompts(config.prompts, max_tokens=config.load.max_tokens)
         self.numbers = itertools.count() if numbers is None else numbers
         self.lane = self.lanes[0]
         split = config.load.split
@@ -223,6 +223,7 @@ class Player:
             scenario=scenario,
             target=self.lanes[place].name,
             due_ns=due_ns,
+            session=arrival.session,
         )
 
     def schedule(self) -> Iterable[Arrival]:
@@ -231,5 +232,5 @@ class Player:
         assert self._folder is not None
         stored = ScheduleFile(self._folder)
         copies = len(self.lanes) if self.config.load.split is Split.EACH else 1
-        self.numbers = itertools.count(copies * len(stored))
+        self.numbers = itertools.count(copies * stored.first_free)
         return copied(stored, copies) if copies > 1 else stored

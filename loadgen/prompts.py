@@ -32,15 +32,15 @@ class Prompt(NamedTuple):
 class Prompts:
     """What the config's [prompts] say of each arrival."""
 
-    def __init__(self, config: PromptsConfig, *, seed: int, max_tokens: int) -> None:
+    def __init__(self, config: PromptsConfig, *, max_tokens: int) -> None:
         """Reads the files it names. Raises ConfigError that names file and line."""
-        self._config, self._seed, self._max_tokens = config, seed, max_tokens
+        self._config, self._max_tokens = config, max_tokens
         self._tokens = None if config.tokens is None else read_lengths(config.tokens)
         self._completion = None if config.completion is None else read_lengths(config.completion)
         self._turns = read_lengths(config.turns)
         self._own = () if config.file is None else read_prompts(config.file)
         self._pictures = () if config.images is None else pictures_in(config.images)
-        self._shared = ""
+        self._shared: dict[int, str] = {}  # by seed: a run that is replayed has its own
 
     def tokens(self, arrival: Arrival) -> int | None:
         """Of the whole prompt: the trace's, else drawn; None where nothing states it."""
@@ -69,8 +69,8 @@ class Prompts:
         ending: str = "",
         beside_tokens: int = 0,
     ) -> Prompt:
-        """One of the user's own prompts; else one message that makes the prompt as long as stated, whatever stands
-        beside it (`beside_tokens`: tools, pictures); else the scenario's usual messages."""
+        """The trace's messages; else one of the user's own prompts; else one message that makes the prompt as long as
+        stated, whatever stands beside it (`beside_tokens`: tools, pictures); else the scenario's usual messages."""
         own = self._own_of(arrival)
         tokens = self.tokens(arrival)
         if own is not None:
@@ -83,8 +83,8 @@ class Prompts:
         return self._marked(prompt, arrival) if self._config.cache_bust else prompt
 
     def plain(self, arrival: Arrival, random: Random, usual_tokens: tuple[int, int], *, beside_tokens: int = 0) -> str:
-        """A text without messages: one of the user's own prompts, else as long as stated, else as usual, as it is too
-        where nothing is left of the stated length beside the `beside_tokens`."""
+        """A text without messages: what the trace's say, else one of the user's own prompts, else as long as stated,
+        else as usual, as it is too where nothing is left of the stated length beside the `beside_tokens`."""
         own = self._own_of(arrival)
         if own is None:
             tokens = (self.tokens(arrival) or 0) - beside_tokens
@@ -96,7 +96,7 @@ class Prompts:
         """English words that count exactly `tokens` (1 at least), the prefix that all share or a mark of its own
         included, and the `ending`."""
         length = max(1, tokens) * BYTES_PER_TOKEN
-        opening = self._mark(arrival) if self._config.cache_bust else self._prefix(max(1, tokens))
+        opening = self._mark(arrival) if self._config.cache_bust else self._prefix(arrival.seed, max(1, tokens))
         words = text_of(random, max(1, tokens))
         return (opening + words[: max(0, length - len(opening) - len(ending))] + ending)[:length]
 
@@ -118,13 +118,15 @@ class Prompts:
         return random.choice(self._pictures) if self._pictures else None
 
     def _own_of(self, arrival: Arrival) -> Prompt | None:
+        if arrival.messages is not None:
+            return Prompt(arrival.messages, sizes_within(arrival.messages, f"arrival {arrival.seq}"))
         return arrival.random_for("own prompt").choice(self._own) if self._own else None
 
-    def _prefix(self, tokens: int) -> str:
+    def _prefix(self, seed: int, tokens: int) -> str:
         length = round(tokens * self._config.shared_prefix) * BYTES_PER_TOKEN
-        if length > len(self._shared):
-            self._shared = text_of(Random(f"{self._seed}/shared prefix"), 2 * length)
-        return self._shared[:length]
+        if length > len(self._shared.get(seed, "")):
+            self._shared[seed] = text_of(Random(f"{seed}/shared prefix"), 2 * length)
+        return self._shared[seed][:length] if length else ""
 
     def _mark(self, arrival: Arrival) -> str:
         return f"{arrival.random_for('mark').getrandbits(60):015x}\n"
@@ -132,7 +134,7 @@ class Prompts:
     def _marked(self, prompt: Prompt, arrival: Arrival) -> Prompt:
         """Nothing of it is in a cache if its first line is not."""
         first, *others = prompt.messages
-        content = first["content"]
+        content = first.get("content") or ""
         mark = self._mark(arrival)
         marked = mark + content if isinstance(content, str) else [{"type": "text", "text": mark}, *content]
         return prompt._replace(messages=[{**first, "content": marked}, *others])
@@ -183,5 +185,5 @@ def _is_message(message: Any) -> bool:
 
 
 def _texts(message: Message) -> list[str]:
-    content = message["content"]
+    content = message.get("content") or []
     return [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]

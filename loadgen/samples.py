@@ -86,6 +86,7 @@ class Sample:
     bytes_out: int = 0
     retry_after_ms: int | None = None
     finish_reason: str | None = None
+    session: int | None = None  # of a later turn: seq of the arrival that its session began with
 
 
 COLUMNS = tuple(field.name for field in fields(Sample))
@@ -119,6 +120,7 @@ SAMPLES_SCHEMA: dict[str, Any] = {
     "bytes_out": pl.UInt32,
     "retry_after_ms": pl.UInt32,
     "finish_reason": pl.String,
+    "session": pl.UInt64,
 }
 CHUNKS_SCHEMA: dict[str, Any] = {"seq": pl.UInt64, "attempt": pl.UInt8, "gap_us": pl.UInt32}
 

@@ -141,22 +141,21 @@ def replayed(
 ) -> Iterator[Arrival]:
     """The arrivals of a trace from its `from_s` on, `scale` times as many and `speed` times faster, until `duration_s`.
 
-    Numbers and seeds of a run that is replayed stay, where all of it is. Raises ConfigError for a scenario that the
-    mix does not have.
+    Numbers and seeds of a run that is replayed stay, the numbers where each row is played once. Raises ConfigError for
+    a scenario that the mix does not have.
     """
     scenarios = Random(f"{seed}/mix")
     draw = Mix(mix).draw
     end_s = from_s + duration_s * speed
     played = [row for row in rows if from_s <= row.at_s < end_s]
-    numbers = [-1 if row.seq is None else row.seq for row in played]
-    keeps_numbers = scale == 1 and sorted(numbers) == list(range(len(played)))
+    keeps_numbers = scale == 1
     for number, (at_s, row) in enumerate(scaled(played, scale, Random(f"{seed}/scale"))):
         due_ns = round((at_s - from_s) / speed * NS_PER_S)
         scenario = draw(scenarios) if row.scenario is None else row.scenario
         if scenario not in mix:
             raise ConfigError(f"{row.place}: the scenario {scenario!r} is not in the mix, which has {', '.join(mix)}")
         yield Arrival(
-            numbers[number] if keeps_numbers else number,
+            row.seq if keeps_numbers and row.seq is not None else number,
             due_ns,
             scenario,
             seed if row.seed is None else row.seed,

@@ -58,6 +58,12 @@ class ScheduleFile:
         """Arrivals in all."""
         return self._length
 
+    @property
+    def first_free(self) -> int:
+        """The least number above those of all arrivals; those of a replayed run need not be without gaps."""
+        last: int | None = self._rows.select(pl.col("seq").max()).collect().item()
+        return 0 if last is None else last + 1
+
     def __iter__(self) -> Iterator[Arrival]:
         for slice_ in self.slices():
             yield from slice_

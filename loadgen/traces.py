@@ -229,7 +229,8 @@ def _rows_of_run(folder: Path) -> list[TraceRow]:
             stated = [pl.lit(None).alias(name) for name in tokens]  # its scenarios drew them, and will again
         else:
             stated = [pl.col(name) for name in tokens]
-        sent = run.samples.filter(pl.col("attempt") == 0).sort("due_ns", "seq")
+        began = (pl.col("attempt") == 0) & pl.col("session").is_null()  # the later turns follow from these
+        sent = run.samples.filter(began).sort("due_ns", "seq")
         rows = [
             TraceRow(
                 due_ns / NS_PER_S, prompt, completion, scenario,

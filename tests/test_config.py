@@ -40,8 +40,8 @@ def test_a_flag_that_sets_the_loads_shape_replaces_the_files(tmp_path):
     assert (config.load.users, config.load.rate, config.load.open_loop) == (7, None, False)
 
 
-def test_a_trace_is_played_as_streams_unless_a_mix_is_given(tmp_path):
-    assert load(tmp_path, '[load]\ntrace = "t.csv"').scenarios == {"streaming": 1}
+def test_what_a_trace_holds_is_replayed_unless_a_mix_is_given(tmp_path):
+    assert load(tmp_path, '[load]\ntrace = "t.csv"').scenarios == {"replay": 1}
     assert load(tmp_path, '[load]\ntrace = "t.csv"\n[scenarios]\nchat = 1').scenarios == {"chat": 1}
 
 

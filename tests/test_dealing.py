@@ -5,6 +5,7 @@ from itertools import islice
 import msgpack
 import pytest
 
+from loadgen.dealer import Dealer
 from loadgen.dealing import Deal, Share, packed, unpacked
 from loadgen.roster import Roster
 from loadgen.schedule import Arrival, drawn
@@ -30,6 +31,17 @@ def test_after_a_loss_the_others_take_all_that_was_not_dealt():
     deal.lose(2, 300)
     assert {deal.owner(seq) for seq in range(200, 300)} == {2}
     assert deal.owner(300) is None
+
+
+def test_a_replayed_run_is_dealt_by_place_since_its_numbers_need_not_rise():
+    """A closed loop numbers its users' requests when they begin to think, and later turns leave gaps."""
+    arrivals = [Arrival(seq, 0, "a") for seq in (9, 2, 4, 0, 7, 11)]
+    dealt = {0: [], 1: []}
+    dealer = Dealer(arrivals, 2, lambda worker, share: dealt[worker].extend(unpacked(share) if share else ()))
+    dealer.run(0, lambda: False)
+    assert [[each.seq for each in share] for share in dealt.values()] == [[9, 4, 7], [2, 0, 11]]
+    dealer.lose(1)
+    assert [each.seq for each in dealer.unaccounted(1, {0}, None)] == [2, 11]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is exported for Azure Load Testing runs by itself: plain Locust, a clean folder, no Headroom."""
 
 import ast
+import inspect
 import json
 import os
 import subprocess
@@ -169,7 +170,7 @@ test_id.__test__ = False
     ("arguments", "complaint"),
     [
         pytest.param(["--target", "sim"], "simulated here", id="a deployment that the service cannot reach"),
-        pytest.param(["--target", "http://127.0.0.1:9", "--kind", "managed", "--key", "entra"], "env:NAME", id="Entra"),
+        pytest.param(["--target", "http://127.0.0.1:9", "--key", "entra"], "env:NAME", id="Entra"),
         pytest.param(
             ["--target", "http://127.0.0.1:9", "--rate", "900/s"], "engines", id="more than the engines reach"
         ),
@@ -184,6 +185,14 @@ def test_what_cannot_be_exported_is_refused(arguments, complaint, tmp_path, caps
     assert main() == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_flags_that_nothing_there_heeds_are_not_offered():
+    from headroom.commands.export import azure_load_testing
+
+    offered = inspect.signature(azure_load_testing).parameters
+    assert not {"tpm", "rpm", "throttle", "retries", "split", "processes", "master", "workers", "kind"} & set(offered)
+    assert {"rate", "stages", "users", "scenario", "prompt_tokens", "seed", "key", "dialect"} <= set(offered)
 
 
 @pytest.mark.long

@@ -36,9 +36,10 @@ async def silence(call, writer):
     """Never answers."""
 
 
+SESSIONS = "[prompts]\nturns = 'fixed:2'\nturn_pause = 0.05\n[scenarios]\nchat = 1\nstreaming = 1\nconversation = 1"
 RUNS = {  # name: what it answers as first and second target, what the file says of them, and of the load
     "weight": ((deployment, deployment), ("weight = 3\nkey = 'env:ONE'", "key = 'env:TWO'"), ""),
-    "each": ((deployment, deployment), ("", "dialect = 'azure'"), "split = 'each'"),
+    "each": ((deployment, deployment), ("", "dialect = 'azure'"), f"split = 'each'\n{SESSIONS}"),
     "elsewhere": ((REFUSAL, deployment), ("", ""), "split = 'round_robin'\nretries = 1\nthrottle = 'off'"),
     "stay": (
         (always(response(b"{}", "503 Busy", retry_after_ms=50)), deployment),
@@ -77,7 +78,8 @@ def play_all(cwd, names):
             pairs = zip(("a", "b"), servers, tables, strict=True)
             targets = [f"[[target]]\nname = '{each}'\nurl = '{server.url}'\n{table}\n" for each, server, table in pairs]
             (cwd / f"{name}.toml").write_text("\n".join(targets) + f"\n[load]\n{load}\n")
-            flags = [*SECONDS, "--scenario", "chat", "--scenario", "streaming", "--rate", "40/s", "--out", name]
+            mix = [] if "[scenarios]" in load else ["--scenario", "chat", "--scenario", "streaming"]
+            flags = [*SECONDS, *mix, "--rate", "40/s", "--out", name]
             flags = flags[2:] if "duration" in load else flags
             done = headroom(
                 cwd, "run", f"{name}.toml", *flags, ONE="key-of-a", TWO="key-of-b", AZUREAI_ENDPOINT_KEY="x"
@@ -125,8 +127,22 @@ def test_each_target_gets_the_same_bytes_at_the_same_time(played):
     run = played["each"]
     bodies = [Counter(call.body for call in calls) for calls in run.calls]
     assert bodies[0] == bodies[1] and sum(bodies[0].values()) > 50
-    pairs = run.rows.group_by(pl.col("seq") // 2).agg(pl.col("due_ns", "scenario", "target").n_unique(), rows=pl.len())
+    opening = run.rows.filter(pl.col("session").is_null())
+    pairs = opening.group_by(pl.col("seq") // 2).agg(pl.col("due_ns", "scenario", "target").n_unique(), rows=pl.len())
     assert pairs.select("due_ns", "scenario", "target", "rows").unique().rows() == [(1, 1, 2, 2)]
+
+
+def test_a_session_stays_at_its_target_and_goes_on_alike_at_each(played):
+    run = played["each"]
+    later = run.rows.filter(pl.col("session").is_not_null())
+    began = run.rows.select(session="seq", first="target")
+    assert later.join(began, on="session").select(pl.col("target") == pl.col("first")).to_series().all()
+    pairs = later.group_by(pl.col("session") // 2).agg(
+        pl.col("target", "estimated_prompt_tokens").n_unique(), rows=pl.len()
+    )
+    both = pairs.filter(rows=2)  # one may have come due too late
+    assert both.height > 10 and both.select("target", "estimated_prompt_tokens").unique().rows() == [(2, 1)]
+    assert pairs["rows"].max() == 2
 
 
 def test_what_one_target_refuses_is_tried_at_the_other_at_once(played):

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from headroom import scheduling
 from headroom.scheduling import store_schedule
 from loadgen.config import LoadConfig, RunConfig
 from loadgen.errors import ConfigError, RunFolderError
@@ -18,7 +19,7 @@ from loadgen.samples import SAMPLES_SCHEMA
 from loadgen.schedule import Arrival, TraceRow, replayed
 from loadgen.schedule_file import ScheduleFile, write_schedule
 from loadgen.tokens import prompt_tokens
-from loadgen.traces import open_trace, played_rows, read_trace
+from loadgen.traces import open_trace, played_rows, read_trace, trace_of
 from planner.demand import demand_from_trace
 from tests.runs import answered, make_run
 
@@ -288,24 +289,27 @@ def test_a_run_folder_is_a_trace_of_its_schedule(tmp_path):
 
 def test_a_closed_loops_folder_is_a_trace_of_the_instants_its_samples_hold(tmp_path):
     config = RunConfig.model_validate({"load": {"users": 2, "seed": 9}})
-    samples = [answered(0, 0.1), answered(2, 0.3, scenario="vision"), answered(1, 0.4), answered(1, 0.4, attempt=1)]
+    samples = [answered(0, 0.1), answered(4, 0.3, scenario="vision"), answered(1, 0.4), answered(1, 0.4, attempt=1)]
+    samples += [answered(3, 0.35, session=0)]  # a later turn: it follows from the first, in a replay too
     run = make_run(tmp_path, samples, config=config)
     rows = read_trace(run.folder)
     assert [(row.at_s, row.prompt_tokens, row.scenario, row.seq, row.seed) for row in rows] == [
-        (0.1, None, "chat", 0, 9), (0.3, None, "vision", 2, 9), (0.4, None, "chat", 1, 9)
+        (0.1, None, "chat", 0, 9), (0.3, None, "vision", 4, 9), (0.4, None, "chat", 1, 9)
     ]  # fmt: skip
     arrivals = list(replayed(rows, 1, 60, {"chat": 1, "vision": 1}, 1))
     assert [(each.seq, each.due_ns, each.seed) for each in arrivals] == [
-        (0, 100_000_000, 9), (2, 300_000_000, 9), (1, 400_000_000, 9)
+        (0, 100_000_000, 9), (4, 300_000_000, 9), (1, 400_000_000, 9)
     ]  # fmt: skip
-    assert [each.seq for each in replayed(rows, 1, 60, {"chat": 1, "vision": 1}, 1, from_s=0.2)] == [0, 1]
+    assert [each.seq for each in replayed(rows, 1, 60, {"chat": 1, "vision": 1}, 1, from_s=0.2)] == [4, 1]
+    write_schedule(tmp_path, arrivals)
+    assert ScheduleFile(tmp_path).first_free == 5, "what follows has numbers of its own"
     assert "seq" in SAMPLES_SCHEMA
 
 
 def test_a_replayed_run_is_as_long_and_of_the_same_requests_unless_it_is_said(tmp_path):
-    config = RunConfig.model_validate(
-        {"load": {"users": 2, "duration": 33, "warmup": 3, "max_tokens": 7}, "scenarios": {"mine.py:X": 2}}
-    )
+    load = {"users": 2, "duration": 33, "warmup": 3, "max_tokens": 7}
+    asked = {"prompts": {"tokens": "fixed:9", "shared_prefix": 0.5}, "parameters": {"temperature": 0.2}}
+    config = RunConfig.model_validate({"load": load, "scenarios": {"mine.py:X": 2}, **asked})
     run = make_run(tmp_path, [answered(0, 0.1)], config=config)
     found = load_config(None, {"load.trace": run.folder, "load.warmup": 0}, {})
     assert (found.load.duration, found.load.warmup, found.load.max_tokens, found.scenarios) == (
@@ -314,3 +318,16 @@ def test_a_replayed_run_is_as_long_and_of_the_same_requests_unless_it_is_said(tm
         7,
         {"mine.py:X": 2},
     )
+    assert (found.prompts, found.parameters) == (config.prompts, {"temperature": 0.2})
+    other = load_config(None, {"load.trace": run.folder, "prompts.tokens": "fixed:20"}, {})
+    assert (other.prompts.tokens, other.prompts.shared_prefix) == ("fixed:20", 0.5)
+
+
+def test_a_trace_is_read_once_for_a_look_at_it_and_for_its_schedule(tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("at_s,prompt_tokens,completion_tokens\n0,30,40\n9,50,60\n")
+    config = RunConfig.model_validate({"load": {"trace": tmp_path / "t.csv"}, "scenarios": {"replay": 1}})
+    read = []
+    monkeypatch.setattr(scheduling, "trace_of", lambda load: (read.append(load), trace_of(load))[1])
+    stated = scheduling.stated_rows(config)
+    scheduling.store_schedule(tmp_path, RunConfig.model_validate(config.model_dump(mode="json")))
+    assert len(read) == 1 and len(stated) == len(ScheduleFile(tmp_path)) == 2

@@ -90,7 +90,7 @@ def test_a_bad_file_of_lengths_is_named_with_its_line(tmp_path, monkeypatch, con
 
 
 def prompts(**config):
-    return Prompts(PromptsConfig.model_validate(config), seed=1, max_tokens=128)
+    return Prompts(PromptsConfig.model_validate(config), max_tokens=128)
 
 
 def asked(made, seq=3, **how):
@@ -131,6 +131,21 @@ def test_a_shared_prefix_is_the_same_in_all_prompts_and_the_rest_is_not():
         half = round(len(text) // 4 * 0.5) * 4
         assert text[:half] == longest[:half]
     assert len({text[len(text) // 2 + 4 :][:40] for text in texts}) == 50
+    of_replay = Arrival(3, 0, "chat", 1)  # by its own seed, whatever that of the run which replays it
+    other = made.messages(Arrival(3, 0, "chat", 2), of_replay.random, list).messages[0]["content"]
+    assert other[:200] != longest[:200]
+    assert made.messages(of_replay, of_replay.random, list).messages[0]["content"] == texts[3]
+
+
+def test_a_traces_messages_are_asked_whatever_the_scenario():
+    """Also those that say nothing: calls of tools have no content."""
+    picture = {"type": "image_url", "image_url": {"url": data_url(640, 480)}}
+    said = [{"role": "assistant"}, {"role": "user", "content": [{"type": "text", "text": "two"}, picture]}]
+    arrival = Arrival(3, 0, "chat", 1, 500, messages=said)
+    assert prompts(tokens="fixed:9").messages(arrival, arrival.random, list) == (said, ((640, 480),))
+    assert prompts().plain(arrival, arrival.random, (1, 2)) == "two"
+    first, *rest = prompts(cache_bust=True).messages(arrival, arrival.random, list).messages
+    assert len(first["content"]) == 16 and rest == said[1:]
 
 
 @pytest.mark.parametrize("config", [{"tokens": "fixed:50", "cache_bust": True}, {"cache_bust": True}])

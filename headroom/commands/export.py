@@ -15,7 +15,12 @@ from loadgen.loadtest import FLAG_OF, SHAPES
 
 export = typer.Typer(help="Write a workload for another tool.", no_args_is_help=True)
 app.add_typer(export, name="export")
-_NO_PART = ("load.trace", "load.auto_stop", "budget.", "output.", *(f"load.{key}" for key in SHAPES["trace"]))
+_NO_PART = (  # the service decides how load is spread, and nothing there keeps a quota or tries again
+    *("load.trace", "load.auto_stop", "load.throttle", "load.retries", "load.split", "budget.", "output.", "plan."),
+    *("load.processes", "load.master", "load.bind", "load.workers", "quota."),
+    *("target.kind", "target.instances", "target.allow_hosts"),
+    *(f"load.{key}" for key in SHAPES["trace"]),
+)
 _SHARED = {parameter_of(flag) for key, flag in FLAG_OF.items() if not key.startswith(_NO_PART)}
 
 
