@@ -33,7 +33,7 @@ def with_pictures(messages: Any, sizes_px: list[tuple[int, int]], random: Random
     *before, last = messages
     if not sizes_px:
         return [*before, last]
-    content = last.get("content") or ""
+    content = last.get("content") or []
     texts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     painted = [part_of(data_url(tuple(size), random.randrange(PICTURES_OF_A_SIZE))) for size in sizes_px]
     return [*before, {**last, "content": [*texts, *painted]}]

@@ -13,7 +13,7 @@ from headroom.exporting import criteria_of, stages_of, test_id
 from loadgen.config import RunConfig
 from loadgen.slo import Slo
 from tests.commands import deployment, headroom
-from tests.servers import Server, response
+from tests.servers import Server, always, response
 from tests.simulators import simulated
 
 KEY = "canary-51c07e6fb2aa4d3e"
@@ -193,6 +193,16 @@ def test_flags_that_nothing_there_heeds_are_not_offered():
     offered = inspect.signature(azure_load_testing).parameters
     assert not {"tpm", "rpm", "throttle", "retries", "split", "processes", "master", "workers", "kind"} & set(offered)
     assert {"rate", "stages", "users", "scenario", "prompt_tokens", "seed", "key", "dialect"} <= set(offered)
+
+
+@pytest.mark.long
+def test_a_closed_loops_users_wait_when_they_are_refused(tmp_path):
+    with Server(always(response(b"{}", "429 Too Many Requests", retry_after_ms=500))) as server:
+        load = ["--users", "3", "--duration", "3s", "--warmup", "0s", "--scenario", "chat", "--out", "alt"]
+        done = headroom(tmp_path, "export", "azure-load-testing", "--target", f"http://127.0.0.1:{server.port}", *load)
+        assert done.returncode == 0, done.stderr
+        counts, _ = plain_locust(tmp_path / "alt")
+    assert 9 <= counts["chat_429"]["num_requests"] <= 24, "each of three twice a second"
 
 
 @pytest.mark.long

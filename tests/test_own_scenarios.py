@@ -32,6 +32,14 @@ class Mine(DeploymentUser):
     def request(self, arrival):
         return chat(self.scenario, {ASKED}, max_tokens=7, check=lambda answer: "too_short")
 """
+FAILING = f"""{HEAD}
+class Mine(DeploymentUser):
+    @task
+    def sometimes(self):
+        arrival = self.next_arrival()
+        assert arrival.seq % 4, "cannot"
+        self.send(arrival, chat(self.scenario, {ASKED}, max_tokens=5))
+"""
 BROKEN = {
     "module.py": "import loadgen\n\nx = 1 / 0\n",
     "syntax.py": "class Mine(\n",
@@ -54,20 +62,26 @@ def played(tmp_path_factory):
     (cwd / "one" / "mine.py").write_text(TASKS)
     (cwd / "one" / "beside.py").write_text(f"ASKED = {ASKED}\n")
     (cwd / "mine.py").write_text(PLAIN)
-    mix = ["--scenario", "one/mine.py:Mine", "--scenario", "mine.py:Mine"]
+    (cwd / "failing.py").write_text(FAILING)
+    both = ["--scenario", "one/mine.py:Mine", "--scenario", "mine.py:Mine"]
+    loads = {
+        "rate": ["--rate", "40/s", *both],
+        "users": ["--users", "3", "--throttle", "off", *both],
+        "failing": ["--rate", "20/s", "--arrivals", "constant", "--scenario", "failing.py:Mine"],
+    }
 
-    def play(shape):
-        return headroom(cwd, "run", "--target", server.url, *mix, *shape, *BUSY, "--out", shape[0].strip("-"))
+    def play(name):
+        return headroom(cwd, "run", "--target", server.url, *loads[name], *BUSY, "--out", name)
 
     async def unhurried(call, writer):  # planning for what the closed loop would ask of a quick one takes a minute
         await asyncio.sleep(0.03)
         await deployment(call, writer)
 
     with Server(unhurried) as server:
-        ended = side_by_side(play, [("--rate", "40/s"), ("--users", "3", "--throttle", "off")])
+        ended = side_by_side(play, loads)
     for done in ended:
         assert done.returncode in (0, 4), done.stderr
-    return {shape: (done, Run.open(cwd / shape)) for shape, done in zip(("rate", "users"), ended, strict=True)}
+    return {shape: (done, Run.open(cwd / shape)) for shape, done in zip(loads, ended, strict=True)}
 
 
 @pytest.mark.parametrize("shape", ["rate", "users"])
@@ -93,6 +107,18 @@ def test_no_two_requests_have_one_number_and_the_ledger_adds_up(played, shape):
     if shape == "rate":
         assert later["seq"].min() > first["seq"].max()
     assert later["due_ns"].max() < 1.5e9 <= 1e9 + later["due_ns"].max()
+
+
+def test_an_arrival_whose_task_failed_before_it_was_sent_is_dropped_and_said(played):
+    _, run = played["failing"]
+    rows = run.samples.sort("seq").collect()
+    check_ledger(run.manifest.totals, rows.height)
+    assert rows["seq"].to_list() == list(range(rows.height)) and rows.height >= 28
+    unsent = rows.filter(pl.col("outcome") == "dropped")
+    assert unsent["seq"].to_list() == list(range(0, rows.height, 4)) and set(unsent["error"]) == {"scenario_failed"}
+    assert any(
+        "cannot (mine.py" not in note["text"] and "cannot (failing.py, line 9)" in note["text"] for note in run.notes
+    )
 
 
 def test_what_a_check_says_is_counted_and_the_answer_stays_ok(played):

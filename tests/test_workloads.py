@@ -155,6 +155,12 @@ def test_cache_busting_begins_each_prompt_with_a_line_of_its_own(config):
     assert firsts[3] == asked(prompts(**config)).messages[0]["content"].split("\n")[0]  # the seed repeats it
 
 
+def test_pauses_between_turns_are_exponential_of_the_stated_mean():
+    pauses_s = [prompts(turn_pause=2).pause_s(Arrival(seq, 0, "chat", 1)) for seq in range(3_000)]
+    assert (statistics.fmean(pauses_s), statistics.stdev(pauses_s)) == pytest.approx((2, 2), rel=0.06)
+    assert prompts(turn_pause=0).pause_s(Arrival(1, 0, "chat", 1)) == 0
+
+
 def test_own_prompts_are_drawn_by_the_seed_with_their_pictures_counted(tmp_path):
     picture = {"type": "image_url", "image_url": {"url": data_url(640, 480)}}
     lines = [{"prompt": "one"}, {"messages": [{"role": "user", "content": [{"type": "text", "text": "two"}, picture]}]}]

@@ -36,6 +36,10 @@ NUMBERS = itertools.count()
 class TooManyRequests(Exception):  # noqa: N818 - no error of ours
     """Answered 429."""
 
+    def __init__(self, answer):
+        super().__init__("HTTP 429")
+        self.pause_s = pause_s(answer)
+
 
 @events.init.add_listener
 def let_answers_come(environment, **_):
@@ -98,6 +102,8 @@ class Caller(User):
             size, first_token_s, exception = *self.ask(request), None
         except TooManyRequests as refusal:
             self.report("POST", f"{name}_429", self.due_s, 0, refusal)
+            if SETTINGS["pace_s"] is None:  # nothing else holds back users that only wait for answers
+                time.sleep(refusal.pause_s)
             return
         except (OSError, http.client.HTTPException, ValueError) as failure:
             self.hang_up()
@@ -120,7 +126,7 @@ class Caller(User):
         answer = self.send(request)
         if answer.status == 429:
             answer.read()
-            raise TooManyRequests("HTTP 429")
+            raise TooManyRequests(answer)
         if answer.status != 200:
             raise ValueError(f"HTTP {answer.status}")
         if not request["stream"]:
@@ -160,6 +166,16 @@ def connect(url):
         context = ssl.create_default_context()
         return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=SETTINGS["timeout_s"], context=context)
     return http.client.HTTPConnection(parts.hostname, parts.port, timeout=SETTINGS["timeout_s"])
+
+
+def pause_s(answer):
+    """As long as a refusal asks for, a minute at most; a second where it does not say."""
+    for name, unit_s in (("retry-after-ms", 1e-3), ("x-ms-retry-after-ms", 1e-3), ("retry-after", 1)):
+        try:
+            return min(60, max(0, float(answer.headers[name]) * unit_s))
+        except (TypeError, ValueError):
+            continue
+    return 1
 
 
 def headers():
