@@ -105,6 +105,8 @@ def _settled(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...
     for shape in ("spike", "diurnal"):
         if getattr(config.load, shape) is not None:
             raise ConfigError(f"load.{shape}: each step of a sweep has one rate; leave it out")
+    if config.load.master:
+        raise ConfigError("load.master: each step of a sweep is made by this machine's processes; leave it out")
     assumptions: list[str] = []
     changes: dict[str, Any] = {}
     if not config.slo:

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-from headroom.exporting import criteria_of, stages_of, test_id
+from headroom import exporting
+from headroom.capturing import Captured
+from headroom.exporting import POOL, criteria_of, stages_of, test_id
 from loadgen.config import RunConfig
 from loadgen.slo import Slo
 from tests.commands import deployment, headroom
@@ -185,6 +187,12 @@ def test_what_cannot_be_exported_is_refused(arguments, complaint, tmp_path, caps
     assert main() == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_what_is_sent_is_bounded_and_large_requests_crowd_nobody_out(monkeypatch):
+    monkeypatch.setattr(exporting, "MOST_BYTES", 1_000)
+    pools = {name: [Captured(n, "/", b"x" * size) for n in range(POOL)] for name, size in (("big", 400), ("small", 20))}
+    assert {name: len(kept) for name, kept in exporting._bounded(pools).items()} == {"big": 2, "small": 10}
 
 
 def test_flags_that_nothing_there_heeds_are_not_offered():

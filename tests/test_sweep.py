@@ -105,7 +105,7 @@ def test_sweep_takes_the_flags_of_run_but_those_of_its_shape():
     theirs, ours = (inspect.signature(each).parameters for each in (run_command, sweep_command))
     assert set(theirs) - set(ours) == {
         "users", "spawn_rate", "think_time", "rate", "spike", "diurnal", "stages", "duration",
-        "trace", "speed", "from_", "scale", "skip_bad_rows",
+        "trace", "speed", "from_", "scale", "skip_bad_rows", "master", "bind", "workers",
     }  # fmt: skip
     shared = set(theirs) & set(ours) - {"file", "out"}
     assert {name: theirs[name].default for name in shared} == {name: ours[name].default for name in shared}
@@ -131,6 +131,15 @@ def test_a_mistake_is_named_before_anything_is_sent(arguments, complaint, capsys
         code = ended.code
     assert code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_no_step_waits_for_workers_elsewhere(tmp_path, capsys, monkeypatch):
+    from headroom.cli import main
+
+    (tmp_path / "spread.toml").write_text("[load]\nmaster = true\n")
+    monkeypatch.setattr("sys.argv", ["headroom", "sweep", str(tmp_path / "spread.toml")])
+    assert main() == 2
+    assert "load.master: each step" in capsys.readouterr().err
 
 
 @pytest.mark.long
