@@ -642,6 +642,7 @@ def test_every_number_of_the_plan_stands_in_the_report(plan):
     summary, _, figures = plan
     aside = re.compile(
         r"format|open_loop|validity\.valid|quota|quota\.target|estimate|.*\.needs_n|latency\.(\w+)\.(?!all\.).*|targets\..*"
+        r"|workers\.\d+\.(host|pid|offset_ns|uncertainty_ns)"  # who they are, no measure of the run
     )
     by_scenario = re.compile(rf"latency\.({'|'.join(SHOWN_BY_SCENARIO)})\..*(?<!needs_n)")
     no_bound = {path for path in summary if re.search(r"(low|high)_ms$", path) and summary[path] is None}
