@@ -262,9 +262,9 @@ class Worker:
 
     def _end(self) -> int:
         kept = self._shipper is not None and any((self._folder / "parts").iterdir())
-        if self._given_up is not None:
+        if self._given_up is not None or kept:
             left = f"; what the master has not got is in {self._folder}" if kept else ""
-            raise MasterLost(f"{self._given_up}{left}")
+            raise MasterLost(f"{self._given_up or 'the master took no more of the record'}{left}")
         if self._shipper is not None and not kept:
             shutil.rmtree(self._folder)  # all of it is with the master
         return INTERRUPTED if self._stopped else 0
