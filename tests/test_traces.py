@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from loadgen.traces import open_trace, played_rows, read_trace
 from planner.demand import demand_from_trace
 from tests.runs import answered, make_run
 
-DATA = Path(os.environ.get("HEADROOM_DATA", "/work/shared/data"))
+DATA = Path(__file__).parents[2] / "shared" / "data"
 HI = [{"role": "user", "content": "hi"}]
 
 ROWS = [TraceRow(0, 472, 18), TraceRow(40, 1087, 0), TraceRow(105.5, 417, 505)]
