@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import subprocess
@@ -31,6 +32,12 @@ def place_of(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ConfigError(f"{text!r} is not HOST or HOST:PORT")
     return host.strip("[]"), int(port)
+
+
+def digest_of(place: str) -> str | None:
+    """SHA-256 of a scenario's own file; None where it belongs to a package."""
+    module = place.rpartition(":")[0]
+    return hashlib.sha256(Path(module).read_bytes()).hexdigest() if module.endswith(".py") else None
 
 
 class Hub(MasterRunner):

@@ -6,7 +6,6 @@ request itself.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 import gevent
 from locust.env import Environment
 
-from loadgen.channel import VERSIONS, Children, boot_id, hear, listening, place_of
+from loadgen.channel import VERSIONS, Children, boot_id, digest_of, hear, listening, place_of
 from loadgen.claim import hold
 from loadgen.config import RunConfig
 from loadgen.dealer import Dealer
@@ -65,15 +64,13 @@ class Conductor:
         wanted = load.workers if load.master else cores if load.processes == -1 else load.processes
         self.roster = Roster(wanted, VERSIONS)
         schedule = self.player.schedule() if load.open_loop else ()
-        self.dealer = Dealer(
-            schedule, wanted, lambda worker, share: self._send(self.roster.members[worker], "deal", share)
-        )
+        self.dealer = Dealer(schedule, wanted, self._deal, targets=len(self.player.lanes))
         budget = self.player.guards.budget
         self.reception = Reception(
             self._desks(), self.player.alarm, self._grant, budget, lambda reason: self.halt(reason, StopCause.BUDGET)
         )
         self._first_free = next(self.player.numbers)  # behind the schedule
-        self._receiving = 0
+        self._receiving, self._accounting = 0, False
         self._stops = 0
         self._stop_reason: str | None = None
         self._stop_cause: StopCause | None = None
@@ -103,8 +100,9 @@ class Conductor:
     def run(self) -> None:
         """From the first worker to the last row. Raises HeadroomError where it cannot begin, or a worker fails."""
         keepers = [
-            gevent.spawn(watch_parent, self.stop), gevent.spawn(self.reception.run), gevent.spawn(self._look)
-        ]  # fmt: skip
+            gevent.spawn(keeper)
+            for keeper in (partial(watch_parent, self.stop), self._watch_stop_file, self.reception.run, self._look)
+        ]
         try:
             self._gather()
             self._begin()
@@ -143,7 +141,8 @@ class Conductor:
             port = self.runner.server.port
             say(f"waiting for {self.roster.wanted} x `headroom worker --connect HOST:{port}`")
         patience_s = GATHER_S if load.master else GATHER_CHILDREN_S
-        if not self._until(lambda: self.roster.complete, patience_s) and self._failure is None and not self._stops:
+        self._until(lambda: self.roster.complete or bool(self._failure or self._stops), patience_s)
+        if not (self.roster.complete or self._failure or self._stops):
             here = sum(member.ready for member in self.roster.members)
             self._failure = HeadroomError(
                 f"{here} of {self.roster.wanted} workers were ready after {patience_s:g} s; nothing was sent"
@@ -162,14 +161,11 @@ class Conductor:
             self._send(member, "start", {"start_ns": self.player.start_ns})
         self.voice.say("started", monotonic_start_ns=self.player.start_ns)
 
-    def _until(self, condition: Callable[[], bool], patience_s: float | None) -> bool:
-        """Whether the condition came to hold, before patience or all hope ended."""
+    def _until(self, condition: Callable[[], bool], patience_s: float | None) -> None:
+        """Return when the condition holds, or when patience ends."""
         give_up_ns = None if patience_s is None else monotonic_ns() + round(patience_s * 1e9)
-        while not condition():
-            if give_up_ns is not None and (monotonic_ns() > give_up_ns or self._failure or self._stops):
-                return False
+        while not condition() and (give_up_ns is None or monotonic_ns() < give_up_ns):
             gevent.sleep(0.02)
-        return True
 
     # Keepers.
 
@@ -184,7 +180,7 @@ class Conductor:
         return told | ({"budget": use} if (use := budget_use(self.player)) else {})
 
     def _keepers(self) -> list[Callable[[], None]]:
-        keepers = [self._tell, self._watch_stop_file]
+        keepers = [self._tell]
         if self.config.load.auto_stop:
             keepers.append(partial(watch_errors, self.player, self.roster.outcomes, self.halt))
         if self.config.budget.wall is not None:
@@ -213,6 +209,7 @@ class Conductor:
         member.lost = why
         self.dealer.lose(member.index)
         self.reception.lose(member.index)
+        gevent.spawn_later(self.config.timeouts.total, self.reception.clear_places, member.index)  # all have ended
         if not self.roster.started:
             self._failure = HeadroomError(f"{member.name} was lost before the load began: {why}; nothing was sent")
             return
@@ -259,6 +256,9 @@ class Conductor:
     def _send(self, member: Member, name: str, data: Any) -> None:
         self.runner.send_message(f"headroom.{name}", data, member.client_id)
 
+    def _deal(self, worker: int, share: Any) -> None:
+        self._send(self.roster.members[worker], "deal", share)
+
     def _grant(self, worker: int, target: int, granted: list[int | None]) -> None:
         self._send(self.roster.members[worker], "granted", {"target": target, "numbers": granted})
 
@@ -303,6 +303,8 @@ class Conductor:
         member.progress = data
 
     def _on_part(self, member: Member, part: Any) -> None:
+        if self._accounting:  # the rows that it might bring have been written off: its worker keeps them
+            return
         self._receiving += 1
         gevent.spawn(self._publish, member, part)
 
@@ -337,6 +339,7 @@ class Conductor:
         if member.lost is not None:
             return
         member.finished = data
+        self.reception.clear_places(member.index)
         if data["reason"] is not None and not self._stops:  # nobody here has asked it to end
             self._lose(member, data["reason"])
 
@@ -344,10 +347,11 @@ class Conductor:
 
     def _dismiss(self) -> None:
         """All that is to be recorded is on disk, or its worker is gone."""
-        self._until(lambda: self._receiving == 0, OWN_END_S)
         for member in self.roster.members:
             self._send(member, "bye", None)
         self.children.end(OWN_END_S, [member.key for member in self.roster.members if member.lost is not None])
+        self._accounting = True
+        self._until(lambda: self._receiving == 0, OWN_END_S)
 
     def _conclude(self) -> None:
         planned = sum(self._account(member) for member in self.roster.members)
@@ -392,9 +396,3 @@ def say(line: str) -> None:
     """To whoever looks on: what is no line of JSON is passed on to them."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def digest_of(place: str) -> str | None:
-    """SHA-256 of a scenario's own file; None where it belongs to a package."""
-    module = place.rpartition(":")[0]
-    return hashlib.sha256(Path(module).read_bytes()).hexdigest() if module.endswith(".py") else None

@@ -21,10 +21,12 @@ DEALT_AT_ONCE = 5_000
 class Dealer:
     """`send` takes a worker's index and its next arrivals, packed; None is the end of the schedule."""
 
-    def __init__(self, schedule: Iterable[Arrival], workers: int, send: Callable[[int, Any], None]) -> None:
+    def __init__(
+        self, schedule: Iterable[Arrival], workers: int, send: Callable[[int, Any], None], *, targets: int = 1
+    ) -> None:
         self.done = False
         self._schedule, self._send = schedule, send
-        self._deal = Deal(range(workers))
+        self._deal = Deal(range(workers), targets)
         self._dealt = 0  # so many of the schedule, from its beginning
 
     def run(self, start_ns: int, ended: Callable[[], bool]) -> None:

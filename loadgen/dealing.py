@@ -40,9 +40,14 @@ class Share:
 
 
 class Deal:
-    """Which worker is dealt which arrival: by its place in the schedule, among those that live when it is dealt."""
+    """Which worker is dealt which arrival: by its place in the schedule, among those that live when it is dealt.
 
-    def __init__(self, workers: Iterable[int]) -> None:
+    Of several targets, which arrivals may take in turn, each worker is dealt a whole turn: else a target would be one
+    worker's alone, and what differs between workers would seem to differ between targets.
+    """
+
+    def __init__(self, workers: Iterable[int], targets: int = 1) -> None:
+        self._targets = targets
         self._epochs: list[tuple[int, tuple[int, ...]]] = [(0, tuple(workers))]  # from which place on, who lives
 
     @property
@@ -52,7 +57,7 @@ class Deal:
     def owner(self, place: int) -> int | None:
         """None where nobody lived."""
         live = next(live for first, live in reversed(self._epochs) if place >= first)
-        return live[place % len(live)] if live else None
+        return live[place // self._targets % len(live)] if live else None
 
     def lose(self, worker: int, next_place: int) -> None:
         """From `next_place` on, which is the first that has not been dealt, that worker gets none."""

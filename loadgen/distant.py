@@ -27,6 +27,7 @@ class Ticket:
     number: int
     tokens: int
     estimate: tuple[int, float]  # tokens and US dollars of the budget
+    asked_ahead: bool  # of the instant when it is wanted
     at_ns: int | None = None  # of CLOCK_MONOTONIC: from when on it may leave
     refused: bool = False  # the budget is used up
     greenlet: gevent.Greenlet | None = None  # who waits for that
@@ -114,8 +115,9 @@ class DistantThrottle:
         """Numbers, each with the instant from which on it may be sent, ns since the run's start; None for never."""
         for number, at_ns in zip(granted[::2], granted[1::2], strict=True):
             assert number is not None
-            if number in self._withdrawn:  # the desk has been told
-                self._return(self._withdrawn.pop(number))
+            estimate = self._withdrawn.pop(number, None)
+            if estimate is not None and at_ns is not None:  # the desk has been told
+                self._return(estimate)
             ticket = self._tickets.get(number)
             if ticket is None:
                 continue
@@ -162,7 +164,8 @@ class DistantThrottle:
         del self._tickets[ticket.number]
         if self._budget is not None:
             self._budget.admitted = not ticket.refused
-        return Grant(tokens, now_ns, [ticket.number])
+        # Who asked ahead had the instant in time: what delays it from there is our own lateness, not the quota.
+        return Grant(tokens, ticket.at_ns if ticket.asked_ahead else now_ns, [ticket.number])
 
     def outlook(self, now_ns: int, tokens: int) -> tuple[int, int]:  # noqa: ARG002 - as any gate is asked
         """What this worker knows: how many of its own wait."""
@@ -183,14 +186,17 @@ class DistantThrottle:
     def observe_remaining(self, *, tokens: int | None, requests: int | None) -> None:
         self._letter.left = [tokens, requests]
 
-    def dismiss(self) -> None:
-        """Stop all that wait; none of them has sent anything."""
-        for greenlet in list(self._waiting):
-            greenlet.kill(block=False)
+    def dismiss(self, *, but_granted: bool = False) -> None:
+        """Stop all that wait, or those that have not been granted yet; none of them has sent anything."""
+        for greenlet, ticket in list(self._waiting.items()):
+            if ticket.at_ns is None or not but_granted:
+                greenlet.kill(block=False)
 
     def _ask(self, wanted_ns: int, tokens: int, estimate: tuple[int, float]) -> Ticket:
         self._numbers += 1
-        ticket = self._tickets[self._numbers] = Ticket(self._numbers, tokens, estimate)
+        ticket = self._tickets[self._numbers] = Ticket(
+            self._numbers, tokens, estimate, asked_ahead=wanted_ns > monotonic_ns()
+        )
         self._letter.ask += (ticket.number, wanted_ns - self.start_ns, tokens)
         if self._budget is not None:
             self._letter.estimate += estimate

@@ -112,6 +112,8 @@ class Lane:
         now_ns = monotonic_ns()
         if now_ns > self.endpoint.send_until_ns:  # a worker that has lost touch: its master may count on others by now
             self._refuse(sample, grant, "lease_ended")
+            if self._guards.budget is not None:
+                self._settle_budget(spec, sample)
             return None
         self._tally.note_sent(now_ns - self.endpoint.start_ns, cost)
         try:

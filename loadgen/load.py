@@ -17,7 +17,7 @@ from gevent.event import Event
 from locust.env import Environment
 from locust.runners import Runner
 
-from loadgen.arrivals import ClosedLoop, OpenLoop
+from loadgen.arrivals import LEAD_NS, ClosedLoop, OpenLoop
 from loadgen.budget import Price
 from loadgen.claim import hold
 from loadgen.closed_loop import joining_s
@@ -83,7 +83,7 @@ class Load:
         self.environment.events.user_error.add_listener(self._note_failure)  # type: ignore[no-untyped-call]
         self.playing = False
         self._ended = False
-        self._closing = False  # no more arrivals, and all the answers
+        self._closed_ns: int | None = None  # since then no more arrivals, and all the answers
         self._hard = False  # no answers either
         self._stop_reason: str | None = None
         self._stop_cause: StopCause | None = None
@@ -102,7 +102,8 @@ class Load:
     def halt(self, reason: str, cause: StopCause) -> None:
         """The guards end the run: a budget that is used up lets all the answers come, the auto-stop few."""
         self._give_reason(reason, cause)
-        self.player.stopping = self._closing = True
+        self.player.stopping = True
+        self._closed_ns = self._closed_ns or monotonic_ns()
         self.player.source.stop()
         if cause is not StopCause.BUDGET:
             self.stopping.set()
@@ -159,11 +160,11 @@ class Load:
             drop=self.player.drop,
         )
         dispatcher = gevent.spawn(source.run)
-        self._until(lambda: dispatcher.dead or self._closing, None)
+        self._until(lambda: dispatcher.dead or self._closed_ns is not None, None)
         self._dismiss_waiting()
         self.health.rest()
         dispatcher.get(block=False) if dispatcher.ready() else source.stop()
-        self._until(lambda: source.idle, self.config.load.drain)
+        self._until(lambda: source.idle or self._spent, self.config.load.drain)
         dispatcher.kill()
 
     def _play_closed(self) -> None:
@@ -174,11 +175,11 @@ class Load:
         )
         users = joining_s(shares(self.config.scenarios, load.users or 1), load.spawn_rate)
         spawner = gevent.spawn(self._let_join, self.share.pick(users))
-        self._until(lambda: monotonic_ns() >= end_ns or self._closing, None)
+        self._until(lambda: monotonic_ns() >= end_ns or self._closed_ns is not None, None)
         spawner.kill()
         self._dismiss_waiting()
         self.health.rest()
-        self._until(lambda: len(self.runner.user_greenlets) == 0, load.drain)
+        self._until(lambda: len(self.runner.user_greenlets) == 0 or self._spent, load.drain)
 
     def _let_join(self, users: Iterable[tuple[float, str]]) -> None:
         for at_s, scenario in users:
@@ -201,8 +202,16 @@ class Load:
 
     def _dismiss_waiting(self) -> None:
         """Nothing that waits for the quota will be sent any more, once the budget is used up."""
-        if self._closing:
-            self._dismiss_throttled()
+        if self._closed_ns is not None:
+            self._dismiss_throttled(but_granted=True)
+
+    @property
+    def _spent(self) -> bool:
+        """Whether the budget is used up, and whatever it had admitted is answered: who still waits or thinks does so
+        in vain."""
+        if self._closed_ns is None or monotonic_ns() < self._closed_ns + LEAD_NS:
+            return False
+        return self.player.in_flight == 0 and self.player.waiting == 0
 
     def _send_home(self) -> None:
         """End all users; those whose requests have left only just get a moment for their answers."""
@@ -219,10 +228,10 @@ class Load:
             gevent.sleep(0.05)
         self.runner.user_greenlets.kill(block=True, timeout=STOP_GRACE_S)
 
-    def _dismiss_throttled(self) -> None:
+    def _dismiss_throttled(self, *, but_granted: bool = False) -> None:
         for lane in self.player.lanes:
             if lane.throttle is not None:
-                lane.throttle.dismiss()
+                lane.throttle.dismiss(but_granted=but_granted)
 
     def _note_failure(self, user_instance: Any, exception: Exception, **_: Any) -> None:
         user = getattr(user_instance, "user", user_instance)  # Locust hands over the user's task set

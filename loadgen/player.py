@@ -24,7 +24,7 @@ from loadgen.requests import RequestSpec
 from loadgen.samples import Outcome, Phase, Sample
 from loadgen.schedule import Arrival
 from loadgen.schedule_file import ScheduleFile
-from loadgen.split import Outlook, Router, copied
+from loadgen.split import Copied, Outlook, Router
 from loadgen.tally import Tally
 from loadgen.wire import ResponseReader
 
@@ -233,4 +233,4 @@ class Player:
         stored = ScheduleFile(self._folder)
         copies = len(self.lanes) if self.config.load.split is Split.EACH else 1
         self.numbers = itertools.count(copies * stored.first_free)
-        return copied(stored, copies) if copies > 1 else stored
+        return Copied(stored, copies) if copies > 1 else stored

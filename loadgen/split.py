@@ -48,8 +48,17 @@ class Router:
         return min(places, key=lambda place: (*outlooks[place], (place - arrival.seq) % len(self.weights)))
 
 
-def copied(arrivals: Iterable[Arrival], targets: int) -> Iterator[Arrival]:
-    """Each arrival once for every target: number n becomes n x targets + place, and what is drawn for it stays."""
-    for arrival in arrivals:
-        for place in range(targets):
-            yield replace(arrival, seq=arrival.seq * targets + place, drawn_as=arrival.seq)
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Each arrival once for every target: number n becomes n x targets + place, and what is drawn for it stays.
+
+    It is read as often as the arrivals are: what a lost worker had been dealt is looked up in it again.
+    """
+
+    arrivals: Iterable[Arrival]
+    targets: int
+
+    def __iter__(self) -> Iterator[Arrival]:
+        for arrival in self.arrivals:
+            for place in range(self.targets):
+                yield replace(arrival, seq=arrival.seq * self.targets + place, drawn_as=arrival.seq)

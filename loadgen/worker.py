@@ -106,9 +106,14 @@ class Worker:
             self._send("ready", {"clock": self._compare_clocks(welcome["boot_id"])})
         except HeadroomError as error:
             self._report(error)
+            self._leave_nothing()
             raise
         keepers += [gevent.spawn(gate.run) for gate in self._gates.values()]
-        _, start = self._receive("start", patience_s=None)
+        try:
+            _, start = self._receive("start", patience_s=None)
+        except HeadroomError:
+            self._leave_nothing()
+            raise
         self._play(load, start["start_ns"] - self._offset_ns)
         with suppress(MasterLost):
             self._receive("bye", patience_s=ANSWER_S)
@@ -262,12 +267,16 @@ class Worker:
 
     def _end(self) -> int:
         kept = self._shipper is not None and any((self._folder / "parts").iterdir())
-        if self._given_up is not None:
+        if self._given_up is not None or kept:
             left = f"; what the master has not got is in {self._folder}" if kept else ""
-            raise MasterLost(f"{self._given_up}{left}")
-        if self._shipper is not None and not kept:
-            shutil.rmtree(self._folder)  # all of it is with the master
+            raise MasterLost(f"{self._given_up or 'the master took no more of the record'}{left}")
+        self._leave_nothing()  # all of it is with the master
         return INTERRUPTED if self._stopped else 0
+
+    def _leave_nothing(self) -> None:
+        """Of the folder of its own."""
+        if self._shipper is not None:
+            shutil.rmtree(self._folder)
 
     # Messages.
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from loadgen.schedule import Arrival, drawn
-from loadgen.split import Router, copied
+from loadgen.split import Copied, Router
 
 NOW_NS = 5_000
 
@@ -73,7 +73,7 @@ def test_by_weight_a_retry_too_goes_where_the_weight_is():
 
 def test_each_target_gets_the_same_draws_at_the_same_instant_under_a_number_of_its_own():
     schedule = list(drawn("poisson", 20, 3, {"chat": 1, "streaming": 2}, 7))
-    copies = list(copied(iter(schedule), 3))
+    copies = list(Copied(schedule, 3))
     assert [copy.seq for copy in copies] == list(range(3 * len(schedule)))
     for place in range(3):
         of_target = copies[place::3]

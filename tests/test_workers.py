@@ -65,6 +65,21 @@ def test_each_worker_says_how_it_fared(spread):
     assert all((worker.offset_ns, worker.uncertainty_ns) == (0, 0) for worker in run.manifest.workers)
 
 
+def test_a_budget_of_two_processes_is_spent_to_the_last_request_and_ends_them_at_once(tmp_path):
+    """Although many wait for the quota when it is used up, and have asked for it in vain."""
+    began = time.monotonic()
+    with LoggingServer() as server:
+        load = ["--scenario", "chat", "--rate", "100/s", "--duration", "20s", "--warmup", "0s", "--max-tokens", 4]
+        limits = ["--rpm", 600, "--tpm", 100_000_000, "--budget-requests", 20]
+        spread = ["--processes", 2, "--quiet", "--no-report", "--out", "run"]
+        done = headroom(tmp_path, "run", "--target", server.url, *load, *limits, *spread)
+    manifest = Run.open(tmp_path / "run").manifest
+    assert (done.returncode, len(server.log)) == (111, 20), done.stderr
+    assert manifest.budget == {"requests": {"used": 20, "limit": 20}}
+    check_ledger(manifest.totals)
+    assert time.monotonic() - began < manifest.config["load"]["drain"], "nobody waited for those that were sent home"
+
+
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
     """A run of a master and two workers with folders of their own, one of which is told to end half-way."""
@@ -153,7 +168,7 @@ def test_what_a_worker_lacks_ends_the_run_before_anything_is_sent(tmp_path, chan
     assert (run.returncode, worker.returncode) == (2, 2), (said, told)
     assert words in said and words in told
     assert server.log == []
-    assert not (tmp_path / "master" / "run").exists()
+    assert not (tmp_path / "master" / "run").exists() and not list(tmp_path.glob("worker/runs/*"))
 
 
 @pytest.mark.parametrize(
