@@ -14,7 +14,7 @@ from loadgen.quota import Admission
 from loadgen.samples import Run
 from loadgen.schedule_file import FILE_NAME as SCHEDULE
 from loadgen.traces import read_trace
-from planner.rows import NS_PER_S, OK, STEADY, config_of, in_seconds, steady_stretch
+from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
 MOST_COPIES = 1_000
@@ -111,9 +111,12 @@ def admission_tokens(admission: Admission) -> pl.Expr:
 
 
 def demand_of_run(run: Run) -> Demand:
-    """The steady phase's arrivals when they came due, whether they were then served, refused or dropped."""
+    """The steady phase's arrivals when they came due, whether they were then served, refused or dropped.
+
+    Without those that came due when the budget was used up: nobody was to send them.
+    """
     stretch = steady_stretch(run)
-    rows = attempts_with_tokens(run).filter(STEADY)
+    rows = attempts_with_tokens(run).filter(STEADY & ~PAST_BUDGET)
     answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
     arrivals = (
         rows.group_by("seq")
