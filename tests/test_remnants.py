@@ -11,12 +11,13 @@ from dashboards.figures import versus_load
 from dashboards.terminal import view
 from headroom import planning, recovering
 from loadgen.config import RunConfig
+from loadgen.damage import naming_damage
 from loadgen.errors import RunFolderError
 from loadgen.samples import Outcome, Phase
 from loadgen.slo import Slo
 from planner.assemble import plan_run
 from planner.capacity import SweptCapacity
-from planner.demand import demand_of_run
+from planner.demand import demand_from_trace, demand_of_run
 from planner.rows import steady_stretch
 from tests.runs import answered, dropped, make_run
 
@@ -136,6 +137,19 @@ def test_a_damaged_file_of_a_record_is_named(tmp_path, name, damage):
             read()
         assert str(caught.value).startswith(f"{path} is damaged, and cannot be read (")
         assert "\n" not in str(caught.value)
+
+
+def test_so_is_one_of_a_run_whose_demand_is_planned_for(tmp_path):
+    run = run_of(tmp_path, answers(40), state="complete")
+    cut(run.folder / "samples.parquet")
+    with pytest.raises(RunFolderError, match=r"samples\.parquet is damaged"):
+        demand_from_trace(run.folder)
+
+
+def test_what_polars_says_of_whole_files_is_passed_on(tmp_path):
+    run = run_of(tmp_path, answers(3), state="complete")
+    with pytest.raises(pl.exceptions.ColumnNotFoundError), naming_damage(run.folder):
+        run.samples.select("nothing").collect()
 
 
 def test_a_damaged_part_of_a_killed_run_is_named(tmp_path):
