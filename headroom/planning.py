@@ -156,4 +156,5 @@ def _demand(text: str, run: Run | None) -> Demand:
         if run is None:
             raise ConfigError("--demand with a rate needs a RUN, whose requests it multiplies")
         return at_rate(demand_of_run(run), float(number) / seconds)
-    return demand_from_trace(Path(text))
+    with naming_damage(Path(text)):
+        return demand_from_trace(Path(text))

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 
 from loadgen.config import RunConfig
-from loadgen.damage import naming_damage
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission
 from loadgen.samples import Run
@@ -135,8 +134,7 @@ def demand_from_trace(path: Path) -> Demand:
     Raises ConfigError like `read_trace`, and RunFolderError.
     """
     if path.is_dir():
-        with naming_damage(path):
-            return demand_of_run(Run.open(path))
+        return demand_of_run(Run.open(path))
     rows = read_trace(path)
     arrivals = pl.DataFrame(
         {

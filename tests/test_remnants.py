@@ -13,11 +13,12 @@ from headroom import planning, recovering
 from loadgen.config import RunConfig
 from loadgen.damage import naming_damage
 from loadgen.errors import RunFolderError
+from loadgen.quota import Quota
 from loadgen.samples import Outcome, Phase
 from loadgen.slo import Slo
 from planner.assemble import plan_run
 from planner.capacity import SweptCapacity
-from planner.demand import demand_from_trace, demand_of_run
+from planner.demand import demand_of_run
 from planner.rows import steady_stretch
 from tests.runs import answered, dropped, make_run
 
@@ -143,7 +144,7 @@ def test_so_is_one_of_a_run_whose_demand_is_planned_for(tmp_path):
     run = run_of(tmp_path, answers(40), state="complete")
     cut(run.folder / "samples.parquet")
     with pytest.raises(RunFolderError, match=r"samples\.parquet is damaged"):
-        demand_from_trace(run.folder)
+        planning.plan_from_trace(str(run.folder), Quota(), growth=None, as_json=True)
 
 
 def test_what_polars_says_of_whole_files_is_passed_on(tmp_path):
