@@ -185,5 +185,7 @@ def test_keys_that_make_no_sense_together_are_refused(load, words):
 
 
 def test_an_address_that_is_not_this_machines_ends_the_run_before_it_begins(tmp_path):
-    done = headroom(tmp_path, "run", "--rate", "1/s", "--master", "--bind", "192.0.2.1:5557", "--duration", "6s")
+    with LoggingServer() as server:
+        load = ["--target", server.url, "--rate", "1/s", "--duration", "6s"]
+        done = headroom(tmp_path, "run", *load, "--master", "--bind", "192.0.2.1:5557")
     assert (done.returncode, "cannot be listened at" in done.stderr) == (2, True), done.stderr
