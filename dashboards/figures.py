@@ -112,10 +112,12 @@ def outcomes_over_time(frame: pl.DataFrame, every_s: float) -> go.Figure:
 
 
 def versus_load(frame: pl.DataFrame, columns: Mapping[str, str], y_title: str, limit: float | None) -> go.Figure:
-    """A line a column (name: column) over rate_per_s, a mark a step by its verdict, and the objective's limit."""
+    """A line a column (name: column) that holds anything, over rate_per_s, a mark a step, and the objective's limit."""
     figure = _figure("offered, requests/s", y_title, height=300)
     rates, verdicts = frame["rate_per_s"].to_list(), frame["verdict"].to_list()
     for (name, column), (colour, dash) in zip(columns.items(), SCENARIO_LINES, strict=False):
+        if not frame[column].count():
+            continue
         line = _line(rates, frame[column].to_list(), name, colour, dash)
         marks = {"size": 9, "symbol": [VERDICT_MARKS.get(verdict, "circle") for verdict in verdicts]}
         line |= {"mode": "lines+markers", "marker": marks}

@@ -102,7 +102,8 @@ def _objectives(plan: Plan) -> list[RenderableType]:
 
 def _measured(slo: SloResult) -> Text:
     if slo.measured_ms is None:
-        return Text(f"the data cannot say, n {count(slo.n)}")
+        said = "by the sweep's verdict; too few samples for the percentile" if slo.met else "the data cannot say"
+        return Text(f"{said}, n {count(slo.n)}")
     within = interval(slo.low_ms, slo.high_ms)
     return Text(f"{digits(slo.measured_ms)} ms{f' ({within})' if within else ''}, n {count(slo.n)}")
 

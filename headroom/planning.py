@@ -15,6 +15,7 @@ from dashboards.sweep_report import write_sweep_report
 from dashboards.terminal import print_plan
 from dashboards.what_if import print_what_if
 from loadgen.config import RunConfig
+from loadgen.damage import naming_damage
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
 from loadgen.quota import Quota
@@ -39,6 +40,27 @@ def plan_from_run(
     as_json: bool,
 ) -> None:
     """Print the plan of a run, or of a sweep by its best step. Raises ConfigError and RunFolderError."""
+    with naming_damage(folder):
+        sweep, plan = _plan(folder, demand, slo=slo, growth=growth, region=region, prices=prices)
+    if as_json:
+        sys.stdout.buffer.write(to_json(plan))
+        return
+    console = Console()
+    if sweep is not None:
+        print_sweep(sweep, console)
+        console.print()
+    print_plan(plan, console)
+
+
+def _plan(
+    folder: Path,
+    demand: str | None,
+    *,
+    slo: Sequence[str] | None,
+    growth: str | None,
+    region: str | None,
+    prices: Path | None,
+) -> tuple[swept.Sweep | None, Plan]:
     sweep = swept.read(folder) if swept.is_sweep(folder) else None
     run, capacity = (Run.open(folder), None) if sweep is None else swept.run_to_plan(folder, sweep)
     plan = plan_run(
@@ -50,14 +72,7 @@ def plan_from_run(
         demand=None if demand is None else _demand(demand, run),
         swept=capacity,
     )
-    if as_json:
-        sys.stdout.buffer.write(to_json(plan))
-        return
-    console = Console()
-    if sweep is not None:
-        print_sweep(sweep, console)
-        console.print()
-    print_plan(plan, console)
+    return sweep, plan
 
 
 def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bool) -> None:
@@ -75,8 +90,9 @@ def report(folder: Path, out: Path) -> None:
     if swept.is_sweep(folder):
         _written(out, partial(write_sweep_report, swept.read(folder)))
     else:
-        run = Run.open(folder)
-        _write_report(run, plan_run(run), out)
+        with naming_damage(folder):
+            run = Run.open(folder)
+            _write_report(run, plan_run(run), out)
     sys.stdout.write(f"{out}\n")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from headroom import planning
 from loadgen.claim import claimed
 from loadgen.config import RunConfig
+from loadgen.damage import naming_damage
 from loadgen.errors import RunFolderError
 from loadgen.samples import Manifest, Run, finish, last_done_ns
 
@@ -42,7 +43,7 @@ def recover(folder: Path) -> Recovered:
     """
     manifest = Manifest.read(folder)
     try:
-        with claimed(folder):
+        with claimed(folder), naming_damage(folder):
             manifest = Manifest.read(folder)  # it may have ended since
             was_closed = manifest.state != "running"
             if not was_closed:

@@ -17,7 +17,7 @@ from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, ser
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
 from planner.estimate import estimate
 from planner.metrics import ALL, latency_rows
-from planner.objectives import goodput, slo_results
+from planner.objectives import goodput, judged_by_sweep, slo_results
 from planner.plan import (
     BudgetUse,
     InstanceEstimate,
@@ -130,6 +130,8 @@ def _figures(scope: Scope, parts: Sequence[Part] = ()) -> tuple[TargetFigures, t
     """Of a target, or of several together, which are `parts` then; and what-if of the quota."""
     run, config, unsaid = scope.run, scope.config, scope.unsaid
     latency, slos = latency_rows(run), slo_results(run, scope.slos)
+    if scope.swept is not None:
+        slos = judged_by_sweep(slos, config.slos)
     overall = {row.metric: row for row in latency if row.scenario == ALL}
     flow = traffic(run, scope.measured, steady_stretch(run))
     if isinstance(run, PartOfRun):

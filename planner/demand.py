@@ -9,12 +9,13 @@ from pathlib import Path
 import polars as pl
 
 from loadgen.config import RunConfig
+from loadgen.damage import naming_damage
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission
 from loadgen.samples import Run
 from loadgen.schedule_file import FILE_NAME as SCHEDULE
 from loadgen.traces import read_trace
-from planner.rows import NS_PER_S, OK, STEADY, config_of, in_seconds, steady_stretch
+from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
 MOST_COPIES = 1_000
@@ -111,9 +112,12 @@ def admission_tokens(admission: Admission) -> pl.Expr:
 
 
 def demand_of_run(run: Run) -> Demand:
-    """The steady phase's arrivals when they came due, whether they were then served, refused or dropped."""
+    """The steady phase's arrivals when they came due, whether they were then served, refused or dropped.
+
+    Without those that came due when the budget was used up: nobody was to send them.
+    """
     stretch = steady_stretch(run)
-    rows = attempts_with_tokens(run).filter(STEADY)
+    rows = attempts_with_tokens(run).filter(STEADY & ~PAST_BUDGET)
     answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
     arrivals = (
         rows.group_by("seq")
@@ -131,7 +135,8 @@ def demand_from_trace(path: Path) -> Demand:
     Raises ConfigError like `read_trace`, and RunFolderError.
     """
     if path.is_dir():
-        return demand_of_run(Run.open(path))
+        with naming_damage(path):
+            return demand_of_run(Run.open(path))
     rows = read_trace(path)
     arrivals = pl.DataFrame(
         {

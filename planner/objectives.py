@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import polars as pl
 
@@ -11,7 +12,7 @@ from loadgen.slo import Slo
 from planner.metrics import max_ms, mean_ms, quantile, sorted_values, values
 from planner.plan import Goodput, SloResult
 from planner.quantiles import wilson
-from planner.rows import NS_PER_MS, OK, STEADY
+from planner.rows import NS_PER_MS, OK, PAST_BUDGET, STEADY
 
 
 def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:
@@ -20,6 +21,16 @@ def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:
     Only percentiles have an interval here.
     """
     return tuple(_result(slo, sorted_values(run, slo.metric)["value_ns"]) for slo in slos)
+
+
+def judged_by_sweep(results: Sequence[SloResult], swept: Sequence[Slo]) -> tuple[SloResult, ...]:
+    """Of the step that a sweep found to meet its objectives `swept`: where its own percentile cannot say, that holds.
+
+    The sweep judges the share of requests beyond the limit (see planner.sweep), which takes fewer of them than the
+    percentile's own interval, and may pool several measurements of a rate.
+    """
+    met = {slo.text for slo in swept}
+    return tuple(replace(each, met=True) if each.met is None and each.text in met else each for each in results)
 
 
 def _result(slo: Slo, ascending: pl.Series) -> SloResult:
@@ -51,7 +62,7 @@ def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
     gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it. None without
     objectives or arrivals.
     """
-    offered = run.samples.filter(STEADY).select(pl.col("seq").n_unique()).collect().item()
+    offered = run.samples.filter(STEADY & ~PAST_BUDGET).select(pl.col("seq").n_unique()).collect().item()
     if not slos or not offered:
         return None
     good_attempts = run.samples.filter(STEADY & OK)

@@ -17,6 +17,8 @@ STEADY = pl.col("phase") == Phase.STEADY
 OK = pl.col("outcome") == Outcome.OK
 THROTTLED = pl.col("outcome") == Outcome.THROTTLED
 SENT = pl.col("sent_ns").is_not_null()
+# With the budget the run had ended: what came due then was no part of the load, though the ledger counts it.
+PAST_BUDGET = (pl.col("outcome") == Outcome.DROPPED) & pl.col("error").eq_missing("budget")
 
 
 # Polars divides by multiplying with the reciprocal, which is off in the last digit now and then: 59 s would become
@@ -82,16 +84,15 @@ def steady_stretch(run: Run) -> Stretch:
     """From the end of the warm-up to the start of the cool-down.
 
     A run that did not complete ended with the last arrival that came due, and so did a trace that was shorter than the
-    duration. No arrival of the steady phase lies outside. Zero seconds if there was none. It is the same for each
-    target.
+    duration; what came due after the budget was used up is no arrival. None of the steady phase lies outside. Zero
+    seconds if there was none. It is the same for each target.
     """
     run = run.whole if isinstance(run, PartOfRun) else run
     load = config_of(run).load
     due_s = in_seconds(pl.col("due_ns"))
     last_s, first_steady_s, last_steady_s = (
-        run.samples.select(
-            last=due_s.max(), first_steady=due_s.filter(STEADY).min(), last_steady=due_s.filter(STEADY).max()
-        )
+        run.samples.filter(~PAST_BUDGET)
+        .select(last=due_s.max(), first_steady=due_s.filter(STEADY).min(), last_steady=due_s.filter(STEADY).max())
         .collect()
         .row(0)
     )

@@ -18,10 +18,12 @@ from loadgen.samples import Outcome, Run, check_ledger, count_totals
 from planner.generator import generator_doubts, generator_reasons
 from planner.metrics import DRAWN
 from planner.plan import LatencyRow, TargetFigures, Traffic, Validity
-from planner.rows import OK, STEADY
+from planner.rows import OK, PAST_BUDGET, STEADY
 
 MOST_DROPPED_SHARE = 0.01
 FAITHFUL_SHARE = 0.99  # of what was due in the steady phase must have been sent in it
+LEAST_STEADY_S = 1.0  # of a run that was stopped,
+FEWEST_ANSWERED = 10  # and answers in it: of less no rate and no cost can be told
 FEWEST_JUDGED = 100  # arrivals; of fewer, one more or less at the edge is above a hundredth
 TOO_MANY_FAILED_SHARE = 0.1
 MOST_FAILED_SHARE = 0.01
@@ -63,13 +65,16 @@ class Evidence:
 
 
 def validity(evidence: Evidence) -> Validity:
-    reasons = (
+    failed = [*_too_little(evidence), *_unanswered(evidence)]
+    reasons = [
         *_unfinished(evidence),
         *_dropped(evidence),
-        *_nothing_measured(evidence),
-        *_unanswered(evidence),
+        *failed,
         *generator_reasons(evidence.run, evidence.latency),
-    )
+    ]
+    refused = _all_refused(evidence)
+    if reasons:  # the cause comes before what it brought about
+        reasons = [*_auto_stopped(evidence), *(refused if failed else ()), *reasons]
     doubts = (
         *_interrupted(evidence),
         *evidence.run.manifest.degraded,
@@ -81,13 +86,13 @@ def validity(evidence: Evidence) -> Validity:
         *_refusals(evidence),
         *_failures(evidence),
         *_filtered(evidence),
-        *_all_refused(evidence),
+        *(() if failed else refused),
         *_too_few(evidence),
         *_usage(evidence),
         *_growth(evidence),
         *_old_prices(evidence),
     )
-    return Validity(valid=not reasons, reasons=reasons, doubts=doubts)
+    return Validity(valid=not reasons, reasons=tuple(reasons), doubts=doubts)
 
 
 def _unfinished(evidence: Evidence) -> list[str]:
@@ -106,11 +111,16 @@ def _unfinished(evidence: Evidence) -> list[str]:
     return reasons
 
 
+def _auto_stopped(evidence: Evidence) -> list[str]:
+    reason = evidence.run.manifest.reason or ""
+    return [reason] if reason.startswith("auto-stop: ") else []
+
+
 def _dropped(evidence: Evidence) -> list[str]:
-    traffic, dropped = evidence.traffic, _dropped_before_the_end(evidence)
-    if not evidence.config.load.open_loop or dropped <= MOST_DROPPED_SHARE * traffic.planned:
+    planned, dropped = _due_before_the_end(evidence)
+    if not evidence.config.load.open_loop or dropped <= MOST_DROPPED_SHARE * planned:
         return []
-    share = dropped / traffic.planned
+    share = dropped / planned
     return [
         f"{share:.1%} of the arrivals ({dropped:,}) were due and never sent, so the load was not the one asked "
         f"for{_remedy_of_dropped(evidence)}"
@@ -118,28 +128,29 @@ def _dropped(evidence: Evidence) -> list[str]:
 
 
 def _few_dropped(evidence: Evidence) -> list[str]:
-    dropped = _dropped_before_the_end(evidence)
-    if not 0 < dropped <= MOST_DROPPED_SHARE * evidence.traffic.planned:
+    planned, dropped = _due_before_the_end(evidence)
+    if not 0 < dropped <= MOST_DROPPED_SHARE * planned:
         return []
     arrivals = "one arrival was" if dropped == 1 else f"{dropped:,} arrivals were"
     return [f"{arrivals} due and never sent{_remedy_of_dropped(evidence)}"]
 
 
-def _dropped_before_the_end(evidence: Evidence) -> int:
-    """Without those that came when the budget was used up: there the run ended."""
-    ended = sum(failure.n for failure in evidence.traffic.failures if failure.error == "budget")
-    return evidence.traffic.dropped - ended
+def _due_before_the_end(evidence: Evidence) -> tuple[int, int]:
+    """Arrivals, and how many were dropped; without those that came when the budget was used up: there the run ended."""
+    ended: int = evidence.run.samples.filter(PAST_BUDGET).select(pl.len()).collect().item()
+    return evidence.traffic.planned - ended, evidence.traffic.dropped - ended
 
 
 def _remedy_of_dropped(evidence: Evidence) -> str:
-    causes = evidence.run.samples.filter(pl.col("outcome") == Outcome.DROPPED).select(
-        pl.col("error").value_counts(sort=True)
-    )
-    cause = causes.collect().to_series().to_list()[0]["error"]
+    dropped = evidence.run.samples.filter((pl.col("outcome") == Outcome.DROPPED) & ~PAST_BUDGET)
+    cause = dropped.select(pl.col("error").value_counts(sort=True)).collect().to_series().to_list()[0]["error"]
+    if cause == "stopped_while_throttled" and evidence.run.manifest.state == "interrupted":
+        return ": they waited for the quota when the run was stopped"
     return f": {REMEDIES[cause]}" if cause in REMEDIES else ""
 
 
-def _nothing_measured(evidence: Evidence) -> list[str]:
+def _too_little(evidence: Evidence) -> list[str]:
+    """Nothing was measured, or so little that a plan would be made of a remnant."""
     sent, answered = (
         evidence.run.samples.filter(STEADY)
         .select(sent=pl.col("sent_ns").is_not_null().sum(), answered=OK.sum())
@@ -148,7 +159,18 @@ def _nothing_measured(evidence: Evidence) -> list[str]:
     )
     if not sent:
         return ["no request of the steady phase was sent"]
-    return [] if answered else [f"none of the {sent:,} attempts of the steady phase was answered"]
+    if not answered:
+        return [f"none of the {sent:,} attempts of the steady phase was answered"]
+    steady_s, stopped = evidence.traffic.steady_s, evidence.run.manifest.state == "interrupted"
+    if stopped and (steady_s < LEAST_STEADY_S or answered < FEWEST_ANSWERED):
+        return [
+            f"the run was stopped {steady_s:.3g} s into its steady phase, of which {answered:,} "
+            f"{'was' if answered == 1 else 'were'} answered: a plan takes {LEAST_STEADY_S:g} s and {FEWEST_ANSWERED} "
+            "answers"
+        ]
+    if steady_s == 0:
+        return ["all that was due in the steady phase was due at one instant, so no rate can be told"]
+    return []
 
 
 def _unanswered(evidence: Evidence) -> list[str]:
@@ -204,7 +226,7 @@ def _interrupted(evidence: Evidence) -> list[str]:
         return []
     asked_s = load.duration - load.warmup - load.cooldown
     why = f" ({manifest.reason})" if manifest.reason else ""
-    return [f"interrupted{why}: {evidence.traffic.steady_s:.0f} s of the steady phase's {asked_s:.0f} s are here"]
+    return [f"interrupted{why}: {evidence.traffic.steady_s:.3g} s of the steady phase's {asked_s:g} s are here"]
 
 
 def _loop(evidence: Evidence) -> list[str]:
@@ -261,7 +283,7 @@ def _held_back(evidence: Evidence) -> list[str]:
     if not load.open_loop:
         return []
     end_ns = round((load.duration - load.cooldown) * 1e9)
-    due = evidence.run.samples.filter(STEADY & (pl.col("attempt") == 0))
+    due = evidence.run.samples.filter(STEADY & (pl.col("attempt") == 0) & ~PAST_BUDGET)
     planned, sent = due.select(pl.len(), (pl.col("sent_ns") < end_ns).sum()).collect().row(0)
     if planned < FEWEST_JUDGED or sent >= FAITHFUL_SHARE * planned:
         return []

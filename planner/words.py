@@ -114,7 +114,17 @@ def _usd(amount: float) -> str:
 def assumptions(plan: Plan, scope: Scope) -> tuple[str, ...]:
     """Everything the plan takes for granted, with the numbers it takes."""
     figures = (*_of_quota(plan, scope), *_of_serverless(plan, scope), *_of_managed(plan, scope))
-    return (*_of_demand(scope), *_of_targets(plan, scope), *figures)
+    return (*_of_demand(scope), *_of_sweep(plan), *_of_targets(plan, scope), *figures)
+
+
+def _of_sweep(plan: Plan) -> list[str]:
+    """Where the sweep's verdict stands in for a percentile that the step itself has too few samples for."""
+    return [
+        f"{slo.text} is met by the sweep's verdict: the 95 % interval (Wilson) of the share of requests beyond the "
+        f"limit lies within what it allows. The percentile itself takes more samples than this step's {slo.n:,}."
+        for slo in plan.slos
+        if slo.met and slo.measured_ms is None
+    ]
 
 
 def _of_targets(plan: Plan, scope: Scope) -> list[str]:

@@ -18,6 +18,7 @@ from headroom.commands.app import app
 from loadgen.config import RunConfig, TargetConfig
 from loadgen.errors import HeadroomError
 from loadgen.quota import Quota
+from loadgen.samples import Run
 from loadgen.simulator.autoscale import Metric
 from loadgen.simulator.batching import BatchingModel
 from loadgen.simulator.endpoint import EndpointSettings
@@ -168,7 +169,9 @@ def test_the_scenarios_of_the_readme_run(tmp_path):
     command += ["--scenario", "doubter.py:Doubter"]
     command += ["--duration", "1s", "--warmup", "0s", "--no-report", "--quiet", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 4), done.stderr  # 4 where other programs hold the cores
+    outcomes = Run.open(tmp_path / "run").samples.select("scenario", "outcome").unique().collect().rows()
+    assert set(outcomes) == {("mine.py:Mine", "ok"), ("doubter.py:Doubter", "ok")}
 
 
 def test_pictures_and_files_that_the_readme_names_exist():

@@ -238,6 +238,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run(tmp_path):
         assert Run.open(tmp_path / "disk" / "run").samples.collect().height >= 10
 
 
+@pytest.mark.long
 def test_of_two_runs_in_one_folder_one_is_refused_and_the_other_is_whole(tmp_path):
     with LoggingServer() as server:
         command = ["run", "--target", server.url, *LOAD, "--duration", "1s", *QUIET, "--out", "run"]

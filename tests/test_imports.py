@@ -74,6 +74,7 @@ ONLY_IN = {  # library -> the files allowed to know it
     "polars": (
         "loadgen/samples.py",
         "loadgen/durable.py",
+        "loadgen/damage.py",
         "loadgen/shipping.py",
         "loadgen/ground_truth.py",
         "loadgen/schedule_file.py",
