@@ -1,6 +1,7 @@
 """Runs of several processes: one record, one quota, one schedule, whatever their number."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -126,7 +127,9 @@ def test_the_schedule_is_whole_although_a_worker_left(shipped):
 def test_a_worker_that_comes_late_is_refused_on_both_sides(shipped):
     _, _, printed, _, (late, code) = shipped
     assert code == 2
-    assert late[1] == "the master refused this worker: the load has begun: a worker must be there before it does\n"
+    looking, refusal = late[1].splitlines()
+    assert re.fullmatch(r"waiting for a master at 127.0.0.1:\d+, 5 minutes at most", looking)
+    assert refusal == "the master refused this worker: the load has begun: a worker must be there before it does"
     assert "was refused: the load has begun" in printed
 
 
