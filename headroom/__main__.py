@@ -17,6 +17,7 @@ def main() -> int:
 
 
 def _end(*_: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends: once more says nothing new
     os.write(2, b"headroom: interrupted\n")
     raise SystemExit(105)  # INTERRUPTED of headroom.commands.app, which may not be imported yet
 

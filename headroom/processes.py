@@ -20,12 +20,16 @@ SERVER_END_S = 20.0
 def serving(name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """The URL of a server that says it in a line of JSON and ends with its standard input.
 
+    A process that inherits what may be inherited (`close_fds=False`) holds that open too: so a load whose parent is
+    killed still has its server, and does not record the server's end as answers.
+
     Raises HeadroomError if it does not start.
     """
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True, text=True
     )
     assert process.stdin is not None and process.stdout is not None
+    os.set_inheritable(process.stdin.fileno(), True)
     try:
         line = process.stdout.readline()
         if not line:

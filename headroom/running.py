@@ -176,7 +176,7 @@ def play(
         _store_schedule(folder, manifest)
         process = played.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
-            start_new_session=True, text=True,
+            start_new_session=True, text=True, close_fds=False,  # it holds the simulated deployment open
         )  # fmt: skip
         if played.interrupted:  # before there was anybody to tell
             process.send_signal(signal.SIGTERM)

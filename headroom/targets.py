@@ -35,6 +35,11 @@ ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered
 
 def check(config: RunConfig) -> None:
     """All that can be checked without sending anything. Raises ConfigError, RunFolderError or TargetRefused."""
+    if config.load.master and any(target.url == SIMULATED for target in config.targets):
+        raise ConfigError(
+            "--master: workers cannot reach the deployment that a run simulates for itself: give a --target that they "
+            "can reach, or let --processes N make the load on this machine"
+        )
     for target in config.targets:
         with naming(config, target):
             _check_target(config, target)

@@ -48,7 +48,9 @@ class Budget:
             return False
         short = self._short_of(self._requests + 1, self._tokens + tokens, self._usd + usd)
         if short is not None:
-            self.used_up = f"the budget of {self._worded(short)} is used up"
+            budget = f"the budget of {self._worded(short)}"
+            known = short == "requests"  # of the others a request takes its estimate, most often more than it uses
+            self.used_up = f"{budget} is used up" if known else f"the next request might have passed {budget}"
             return False
         self._requests += 1
         self._tokens += tokens

@@ -26,6 +26,16 @@ def joining_s(users: Mapping[str, int], spawn_rate_per_s: float | None) -> Itera
         yield (0.0 if spawn_rate_per_s is None else number / spawn_rate_per_s), name
 
 
+def shares(weights: Mapping[str, float], users: int) -> dict[str, int]:
+    """So many users dealt out by weight: largest remainders, and the first named wins a tie."""
+    total = sum(weights.values())
+    exact = {name: users * weight / total for name, weight in weights.items()}
+    counts = {name: int(share) for name, share in exact.items()}
+    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: users - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
 @dataclass(frozen=True, slots=True)
 class ThinkTime:
     """How long a user thinks between an answer and its next request: a fixed time, an even draw, or an exponential."""

@@ -20,7 +20,7 @@ from locust.runners import Runner
 from loadgen.arrivals import LEAD_NS, ClosedLoop, OpenLoop
 from loadgen.budget import Price
 from loadgen.claim import hold
-from loadgen.closed_loop import joining_s
+from loadgen.closed_loop import joining_s, shares
 from loadgen.config import RunConfig
 from loadgen.dealing import Share
 from loadgen.errors import HeadroomError
@@ -321,13 +321,3 @@ def raise_limits() -> None:
     """Each user holds a connection."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-
-
-def shares(weights: dict[str, float], users: int) -> dict[str, int]:
-    """So many users dealt out by weight: largest remainders, and the first named wins a tie."""
-    total = sum(weights.values())
-    exact = {name: users * weight / total for name, weight in weights.items()}
-    counts = {name: int(share) for name, share in exact.items()}
-    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: users - sum(counts.values())]:
-        counts[name] += 1
-    return counts

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from loadgen.config import SIMULATED, RunConfig, TargetConfig
+from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
 from loadgen.load_shape import DEFAULT_RATE_PER_S
 from loadgen.prompts_config import PromptsConfig
@@ -59,6 +59,7 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
     except ValidationError as error:
         raise ConfigError(_sentences(error, file, flags, values["target"])) from None
     _check_all_used(load, file, flags)
+    _check_flags_used(config, flags)
     return config
 
 
@@ -123,6 +124,25 @@ def _check_all_used(load: Mapping[str, Any], file: Path | None, flags: Mapping[s
         other, value = NEEDS.get(key, (key, None))
         if load.get(other) is None or (value is not None and load[other] != value):
             raise ConfigError(f"{place}: says nothing without {other}" + (f" = {value}" if value else ""))
+
+
+def _check_flags_used(config: RunConfig, flags: Mapping[str, Any]) -> None:
+    """A flag about what this run has not would be passed over silently; in a file it may wait for its turn.
+
+    Raises ConfigError naming the flag.
+    """
+    unused: list[tuple[Collection[str], str]] = []
+    if not config.load.master:
+        unused.append((("load.bind", "load.workers"), "goes with --master, which waits for workers: add it"))
+    if len(config.targets) == 1:
+        unused.append((("load.split",), "shares the load among several targets, and there is one: add a --target"))
+    if all(target.kind is Kind.MANAGED for target in config.targets):
+        quota = "quota.tokens_per_minute", "quota.requests_per_minute"
+        unused.append((quota, "managed deployments have no quota: leave it out, or give --kind serverless"))
+    for keys, why in unused:
+        for key in keys:
+            if key in flags:
+                raise ConfigError(f"{FLAG_OF[key]}: {why}")
 
 
 def _put_defaults(values: dict[str, Any], trace: Path) -> None:

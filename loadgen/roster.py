@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,21 @@ SUMMED = (
     *("tokens_per_minute", "requests_per_minute"),
 )
 OF_NOW = ("in_flight", "waiting", "tokens_per_minute", "requests_per_minute")  # of a lost worker they say nothing
+
+
+def clock_of(trips: Iterable[tuple[int, int, int]]) -> dict[str, int]:
+    """What the master's clock shows more than a worker's, and how well that is known, in ns.
+
+    A round trip is when the worker asked, what the master's clock then showed, and when the answer was there; the
+    shortest one says most.
+    """
+    sent_ns, master_ns, back_ns = min(trips, key=lambda trip: trip[2] - trip[0])
+    return {"offset_ns": master_ns - (sent_ns + back_ns) // 2, "uncertainty_ns": (back_ns - sent_ns) // 2}
+
+
+def own_ns(master_ns: int, offset_ns: int) -> int:
+    """An instant of the master's clock on the clock of a worker that is so much behind it."""
+    return master_ns - offset_ns
 
 
 @dataclass(slots=True)

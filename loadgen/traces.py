@@ -24,6 +24,7 @@ from loadgen.schedule import TraceRow
 from loadgen.schedule_file import FILE_NAME, ScheduleFile
 from loadgen.tokens import prompt_tokens
 
+NO_FORMAT = "{} is no trace: neither CSV, JSON lines nor Parquet, of which the first two are text in UTF-8"
 BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
@@ -79,13 +80,17 @@ def open_trace(path: Path, *, skip_bad_rows: bool = False, until_s: float = math
             head = file.read(4_096)
         if head.startswith(b"PAR1"):
             return _collected(path, _parquet_lines(path), until_s, skip_bad_rows=skip_bad_rows)
+        if b"\0" in head:
+            raise ConfigError(NO_FORMAT.format(path))
         json_lines = head.lstrip(BLANK).startswith(b"{")
         with path.open(newline="", encoding="utf-8-sig") as text:
             lines = _json_lines(text) if json_lines else _csv_lines(path, csv.reader(text))
             return _collected(path, lines, until_s, skip_bad_rows=skip_bad_rows)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, csv.Error, pl.exceptions.PolarsError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(NO_FORMAT.format(path)) from None
+    except (OSError, csv.Error, pl.exceptions.PolarsError) as error:
         raise ConfigError(f"{path} cannot be read as a trace: {str(error).splitlines()[0]}") from None
 
 

@@ -62,5 +62,5 @@ def budget_use(player: Player) -> dict[str, Any]:
     use: dict[str, Any] = {} if budget is None else dict(budget.use())
     if wall_s is not None:
         used_s = (monotonic_ns() - player.start_ns) / 1e9
-        use["wall_s"] = {"used": round(max(0.0, used_s), 3), "limit": wall_s}
+        use["wall_s"] = {"used": round(min(max(0.0, used_s), wall_s), 3), "limit": wall_s}  # nothing is sent after it
     return use

@@ -25,6 +25,7 @@ from typing import Any
 import gevent
 from gevent.queue import Empty, Queue
 from locust.env import Environment  # first: it patches the process for gevent
+from locust.runners import CONNECT_RETRY_COUNT, CONNECT_TIMEOUT
 
 from loadgen.channel import VERSIONS, boot_id, hear, place_of
 from loadgen.config import RunConfig
@@ -34,7 +35,7 @@ from loadgen.errors import ConfigError, HeadroomError
 from loadgen.guards import StopCause
 from loadgen.load import Load, raise_limits
 from loadgen.quota import pacing
-from loadgen.roster import BEAT_S, GIVE_UP_NS, LEASE_NS, SET_UP_NS
+from loadgen.roster import BEAT_S, GIVE_UP_NS, LEASE_NS, SET_UP_NS, clock_of, own_ns
 from loadgen.samples import Manifest, create
 from loadgen.schedule import Arrival
 from loadgen.shipping import Shipper
@@ -114,7 +115,7 @@ class Worker:
         except HeadroomError:
             self._leave_nothing()
             raise
-        self._play(load, start["start_ns"] - self._offset_ns)
+        self._play(load, own_ns(start["start_ns"], self._offset_ns))
         with suppress(MasterLost):
             self._receive("bye", patience_s=ANSWER_S)
         gevent.killall(keepers)
@@ -182,10 +183,10 @@ class Worker:
         for _ in range(PINGS):
             self._send("ping", {"sent_ns": monotonic_ns()})
             _, pong = self._receive("pong", patience_s=ANSWER_S)
-            now_ns = monotonic_ns()
-            trips.append((now_ns - pong["sent_ns"], pong["at_ns"] - (pong["sent_ns"] + now_ns) // 2))
-        round_trip_ns, self._offset_ns = min(trips)
-        return {"offset_ns": self._offset_ns, "uncertainty_ns": round_trip_ns // 2}
+            trips.append((pong["sent_ns"], pong["at_ns"], monotonic_ns()))
+        clock = clock_of(trips)
+        self._offset_ns = clock["offset_ns"]
+        return clock
 
     # The load.
 
@@ -341,7 +342,14 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     raise_limits()
     try:
-        worker = Worker(*place_of(asked.connect), key=asked.child, out=asked.out)
+        host, port = place_of(asked.connect)
+        if asked.child is None:
+            patience_min = CONNECT_TIMEOUT * (CONNECT_RETRY_COUNT + 1) / 60
+            sys.stderr.write(f"waiting for a master at {host}:{port}, {patience_min:.0f} minutes at most\n")
+        try:
+            worker = Worker(host, port, key=asked.child, out=asked.out)
+        except ConnectionError:
+            raise MasterLost(f"no master has answered at {host}:{port}") from None
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, worker.stop, "stopped by hand")
         code = worker.run()

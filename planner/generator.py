@@ -21,6 +21,7 @@ STANDSTILL_MS = 100.0
 INVALID_HUB_LATE_MS = 10.0
 BUSY_SHARE = 0.9  # of a core
 CROWDED_SHARE = 0.10  # of the time without a core; on two cores a quiet machine has some 5 %, a few us at a time
+NOTED_SHARE = 0.02  # may be the cause, and may be a quiet machine
 LONG_COLLECTION_MS = 10.0
 CLOCK_STEP_MS = 50.0
 OUT_OF_RESOURCES = ("connect_emfile", "connect_enfile", "connect_eaddrnotavail", "connect_enobufs", "connect_enomem")
@@ -48,7 +49,10 @@ def _workers(run: Run, holds: Callable[[WorkerHealth], bool]) -> Iterator[tuple[
 def _remedy(worker: WorkerHealth) -> str:
     if (worker.without_core_share or 0.0) > CROWDED_SHARE:
         return f"other programs had its core {worker.without_core_share:.0%} of the time: give it one of its own"
-    return "offer less, or make the scenario's own code quicker"
+    others = ""
+    if (worker.without_core_share or 0.0) > NOTED_SHARE:
+        others = f", or stop other programs, which had its core {worker.without_core_share:.0%} of the time"
+    return f"offer less, or make the scenario's own code quicker{others}"
 
 
 def _lag(latency: Mapping[str, LatencyRow]) -> tuple[str, float] | None:

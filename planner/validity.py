@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from loadgen.closed_loop import shares
 from loadgen.config import SIMULATED, Kind, LoadConfig, RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
 from loadgen.quota import Quota
@@ -235,6 +237,7 @@ def _loop(evidence: Evidence) -> list[str]:
             "are not those of arrivals that do not wait for each other"
         )
         doubts += _joining(evidence.config.load)
+        doubts += _without_users(evidence.config)
     limited = any(target.kind is Kind.SERVERLESS for target in evidence.config.targets)
     if limited and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
         doubts.append(
@@ -258,6 +261,19 @@ def _joining(load: LoadConfig) -> list[str]:
     return [
         f"users were still joining {joined_s:.3g} s after the start, and the warm-up ended after {load.warmup:g} s: "
         "give a longer --warmup"
+    ]
+
+
+def _without_users(config: RunConfig) -> list[str]:
+    """Users are dealt out whole, so few of them leave a small share of the mix without any."""
+    mix, users = config.scenarios, config.load.users or 1
+    idle = [name for name, dealt in shares(mix, users).items() if not dealt]
+    if not idle:
+        return []
+    enough = math.ceil(sum(mix.values()) / min(mix.values()))
+    return [
+        f"{' and '.join(idle)} had no user, as the mix deals out {users}, and sent nothing: {enough:,} users give each "
+        "scenario one"
     ]
 
 

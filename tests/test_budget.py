@@ -66,7 +66,7 @@ def test_what_is_given_back_can_be_used_and_what_is_never_known_stays_spent() ->
     assert budget.reserve(600, 0.0)  # of which the usage never becomes known
     assert budget.use() == {"tokens": {"used": 700.0, "limit": 1_000.0}}
     assert not budget.reserve(301, 0.0)
-    assert budget.used_up == "the budget of 1,000 tokens is used up"
+    assert budget.used_up == "the next request might have passed the budget of 1,000 tokens"
     assert not budget.reserve(1, 0.0)
 
 

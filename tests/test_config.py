@@ -96,6 +96,28 @@ def test_a_mistake_in_a_flag_is_named_by_the_flag(flags, complaint):
         load_config(None, flags, {})
 
 
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"load.workers": 2}, "^--workers: goes with --master"),
+        ({"load.bind": "10.0.0.5:5557"}, "^--bind: goes with --master"),
+        ({"load.split": "each"}, "^--split: shares the load among several targets, and there is one: add a --target"),
+        ({"target.kind": "managed", "quota.tokens_per_minute": 9}, "^--tpm: managed deployments have no quota"),
+        ({"target.kind": "managed", "quota.requests_per_minute": 9}, "^--rpm: managed deployments have no quota"),
+    ],
+)
+def test_a_flag_that_the_run_makes_no_use_of_is_an_error(flags, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        load_config(None, flags, {})
+
+
+def test_what_is_of_use_to_one_of_several_or_waits_in_a_file_is_none(tmp_path):
+    text = "[load]\nworkers = 3\nsplit = 'each'\n[[target]]\nurl = 'sim'\nkind = 'managed'\n"
+    load(tmp_path, text)
+    load(tmp_path, text.replace("workers = 3", "master = true"), {"load.workers": 2, "load.bind": "10.0.0.5:5557"})
+    load(tmp_path, text + "[[target]]\nurl = 'sim'\n", {"load.split": "weight", "quota.tokens_per_minute": 700})
+
+
 def test_all_mistakes_are_named_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "[load]\nrat = 3\nusers = 0")

@@ -14,12 +14,15 @@ import trustme
 from gevent import monkey
 
 from loadgen.alarm import Alarm
-from loadgen.config import TargetConfig, TimeoutConfig
+from loadgen.config import RunConfig, TargetConfig, TimeoutConfig
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
+from loadgen.guards import Guards
+from loadgen.lane import Lane
 from loadgen.quota import Quota, enforcing, pacing
 from loadgen.requests import chat
 from loadgen.samples import Sample
+from loadgen.tally import Tally
 from loadgen.target import Credential, address_of
 from loadgen.throttle import Throttle
 from tests.servers import ANSWER, Server, always, response, stream
@@ -112,6 +115,34 @@ def test_a_connection_that_the_server_closed_while_idle_is_opened_again_once_and
         last = attempt(connection)
         assert (last.outcome, last.resent) == ("ok", 0)
     assert (server.connections, len(server.calls)) == (3, 3)
+
+
+def test_a_lane_whose_lease_has_ended_drops_the_request_and_gives_back_what_it_took():
+    """A worker that was frozen must not send when it wakes: its share may be others' by now."""
+    with Server(always(response())) as server:
+        config = RunConfig.model_validate({"target": {"url": server.url}, "budget": {"requests": 9, "tokens": 9_999}})
+        tally = Tally(time.monotonic_ns(), None)
+        guards = Guards(config.budget, auto_stop=True)
+        parts = {"alarm": Alarm(), "tally": tally, "guards": guards, "variables": {}, "model": None, "run_id": "run"}
+        lane = Lane(config, config.target, **parts)
+        connection = Connection(lane.endpoint)
+        late, sent = (Sample(seq=number, scenario="chat", target="t", due_ns=0) for number in range(2))
+        lane.endpoint.send_until_ns = time.monotonic_ns() - 1
+        assert lane.attempt(late, PLAIN, connection, time.monotonic_ns()) is None
+        assert (late.outcome, late.error, late.sent_ns) == ("dropped", "lease_ended", None)
+        assert {use["used"] for use in guards.budget.use().values()} == {0.0} and server.calls == []
+        lane.endpoint.send_until_ns = time.monotonic_ns() + 10**10
+        assert lane.attempt(sent, PLAIN, connection, time.monotonic_ns()) is not None
+        assert (sent.outcome, tally.outcomes, len(server.calls)) == ("ok", {"dropped": 1, "ok": 1}, 1)
+
+
+def test_a_lease_that_ends_while_the_connection_is_opened_sends_nothing():
+    with Server(always(response())) as server:
+        endpoint = endpoint_of(server.url)
+        endpoint.send_until_ns = time.monotonic_ns() - 1
+        sample = attempt(Connection(endpoint))
+        assert (sample.outcome, sample.error, sample.sent_ns) == ("cancelled", "lease_ended", None)
+        assert (server.connections, server.calls) == (1, [])
 
 
 def test_ipv6_is_spoken():

@@ -16,7 +16,7 @@ from loadgen.distant import DistantBudget, DistantThrottle
 from loadgen.errors import RunFolderError
 from loadgen.quota import Quota, pacing
 from loadgen.reception import Reception
-from loadgen.roster import GIVE_UP_NS, LEASE_NS, LOST_NS, Roster
+from loadgen.roster import GIVE_UP_NS, LEASE_NS, LOST_NS, Roster, clock_of, own_ns
 from loadgen.schedule import drawn
 from loadgen.shipping import receive
 from loadgen.split import Copied
@@ -144,6 +144,14 @@ def test_the_master_books_what_a_worker_settles_and_takes_no_damaged_part(tmp_pa
         with pytest.raises(RunFolderError, match=words):
             receive(tmp_path, worker, part)
     assert not list((tmp_path / "parts").iterdir())
+
+
+def test_the_clocks_of_two_hosts_are_compared_by_the_shortest_round_trip():
+    """The master's clock is 5 s ahead; one answer was held up on its way, which says less."""
+    ahead_ns = 5_000_000_000
+    trips = [(100, 150 + ahead_ns, 200), (1_000, 1_040 + ahead_ns, 9_000)]
+    assert clock_of(trips) == {"offset_ns": ahead_ns, "uncertainty_ns": 50}
+    assert own_ns(7_000_000_000, ahead_ns) == 2_000_000_000, "what the master calls 7 s is 2 s here"
 
 
 def test_a_worker_is_lost_after_three_seconds_of_silence_and_its_lease_has_ended_by_then():

@@ -123,6 +123,11 @@ WORKER = {"seconds": 60.0, "cpu_share": 0.2, "busiest_cpu_share": 0.3, "hub_late
             "stood still for 100 ms, and what came meanwhile is stamped late: offer less",
             None,
         ),
+        (
+            {"hub_late_max_ms": 100.0, "without_core_share": 0.07},
+            "code quicker, or stop other programs, which had its core 7% of the time",
+            None,
+        ),
         ({"hub_late_p99_ms": 10.5}, "was 10 ms late or more to one event in a hundred", None),
         ({"hub_late_p99_ms": 10.0}, None, None),
         ({"cpu_share": 0.91, "busiest_cpu_share": 0.95}, "used 91% of its core", None),

@@ -17,6 +17,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.samples",
         "loadgen.quota",
         "loadgen.config",
+        "loadgen.closed_loop",
         "loadgen.slo",
         "loadgen.errors",
         "loadgen.schedule",

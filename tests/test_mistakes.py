@@ -19,6 +19,12 @@ MISTAKES = [
     pytest.param(
         ["--target", "http://127.0.0.1:9"], 2, "cannot reach 127.0.0.1:9: nothing listens there", id="nothing listening"
     ),
+    pytest.param(
+        ["--master"],
+        2,
+        "--master: workers cannot reach the deployment that a run simulates for itself: give a --target",
+        id="a master of the simulated deployment",
+    ),
     pytest.param(["--rate", "fast"], 2, "--rate: 'fast' is not a rate", id="no rate"),
     pytest.param(["--users", "3", "--rate", "5/s"], 2, "users and rate exclude each other", id="two shapes"),
     pytest.param(["--scenario", "chta"], 2, "scenario 'chta' is not known; did you mean 'chat'", id="unknown scenario"),

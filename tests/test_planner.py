@@ -462,6 +462,10 @@ def test_a_run_is_valid_with(brief, tmp_path, changes):
         ),
         ({"n": 590, "config": config(load={"duration": 64})}, "the steady phase lasted 59 s"),
         ({"config": config(load={"rate": None, "users": 5})}, "closed loop of 5 users"),
+        (
+            {"config": config(load={"rate": None, "users": 5})},
+            "vision had no user, as the mix deals out 5, and sent nothing: 20 users give each scenario one",
+        ),
         ({"n": 300}, "too few samples for a p99, which needs 459: ttft has 300, tpot has 300, service_time has 300"),
         ({"sample": lambda i, t: refused(i, t) if i < 3 else answered(i, t)}, "3 of 600 attempts were answered 429"),
         ({"sample": lambda i, t: refused(i, t) if i < 3 else answered(i, t)}, "the busiest minute took 68% of the"),

@@ -21,7 +21,7 @@ FILES = {
     "brief.toml": "[load]\ndrain = 1\n",
     "narrow.toml": "[load]\nmax_in_flight = 1\n",
     "burst.toml": "[quota]\nburst_s = 5\n[load]\ndrain = 1\n",
-    "tight.toml": "[quota]\nburst_s = 1\n[load]\ndrain = 1\n",
+    "tight.toml": "[quota]\nrequests_per_minute = 60\nburst_s = 1\n[load]\ndrain = 1\n",
     "mine.py": """
 from loadgen.requests import chat
 from loadgen.users import DeploymentUser
@@ -72,7 +72,7 @@ RUNS = {  # what answers (None: the simulated deployment), and the flags
     "half dead": (half_dead, [*PLENTY, "--rate", "20/s", "--slo", "ttft.p50<5s", "--quiet"]),
     "silent at times": (silent_at_times, ["brief.toml", *PLENTY, "--rate", "20/s"]),
     "a scenario of one's own": (deployment, ["--scenario", "mine.py:Mine", "--rate", "60/s", *PLENTY]),
-    "managed": (None, ["tight.toml", "--kind", "managed", "--rate", "20/s", "--rpm", 60]),
+    "managed": (None, ["tight.toml", "--kind", "managed", "--rate", "20/s"]),
     "too few connections": (None, ["narrow.toml", *STREAMS, "--rate", "20/s", *PLENTY]),
     "off": (None, [*REFUSED, "--throttle", "off"]),
     "pace": (None, [*REFUSED, "--throttle", "pace"]),

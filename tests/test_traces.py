@@ -138,6 +138,13 @@ BAD = [  # claim, text, complaint
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("content", [bytes(range(256)), b"at_s\0,prompt_tokens,completion_tokens\n1,1,1\n"])
+def test_a_file_that_is_no_text_is_said_to_be_no_trace(tmp_path, content):
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"t is no trace: neither CSV, JSON lines nor Parquet"):
+        read_trace(tmp_path / "t")
+
+
 @pytest.mark.parametrize(("claim", "text", "complaint"), BAD, ids=[row[0] for row in BAD])
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, claim, text, complaint):
     (tmp_path / "t").write_text(text)

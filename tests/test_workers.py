@@ -1,6 +1,7 @@
 """Runs of several processes: one record, one quota, one schedule, whatever their number."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -126,7 +127,9 @@ def test_the_schedule_is_whole_although_a_worker_left(shipped):
 def test_a_worker_that_comes_late_is_refused_on_both_sides(shipped):
     _, _, printed, _, (late, code) = shipped
     assert code == 2
-    assert late[1] == "the master refused this worker: the load has begun: a worker must be there before it does\n"
+    looking, refusal = late[1].splitlines()
+    assert re.fullmatch(r"waiting for a master at 127.0.0.1:\d+, 5 minutes at most", looking)
+    assert refusal == "the master refused this worker: the load has begun: a worker must be there before it does"
     assert "was refused: the load has begun" in printed
 
 
@@ -185,5 +188,7 @@ def test_keys_that_make_no_sense_together_are_refused(load, words):
 
 
 def test_an_address_that_is_not_this_machines_ends_the_run_before_it_begins(tmp_path):
-    done = headroom(tmp_path, "run", "--rate", "1/s", "--master", "--bind", "192.0.2.1:5557", "--duration", "6s")
+    with LoggingServer() as server:
+        load = ["--target", server.url, "--rate", "1/s", "--duration", "6s"]
+        done = headroom(tmp_path, "run", *load, "--master", "--bind", "192.0.2.1:5557")
     assert (done.returncode, "cannot be listened at" in done.stderr) == (2, True), done.stderr
