@@ -33,11 +33,11 @@ from wire import CONSOLE, Cores, Unmeasurable, ground_truth, on_core
 from headroom.processes import core_seconds
 from headroom.running import manifest_of
 from headroom.scheduling import store_schedule
-from loadgen.channel import VERSIONS
 from loadgen.config import RunConfig
-from loadgen.dealing import unpacked
-from loadgen.roster import BEAT_S
 from loadgen.samples import create
+from loadgen.spread.channel import VERSIONS
+from loadgen.spread.dealing import unpacked
+from loadgen.spread.roster import BEAT_S
 
 USERS = 64  # a process
 LEAST_RATIO = 0.85

@@ -16,11 +16,11 @@ from pathlib import Path
 import gevent
 from locust.env import Environment  # first: it patches the process for gevent
 
-from loadgen.conductor import Conductor
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.load import Load, raise_limits
 from loadgen.samples import Manifest
+from loadgen.spread.conductor import Conductor
 from loadgen.voice import Voice
 
 

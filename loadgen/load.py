@@ -22,7 +22,6 @@ from loadgen.budget import Price
 from loadgen.claim import hold
 from loadgen.closed_loop import joining_s, shares
 from loadgen.config import RunConfig
-from loadgen.dealing import Share
 from loadgen.errors import HeadroomError
 from loadgen.guards import StopCause
 from loadgen.health import LOOK_S, Health
@@ -31,6 +30,7 @@ from loadgen.player import Player  # first: it patches the process for gevent
 from loadgen.recorder import RecorderPipe
 from loadgen.samples import Manifest, Outcome
 from loadgen.schedule import Arrival
+from loadgen.spread.dealing import Share
 from loadgen.users import check_model_answers, check_requests_fit, load_scenario, seat, told
 from loadgen.voice import Teller
 from loadgen.watches import STOPPED_BY_FILE, budget_use, watch_errors, watch_parent, watch_stop_file, watch_wall

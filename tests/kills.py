@@ -87,5 +87,5 @@ def lost_s(folder, answered_ns, killed_ns):
     run = Run.open(folder)
     prefix = run.manifest.run_id[:8]
     rows = {f"{prefix}-{seq}-{attempt}" for seq, attempt in run.samples.select("seq", "attempt").collect().iter_rows()}
-    missing = [at for name, at in answered_ns.items() if name.startswith(prefix) and name not in rows]
+    missing = [at for name, at in dict(answered_ns).items() if name.startswith(prefix) and name not in rows]
     return max([0, *(killed_ns - at for at in missing)]) / 1e9

@@ -5,10 +5,10 @@ from itertools import islice
 import msgpack
 import pytest
 
-from loadgen.dealer import Dealer
-from loadgen.dealing import Deal, Share, packed, unpacked
-from loadgen.roster import Roster
 from loadgen.schedule import Arrival, drawn
+from loadgen.spread.dealer import Dealer
+from loadgen.spread.dealing import Deal, Share, packed, unpacked
+from loadgen.spread.roster import Roster
 
 SCHEDULE = list(drawn("poisson", 200, 10, {"chat": 2, "streaming": 1}, seed=3))
 

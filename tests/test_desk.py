@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from loadgen.desk import Desk
 from loadgen.quota import Quota, pacing
+from loadgen.spread.desk import Desk
 
 S = 1_000_000_000
 MS = 1_000_000

@@ -9,17 +9,17 @@ import pytest
 
 from loadgen.alarm import Alarm
 from loadgen.budget import Budget
-from loadgen.dealer import Dealer
-from loadgen.dealing import Deal, unpacked
-from loadgen.desk import Desk
-from loadgen.distant import DistantBudget, DistantThrottle
 from loadgen.errors import RunFolderError
 from loadgen.quota import Quota, pacing
-from loadgen.reception import Reception
-from loadgen.roster import GIVE_UP_NS, LEASE_NS, LOST_NS, Roster, clock_of, own_ns
 from loadgen.schedule import drawn
-from loadgen.shipping import receive
 from loadgen.split import Copied
+from loadgen.spread.dealer import Dealer
+from loadgen.spread.dealing import Deal, unpacked
+from loadgen.spread.desk import Desk
+from loadgen.spread.distant import DistantBudget, DistantThrottle
+from loadgen.spread.reception import Reception
+from loadgen.spread.roster import GIVE_UP_NS, LEASE_NS, LOST_NS, Roster, clock_of, own_ns
+from loadgen.spread.shipping import receive
 
 ESTIMATE = (10, 0.5)
 

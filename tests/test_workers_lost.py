@@ -48,7 +48,7 @@ def test_a_killed_worker_costs_at_most_its_last_second(tmp_path, seed):
         run = begin(tmp_path, server, 4, 12)
         start_ns = start_of(tmp_path / "run")
         wait_until(start_ns + round(killed_s * NS_PER_S))
-        os.kill(random.Random(seed).choice(processes_of(run.pid, "loadgen.worker")), signal.SIGKILL)
+        os.kill(random.Random(seed).choice(processes_of(run.pid, "loadgen.spread.worker")), signal.SIGKILL)
         killed_ns = time.monotonic_ns()
         run.communicate(timeout=120)
     opened = Run.open(tmp_path / "run")
@@ -74,7 +74,7 @@ def test_a_frozen_worker_sends_nothing_when_it_wakes(tmp_path, remote):
             workers.append(start_worker(tmp_path / name, port, "--out", "kept"))
         start_ns = start_of(tmp_path / "run", seconds=60)
         wait_until(start_ns + 3 * NS_PER_S)
-        frozen = workers[0].pid if remote else processes_of(run.pid, "loadgen.worker")[0]
+        frozen = workers[0].pid if remote else processes_of(run.pid, "loadgen.spread.worker")[0]
         os.kill(frozen, signal.SIGSTOP)
         time.sleep(10)
         os.kill(frozen, signal.SIGCONT)

@@ -130,7 +130,7 @@ def worker(
     ] = None,
 ) -> None:
     """Make a share of the load of a master elsewhere: `headroom run --master`."""
-    command = [sys.executable, "-m", "loadgen.worker", "--connect", connect]
+    command = [sys.executable, "-m", "loadgen.spread.worker", "--connect", connect]
     os.execv(sys.executable, command + ([] if out is None else ["--out", str(out)]))  # noqa: S606 - no shell is meant
 
 

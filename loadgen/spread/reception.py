@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from loadgen.alarm import Alarm
 from loadgen.budget import Budget
-from loadgen.desk import Desk
+from loadgen.spread.desk import Desk
 
 
 class Reception:

@@ -18,21 +18,21 @@ from typing import Any
 import gevent
 from locust.env import Environment
 
-from loadgen.channel import VERSIONS, Children, boot_id, digest_of, hear, listening, place_of
 from loadgen.claim import hold
 from loadgen.config import RunConfig
-from loadgen.dealer import Dealer
-from loadgen.desk import Desk
 from loadgen.errors import ConfigError, HeadroomError
 from loadgen.guards import StopCause
 from loadgen.load import START_IN_NS, player_for
 from loadgen.player import Player
 from loadgen.quota import pacing
-from loadgen.reception import Reception
 from loadgen.recorder import RecorderPipe
-from loadgen.roster import Member, Roster
 from loadgen.samples import Manifest, WorkerHealth
-from loadgen.shipping import receive, recorded_seqs
+from loadgen.spread.channel import VERSIONS, Children, boot_id, digest_of, hear, listening, place_of
+from loadgen.spread.dealer import Dealer
+from loadgen.spread.desk import Desk
+from loadgen.spread.reception import Reception
+from loadgen.spread.roster import Member, Roster
+from loadgen.spread.shipping import receive, recorded_seqs
 from loadgen.users import check_requests_fit, load_scenario, seat
 from loadgen.voice import Teller
 from loadgen.watches import STOPPED_BY_FILE, budget_use, watch_errors, watch_parent, watch_stop_file, watch_wall

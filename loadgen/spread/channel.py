@@ -95,7 +95,8 @@ class Children:
         """`ended` is told a child's key, exit code and last words, when its process has ended."""
         held_open = os.dup(1)  # whoever reads this process's output sees its end when all workers have ended, too
         for key in self.keys:
-            command = [sys.executable, "-m", "loadgen.worker", "--connect", f"127.0.0.1:{self._port}", "--child", key]
+            command = [sys.executable, "-m", "loadgen.spread.worker"]
+            command += ["--connect", f"127.0.0.1:{self._port}", "--child", key]
             process = self._processes[key] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 start_new_session=True, text=True, errors="replace", pass_fds=(held_open,),

@@ -1,4 +1,4 @@
-"""One worker of a load: `python -m loadgen.worker --connect HOST:PORT [--out DIR] [--child KEY]`.
+"""One worker of a load: `python -m loadgen.spread.worker --connect HOST:PORT [--out DIR] [--child KEY]`.
 
 It plays the share that its master deals. A child of the master writes into the run folder; one elsewhere keeps its part
 of the record in a folder of its own, and ships it. It sends nothing without a lease: for 2.5 s after a beat that the
@@ -27,18 +27,18 @@ from gevent.queue import Empty, Queue
 from locust.env import Environment  # first: it patches the process for gevent
 from locust.runners import CONNECT_RETRY_COUNT, CONNECT_TIMEOUT
 
-from loadgen.channel import VERSIONS, boot_id, hear, place_of
 from loadgen.config import RunConfig
-from loadgen.dealing import Share, unpacked
-from loadgen.distant import DistantBudget, DistantThrottle
 from loadgen.errors import ConfigError, HeadroomError
 from loadgen.guards import StopCause
 from loadgen.load import Load, raise_limits
 from loadgen.quota import pacing
-from loadgen.roster import BEAT_S, GIVE_UP_NS, LEASE_NS, SET_UP_NS, clock_of, own_ns
 from loadgen.samples import Manifest, create
 from loadgen.schedule import Arrival
-from loadgen.shipping import Shipper
+from loadgen.spread.channel import VERSIONS, boot_id, hear, place_of
+from loadgen.spread.dealing import Share, unpacked
+from loadgen.spread.distant import DistantBudget, DistantThrottle
+from loadgen.spread.roster import BEAT_S, GIVE_UP_NS, LEASE_NS, SET_UP_NS, clock_of, own_ns
+from loadgen.spread.shipping import Shipper
 from loadgen.watches import watch_parent
 
 PINGS = 10

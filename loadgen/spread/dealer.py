@@ -10,8 +10,8 @@ from typing import Any
 
 import gevent
 
-from loadgen.dealing import Deal, packed
 from loadgen.schedule import Arrival
+from loadgen.spread.dealing import Deal, packed
 
 HORIZON_NS = 2_000_000_000  # arrivals are dealt so long before they are due
 DEAL_S = 0.5
