@@ -136,7 +136,7 @@ def test_a_mistake_is_named_before_anything_is_sent(arguments, complaint, capsys
 def test_no_step_waits_for_workers_elsewhere(tmp_path, capsys, monkeypatch):
     from headroom.cli import main
 
-    (tmp_path / "spread.toml").write_text("[load]\nmaster = true\n")
+    (tmp_path / "spread.toml").write_text('[target]\nurl = "http://127.0.0.1:9"\n[load]\nmaster = true\n')
     monkeypatch.setattr("sys.argv", ["headroom", "sweep", str(tmp_path / "spread.toml")])
     assert main() == 2
     assert "load.master: each step" in capsys.readouterr().err

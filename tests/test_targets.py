@@ -175,6 +175,7 @@ def test_what_is_never_answered_is_a_timeout_at_every_target(others):
     assert sorted(ended) == [("a", "timeout", "drain_timeout"), ("b", "timeout", "drain_timeout")]
 
 
+@pytest.mark.long
 def test_two_simulated_deployments_have_a_name_and_a_quota_each(tmp_path):
     flags = ["--target", "sim", "--target", "sim", "--split", "round_robin", "--rate", "20/s", "--scenario", "chat"]
     done = headroom(tmp_path, "run", *flags, *SECONDS[:6], "--out", "run")
