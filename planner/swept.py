@@ -18,7 +18,7 @@ from loadgen.durable import publish_bytes, publish_frame
 from loadgen.errors import RunFolderError
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.capacity import SweptCapacity
+from planner.instances import SweptCapacity
 from planner.rows import NS_PER_MS, config_of
 from planner.steps import Step
 from planner.sweep import Finding, Search, Stop, Verdict

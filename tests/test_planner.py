@@ -16,7 +16,7 @@ from loadgen.samples import Outcome, Phase, Run
 from loadgen.slo import Slo
 from planner import scope
 from planner.assemble import plan_run, to_json
-from planner.capacity import ASSUMED_CONCURRENCY, concurrency_of_instance, instance_estimate
+from planner.instances import ASSUMED_CONCURRENCY, concurrency_of_instance, instance_estimate
 from planner.cost import (
     Tokens,
     break_even_output_share,

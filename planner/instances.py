@@ -1,4 +1,4 @@
-"""Capacity: how many managed instances a demand needs, by a stated estimate."""
+"""Instances: how many managed instances a demand needs, by a stated estimate."""
 
 from __future__ import annotations
 
