@@ -12,10 +12,10 @@ from loadgen.config import Split
 from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.calibration import Calibration
-from planner.instances import SweptCapacity, concurrency_of_instance, instance_estimate
 from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
 from planner.estimate import estimate
+from planner.instances import SweptCapacity, concurrency_of_instance, instance_estimate
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, judged_by_sweep, slo_results
 from planner.plan import (

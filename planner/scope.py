@@ -11,8 +11,8 @@ from loadgen.config import Kind, RunConfig, Split, TargetConfig
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.instances import SweptCapacity
 from planner.demand import Demand, busiest, demand_of_run, grown, repeated
+from planner.instances import SweptCapacity
 from planner.prices import PriceBook, TokenPrice
 from planner.rows import PartOfRun, config_of
 

@@ -16,7 +16,6 @@ from loadgen.samples import Outcome, Phase, Run
 from loadgen.slo import Slo
 from planner import scope
 from planner.assemble import plan_run, to_json
-from planner.instances import ASSUMED_CONCURRENCY, concurrency_of_instance, instance_estimate
 from planner.cost import (
     Tokens,
     break_even_output_share,
@@ -37,6 +36,7 @@ from planner.demand import (
     peak_per_minute,
     repeated,
 )
+from planner.instances import ASSUMED_CONCURRENCY, concurrency_of_instance, instance_estimate
 from planner.plan import Plan
 from planner.prices import plain_name, read_prices
 from planner.quota import deployments_needed, what_if, what_if_table

@@ -17,8 +17,8 @@ from loadgen.quota import Quota
 from loadgen.samples import Outcome, Phase
 from loadgen.slo import Slo
 from planner.assemble import plan_run
-from planner.instances import SweptCapacity
 from planner.demand import demand_of_run
+from planner.instances import SweptCapacity
 from planner.rows import steady_stretch
 from tests.runs import answered, dropped, make_run
 
