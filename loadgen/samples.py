@@ -359,19 +359,22 @@ def _publish_sorted(path: Path, rows: pl.LazyFrame) -> None:
 
 def count_totals(samples: pl.LazyFrame) -> dict[str, int]:
     """Arrivals (planned, sent, dropped), attempts, and the outcomes of attempts, counted from the rows."""
-    counts = dict(samples.group_by("outcome").agg(pl.len()).collect().iter_rows())
-    first = pl.col("attempt") == 0
+    counts = dict(samples.group_by("outcome").agg(pl.len()).collect(engine="streaming").iter_rows())
     dropped = pl.col("outcome") == Outcome.DROPPED
-    arrivals = samples.select(
-        planned=pl.col("seq").n_unique(),
-        sent=(first & ~dropped).sum(),
+    seq, attempt = pl.col("seq"), pl.col("attempt")
+    before = seq.shift(1)
+    rows = samples.select(
+        planned=seq.ne_missing(before).sum(),
+        sent=((attempt == 0) & ~dropped).sum(),
         attempts=(~dropped).sum(),
-        distinct=pl.struct("seq", "attempt").n_unique(),
+        distinct=pl.len(),
+        in_order=((seq > before) | ((seq == before) & (attempt > attempt.shift(1)))).all(),
     )
-    return {
-        **arrivals.collect().row(0, named=True),
-        **{outcome.value: counts.get(outcome, 0) for outcome in Outcome},
-    }
+    totals = rows.collect(engine="streaming").row(0, named=True)
+    if not totals.pop("in_order"):  # the parts of a run that has not ended: each of a worker's own
+        unique = samples.select(planned=seq.n_unique(), distinct=pl.struct("seq", "attempt").n_unique())
+        totals |= unique.collect().row(0, named=True)
+    return {**totals, **{outcome.value: counts.get(outcome, 0) for outcome in Outcome}}
 
 
 def last_done_ns(samples: pl.LazyFrame) -> int | None:

@@ -13,7 +13,7 @@ from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.calibration import Calibration
 from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, serverless_cost
-from planner.demand import MINUTE_S, REQUESTS, Demand, demand_of_run, grown, peak_per_minute
+from planner.demand import MINUTE_S, Demand, demand_of_run, grown
 from planner.estimate import estimate
 from planner.instances import SweptCapacity, concurrency_of_instance, instance_estimate
 from planner.metrics import ALL, latency_rows
@@ -32,8 +32,8 @@ from planner.plan import (
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
 from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stretch
-from planner.scope import Scope, day_of, watched_part
-from planner.traffic import billed_request, billed_requests, throttled_share, traffic
+from planner.scope import Scope, day_of, peak_per_s, watched_part
+from planner.traffic import throttled_share, traffic
 from planner.validity import Evidence, validity
 from planner.words import assumptions, headline
 
@@ -61,6 +61,7 @@ def plan_run(
     """
     config, measured = config_of(run), demand_of_run(run)
     growth = config.plan.growth if growth is None else growth
+    planned = grown(measured if demand is None else demand, growth)
     scope = Scope(
         run=run,
         config=config,
@@ -69,7 +70,8 @@ def plan_run(
         region=config.plan.region if region is None else region,
         book=read_prices(config.plan.prices) if price_book is None else price_book,
         measured=measured,
-        planned=grown(measured if demand is None else demand, growth),
+        planned=planned,
+        peak_per_s=peak_per_s(planned),
         of_own_mix=demand is None,
         today=day_of(run) if today is None else today,
         swept=swept,
@@ -140,10 +142,11 @@ def _figures(scope: Scope, parts: Sequence[Part] = ()) -> tuple[TargetFigures, t
     if "what_if" not in unsaid and (not scope.managed or scope.price is not None):
         table = what_if_table(watched_part(scope.planned), config.quota)
     objectives_met = bool(slos) and all(slo.met for slo in slos)
-    serverless = _serverless_together(scope, parts, table) if parts else _serverless(scope, flow, table)
+    serverless = _serverless_together(scope, flow, parts, table) if parts else _serverless(scope, flow, table)
     instances = None
     if "instances" not in unsaid:
-        instances = _instances(scope, overall["service_time"].mean_ms, objectives_met=objectives_met)
+        peak = flow.peak_requests_per_minute / MINUTE_S
+        instances = _instances(scope, overall["service_time"].mean_ms, peak, objectives_met=objectives_met)
     figures = TargetFigures(
         name=config.target.name or "",
         url=config.target.url or "",
@@ -173,17 +176,19 @@ def _quota_use(scope: Scope, flow: Traffic, mean_wait_ms: float | None, parts: S
     return replace(use, headroom=headroom, binds=binds, target=name)
 
 
-def _instances(scope: Scope, service_time_ms: float | None, *, objectives_met: bool) -> InstanceEstimate | None:
+def _instances(
+    scope: Scope, service_time_ms: float | None, peak_measured_per_s: float, *, objectives_met: bool
+) -> InstanceEstimate | None:
     time_in_system_s = None if service_time_ms is None else service_time_ms * NS_PER_MS / NS_PER_S
     concurrency, source = concurrency_of_instance(
         configured=scope.config.plan.concurrency_per_instance,
         swept=scope.swept,
         managed=scope.managed,
         objectives_met=objectives_met,
-        held=peak_per_minute(scope.measured, REQUESTS) / MINUTE_S * (time_in_system_s or 0.0),
+        held=peak_measured_per_s * (time_in_system_s or 0.0),
     )
     return instance_estimate(
-        peak_requests_per_s=peak_per_minute(scope.planned, REQUESTS) / MINUTE_S,
+        peak_requests_per_s=scope.peak_per_s,
         time_in_system_s=time_in_system_s,
         concurrency=concurrency,
         concurrency_source=source,
@@ -192,10 +197,10 @@ def _instances(scope: Scope, service_time_ms: float | None, *, objectives_met: b
 
 def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> ServerlessCost | None:
     """None where the model is not sold per token, no request was billed, or none is planned for."""
-    price, billed = scope.price, billed_request(scope.run)
-    if price is None or billed is None or not table:
+    price, billed = scope.price, flow.billed_requests
+    if price is None or not billed or not table:
         return None
-    of_a_request = Tokens(*billed)
+    of_a_request = Tokens(flow.prompt_tokens / billed, flow.completion_tokens / billed)
     if not scope.of_own_mix:
         planned = scope.planned
         of_a_request = Tokens(planned.mean_tokens("prompt_tokens"), planned.mean_tokens("completion_tokens"))
@@ -209,13 +214,15 @@ def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> Serve
     )
 
 
-def _serverless_together(scope: Scope, parts: Sequence[Part], table: tuple[WhatIf, ...]) -> ServerlessCost | None:
+def _serverless_together(
+    scope: Scope, flow: Traffic, parts: Sequence[Part], table: tuple[WhatIf, ...]
+) -> ServerlessCost | None:
     """What the targets cost together, each at its own price; None where one has none."""
     known = [part.price for part, _ in parts if part.price is not None]
     spent = [figures.serverless for _, figures in parts if figures.serverless is not None]
     if not spent or len(known) < len(parts) or "serverless" in scope.unsaid:
         return None
-    requests = billed_requests(scope.run)
+    requests = flow.billed_requests
     so_far_usd = sum(cost.so_far_usd for cost in spent)
     per_hour_usd = so_far_usd / requests * scope.planned.requests_per_s * S_PER_HOUR
     inputs, outputs = ({getattr(price, name) for price in known} for name in ("input_usd_per_1k", "output_usd_per_1k"))

@@ -10,7 +10,7 @@ import polars as pl
 
 from loadgen.samples import Outcome, Run, WorkerHealth
 from planner.generator import BUSY_SHARE, DOUBTFUL_LAG_MS
-from planner.metrics import ALL, latency_row, sorted_values
+from planner.metrics import ALL, latency_row, values_of
 from planner.plan import LatencyRow, Quantile, Validity
 from planner.rows import config_of, steady_stretch
 from planner.truth import Log, gap_errors, token_errors, ttft_errors
@@ -80,7 +80,7 @@ def calibrated(streams: Part, open_loop: Part, log: Log, *, tokens_per_s: float)
         validity=Validity(valid=True, reasons=(), doubts=()),
         ttft_error=latency_row("ttft_error", ALL, first_tokens),
         gap_error=latency_row("gap_error", ALL, gaps),
-        lag=latency_row("lag", ALL, sorted_values(open_loop.run, "lag")["value_ns"]),
+        lag=latency_row("lag", ALL, values_of(open_loop.run, "lag")),
         streams=config_of(streams.run).load.users or 0,
         tokens_per_s=tokens_per_s,
         requests_per_s=config_of(open_loop.run).load.rate_per_s,

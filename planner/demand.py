@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from loadgen.config import RunConfig
@@ -62,15 +63,16 @@ def attempts_with_tokens(run: Run) -> pl.LazyFrame:
             "estimated_prompt_tokens",
         )
     )
+    prompt_mean, completion_mean = _scenario_means(run, prompt, completion)
     prompt_counted = _prompt_counted(config)
     asked = pl.when(estimated.is_not_null()).then(reserved - pl.when(prompt_counted).then(estimated).otherwise(0))
     reserved_both = prompt_counted & (config.load.trace is None)
     estimated_prompt = pl.coalesce(estimated, pl.when((reserved > limit) & reserved_both).then(reserved - limit))
     streamed = pl.when(OK & (chunks > 0)).then(chunks)
-    completion = pl.coalesce(completion, streamed, _scenario_mean(completion), asked, limit)
+    completion = pl.coalesce(completion, streamed, completion_mean, asked, limit)
     samples, stated = _with_stated(run, completion, limit)
     return samples.with_columns(
-        prompt_tokens=pl.coalesce(prompt, estimated_prompt, _scenario_mean(prompt), pl.lit(0, pl.Int64)),
+        prompt_tokens=pl.coalesce(prompt, estimated_prompt, prompt_mean, pl.lit(0, pl.Int64)),
         completion_tokens=completion,
         max_tokens=pl.coalesce(asked, stated),
     )
@@ -95,8 +97,22 @@ def _prompt_counted(config: RunConfig) -> pl.Expr:
     return pl.col("target").is_in(counting)
 
 
-def _scenario_mean(tokens: pl.Expr) -> pl.Expr:
-    return tokens.mean().over("scenario").round().cast(pl.Int64)
+def _scenario_means(run: Run, *tokens: pl.Expr) -> list[pl.Expr]:
+    """The mean of each in the row's own scenario, where one of its rows lacks it; else null.
+
+    A window over the scenario would hold the whole record in memory, and most records lack nothing.
+    """
+    whole = [{"mean": each.mean().round().cast(pl.Int64), "lacking": each.is_null().any()} for each in tokens]
+    columns = {f"{name}{i}": value for i, each in enumerate(whole) for name, value in each.items()}
+    rows = run.samples.group_by("scenario").agg(**columns).collect(engine="streaming").rows(named=True)
+    return [
+        pl.coalesce(
+            pl.lit(None, pl.Int64),
+            *(pl.when(pl.col("scenario") == row["scenario"]).then(pl.lit(row[f"mean{i}"], pl.Int64))
+              for row in rows if row[f"lacking{i}"]),
+        )
+        for i in range(len(tokens))
+    ]  # fmt: skip
 
 
 def admission_tokens(admission: Admission) -> pl.Expr:
@@ -116,16 +132,27 @@ def demand_of_run(run: Run) -> Demand:
     Without those that came due when the budget was used up: nobody was to send them.
     """
     stretch = steady_stretch(run)
-    rows = attempts_with_tokens(run).filter(STEADY & ~PAST_BUDGET)
-    answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
-    arrivals = (
-        rows.group_by("seq")
-        .agg(pl.col("due_ns").min(), pl.col(*_TOKENS).sort_by(answered_last).last())
-        .sort("due_ns", "seq")
-        .select(at_s=in_seconds(pl.col("due_ns") - stretch.start_ns), **{name: pl.col(name) for name in _TOKENS})
-        .collect()
+    rows = (
+        attempts_with_tokens(run)
+        .filter(STEADY & ~PAST_BUDGET)
+        .select("seq", "attempt", "due_ns", "usage_source", *_TOKENS)
     )
-    return Demand(arrivals, stretch.seconds, "the run's steady phase")
+    again = rows.filter(pl.col("attempt") > 0).select("seq").unique()
+    answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
+    columns = ("seq", "due_ns", *_TOKENS)
+    several = (
+        rows.join(again, on="seq", how="semi")
+        .group_by("seq")
+        .agg(pl.col("due_ns").min(), pl.col(*_TOKENS).sort_by(answered_last).last())
+        .select(columns)
+        .sort("seq")
+    )
+    once = rows.join(again, on="seq", how="anti", maintain_order="left").select(columns)
+    arrivals = once.merge_sorted(several, key="seq").collect(engine="streaming")
+    if not arrivals["due_ns"].is_sorted():  # users of a closed loop, or the parts of a run that has not ended
+        arrivals = arrivals.sort("due_ns", "seq")
+    at_s = in_seconds(pl.col("due_ns") - stretch.start_ns)
+    return Demand(arrivals.select(at_s.alias("at_s"), *_TOKENS), stretch.seconds, "the run's steady phase")
 
 
 def demand_from_trace(path: Path) -> Demand:
@@ -156,19 +183,20 @@ def peak_per_minute(demand: Demand, amount: pl.Expr) -> float:
 
     Scaled up to 60 s where the demand spans less.
     """
+    return peaks_per_minute(demand, amount)[0]
+
+
+def peaks_per_minute(demand: Demand, *amounts: pl.Expr) -> list[float]:
+    """The peak of each amount, which need not be of the same minute."""
     if demand.arrivals.is_empty() or demand.span_s <= 0:
-        return 0.0
+        return [0.0] * len(amounts)
+    columns = [demand.arrivals.select(amount).to_series().to_numpy() for amount in amounts]
     if demand.span_s < MINUTE_S:
-        return float(demand.arrivals.select(amount.sum()).item()) * MINUTE_S / demand.span_s
-    peak = (
-        demand.arrivals.lazy()
-        .select(at_ns=(pl.col("at_s") * NS_PER_S).round().cast(pl.Int64), amount=amount)
-        .rolling(index_column="at_ns", period=f"{60 * NS_PER_S}i")
-        .agg(pl.col("amount").sum())
-        .select(pl.col("amount").max())
-        .collect()
-    )
-    return float(peak.item())
+        return [float(column.sum()) * MINUTE_S / demand.span_s for column in columns]
+    at_ns = (demand.arrivals["at_s"] * NS_PER_S).round().cast(pl.Int64).to_numpy()
+    past = np.searchsorted(at_ns, at_ns - round(MINUTE_S * NS_PER_S), side="right")  # arrivals that are a minute old
+    totals = [np.concatenate(([0], np.cumsum(column))) for column in columns]
+    return [float((so_far[1:] - so_far[past]).max()) for so_far in totals]
 
 
 def grown(demand: Demand, factor: float) -> Demand:

@@ -6,9 +6,13 @@ computed from the raw rows, for all scenarios together and for each alone. Perce
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import polars as pl
 
 from loadgen.samples import Run
+from planner.ascending import Ascending, Counted, ascending
 from planner.demand import admission_tokens, attempts_with_tokens
 from planner.plan import LatencyRow, Quantile
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples
@@ -25,6 +29,8 @@ _first_token, _last_token, _done = pl.col("first_token_ns"), pl.col("last_token_
 _opened = pl.coalesce("secured_ns", "connected_ns")
 # A request that is due while its connection is being opened waits for the server, not for us.
 _opening = (_opened - pl.max_horizontal("connect_ns", _admitted)).clip(lower_bound=0).fill_null(0)
+_GAP_NS = pl.col("gap_us").cast(pl.Int64) * NS_PER_US
+_STREAMED = (pl.col("chunks") > 0) | _first_token.is_not_null()  # others have no gaps to be looked for
 _tokens_after_first = pl.col("completion_tokens").cast(pl.Int64) - 1
 
 METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
@@ -42,6 +48,8 @@ METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
 }
 OF_OPENING = ("connect", "tls")
 OF_ALL_SENT = ("throttle_wait", "lag", *OF_OPENING)
+OF_ANSWERS = tuple(name for name, definition in METRICS.items() if definition is not None and name not in OF_ALL_SENT)
+_SCENARIO = pl.col("scenario").cast(pl.Categorical)
 
 
 def values(run: Run, metric: str, of: pl.Expr = STEADY) -> pl.LazyFrame:
@@ -49,49 +57,87 @@ def values(run: Run, metric: str, of: pl.Expr = STEADY) -> pl.LazyFrame:
     rows = run.samples.filter(of & (SENT if metric in OF_ALL_SENT else OK))
     definition = METRICS[metric]
     if definition is None:
-        gaps = run.chunks.with_columns(value_ns=pl.col("gap_us").cast(pl.Int64) * NS_PER_US)
-        measured = rows.join(gaps, on=["seq", "attempt"])
+        gaps = run.chunks.with_columns(value_ns=_GAP_NS)
+        measured = rows.filter(_STREAMED).join(gaps, on=["seq", "attempt"])
     else:
         measured = rows.with_columns(value_ns=definition)
     return measured.select("seq", "attempt", "scenario", "due_ns", "value_ns").drop_nulls("value_ns")
 
 
-def sorted_values(run: Run, metric: str) -> pl.DataFrame:
-    """Columns scenario, value_ns; ascending."""
-    return values(run, metric).select("scenario", "value_ns").sort("value_ns").collect()
+def values_of(run: Run, metric: str, of: pl.Expr = STEADY) -> Ascending:
+    """All values of a metric, in ns."""
+    found = values(run, metric, of)
+    return (
+        ascending(found.select("value_ns").collect(engine="streaming")["value_ns"])
+        if METRICS[metric] is not None
+        else _counted(found.group_by("value_ns").agg(n=pl.len()).collect(engine="streaming"))
+    )
+
+
+def values_by_scenario(run: Run, *metrics: str) -> Iterator[tuple[str, str, Ascending]]:
+    """Metric, scenario and its values in ns: for each metric ALL of them, then those of each scenario that has any.
+
+    Metrics of the same rows are read together: a record may have ten million.
+    """
+    for names in (OF_ANSWERS, OF_ALL_SENT):
+        asked = {name: METRICS[name] for name in metrics if name in names}
+        if asked:
+            yield from _values_of_rows(run.samples.filter(STEADY & (OK if names is OF_ANSWERS else SENT)), asked)
+    for name in metrics:
+        if METRICS[name] is None:
+            yield from _values_of_gaps(run, name)
+
+
+def _values_of_rows(rows: pl.LazyFrame, definitions: Mapping[str, Any]) -> Iterator[tuple[str, str, Ascending]]:
+    frame = rows.select(_SCENARIO, **definitions).collect(engine="streaming")
+    present = sorted(frame["scenario"].cast(pl.String).unique())
+    belongs = [(scenario, frame["scenario"] == scenario) for scenario in present] if len(present) > 1 else []
+    for name in definitions:
+        column = frame[name]
+        of_all = ascending(column.drop_nulls())
+        yield name, ALL, of_all
+        parts = [(scenario, ascending(column.filter(own).drop_nulls())) for scenario, own in belongs]
+        for scenario, part in parts or [(scenario, of_all) for scenario in present]:
+            if len(part):
+                yield name, scenario, part
+
+
+def _values_of_gaps(run: Run, metric: str) -> Iterator[tuple[str, str, Ascending]]:
+    found = values(run, metric).select(_SCENARIO, "value_ns")
+    counts = found.group_by("scenario", "value_ns").agg(n=pl.len()).collect(engine="streaming")
+    yield metric, ALL, _counted(counts.group_by("value_ns").agg(pl.col("n").sum()))
+    parts = counts.partition_by("scenario", as_dict=True)
+    yield from ((metric, name, _counted(part)) for name, part in sorted((str(key[0]), p) for key, p in parts.items()))
+
+
+def _counted(counts: pl.DataFrame) -> Counted:
+    by_value = counts.sort("value_ns")
+    return Counted(by_value["value_ns"].to_numpy(), by_value["n"].to_numpy())
 
 
 def latency_rows(run: Run) -> tuple[LatencyRow, ...]:
     """Every metric: first of all scenarios together, then of each that has values, by name."""
-    rows = (row for metric in METRICS for row in _rows_of(metric, sorted_values(run, metric)))
-    return tuple(row for row in rows if row.n or row.metric not in OF_OPENING)
+    found: dict[str, list[LatencyRow]] = {metric: [] for metric in METRICS}
+    for metric, scenario, values_ns in values_by_scenario(run, *METRICS):
+        found[metric].append(latency_row(metric, scenario, values_ns))
+    return tuple(row for rows in found.values() for row in rows if row.n or row.metric not in OF_OPENING)
 
 
-def _rows_of(metric: str, frame: pl.DataFrame) -> list[LatencyRow]:
-    return [latency_row(metric, scenario, ascending) for scenario, ascending in _by_scenario(frame)]
-
-
-def _by_scenario(frame: pl.DataFrame) -> list[tuple[str, pl.Series]]:
-    """The values of `sorted_values`: all together, then those of each scenario."""
-    parts = frame.partition_by("scenario", as_dict=True)
-    return [(ALL, frame["value_ns"]), *((str(key[0]), parts[key]["value_ns"]) for key in sorted(parts))]
-
-
-def latency_row(metric: str, scenario: str, ascending: pl.Series) -> LatencyRow:
+def latency_row(metric: str, scenario: str, values_ns: Ascending) -> LatencyRow:
     return LatencyRow(
         metric=metric,
         scenario=scenario,
-        n=len(ascending),
-        mean_ms=mean_ms(ascending),
-        max_ms=max_ms(ascending),
-        p50=quantile(ascending, 0.50),
-        p90=quantile(ascending, 0.90),
-        p95=quantile(ascending, 0.95),
-        p99=quantile(ascending, 0.99),
+        n=len(values_ns),
+        mean_ms=mean_ms(values_ns),
+        max_ms=max_ms(values_ns),
+        p50=quantile(values_ns, 0.50),
+        p90=quantile(values_ns, 0.90),
+        p95=quantile(values_ns, 0.95),
+        p99=quantile(values_ns, 0.99),
     )
 
 
-def quantile(ascending: pl.Series, q: float) -> Quantile:
+def quantile(ascending: Ascending, q: float) -> Quantile:
     """The percentile of sorted values in ns, with its interval; all None where too few values support it."""
     n, needs_n = len(ascending), needed_samples(q)
     if n < needs_n:
@@ -105,16 +151,16 @@ def quantile(ascending: pl.Series, q: float) -> Quantile:
     )
 
 
-def mean_ms(values_ns: pl.Series) -> float | None:
+def mean_ms(values_ns: Ascending) -> float | None:
     mean = values_ns.mean()
     return float(mean) / NS_PER_MS if isinstance(mean, int | float) else None
 
 
-def max_ms(ascending: pl.Series) -> float | None:
-    return None if ascending.is_empty() else _at_rank(ascending, len(ascending))
+def max_ms(ascending: Ascending) -> float | None:
+    return None if not len(ascending) else _at_rank(ascending, len(ascending))
 
 
-def _at_rank(ascending: pl.Series, rank: int) -> float:
+def _at_rank(ascending: Ascending, rank: int) -> float:
     return float(ascending[rank - 1]) / NS_PER_MS
 
 
@@ -157,9 +203,7 @@ def latency_distribution(run: Run) -> pl.DataFrame:
     Of 400 values or fewer each is a point; of more, 400 evenly spaced ranks, the last being the largest value.
     """
     return pl.concat(
-        _distribution_line(metric, scenario, ascending)
-        for metric in DRAWN
-        for scenario, ascending in _by_scenario(sorted_values(run, metric))
+        _distribution_line(metric, scenario, found) for metric, scenario, found in values_by_scenario(run, *DRAWN)
     )
 
 
@@ -167,17 +211,17 @@ def latency_by_target(run: Run) -> pl.DataFrame:
     """The same of all targets together and of each, named by `scenario`."""
     parts = [(str(target.name), PartOfRun(run, target)) for target in config_of(run).targets]
     return pl.concat(
-        _distribution_line(metric, name, sorted_values(part, metric)["value_ns"])
+        _distribution_line(metric, name, values_of(part, metric))
         for metric in DRAWN
         for name, part in ((ALL, run), *parts)
     )
 
 
-def _distribution_line(metric: str, scenario: str, ascending: pl.Series) -> pl.DataFrame:
+def _distribution_line(metric: str, scenario: str, ascending: Ascending) -> pl.DataFrame:
     n = len(ascending)
     points = min(n, LINE_POINTS)
     ranks = [-(-n * k // points) for k in range(1, points + 1)]
-    chosen = ascending.gather(pl.Series(ranks, dtype=pl.Int64) - 1).cast(pl.Float64)
+    chosen = pl.Series([ascending[rank - 1] for rank in ranks], dtype=pl.Float64)
     shares = pl.Series([rank / n for rank in ranks], dtype=pl.Float64)
     return pl.DataFrame({"value_ns": chosen, "share": shares}).select(
         metric=pl.lit(metric), scenario=pl.lit(scenario), value_ms=in_ms(pl.col("value_ns")), share="share"

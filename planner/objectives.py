@@ -9,10 +9,11 @@ import polars as pl
 
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.metrics import max_ms, mean_ms, quantile, sorted_values, values
+from planner.ascending import Ascending
+from planner.metrics import METRICS, max_ms, mean_ms, quantile, values, values_of
 from planner.plan import Goodput, SloResult
 from planner.quantiles import wilson
-from planner.rows import NS_PER_MS, OK, PAST_BUDGET, STEADY
+from planner.rows import NS_PER_MS, OK, PAST_BUDGET, STEADY, count_arrivals
 
 
 def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:
@@ -20,7 +21,7 @@ def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:
 
     Only percentiles have an interval here.
     """
-    return tuple(_result(slo, sorted_values(run, slo.metric)["value_ns"]) for slo in slos)
+    return tuple(_result(slo, values_of(run, slo.metric)) for slo in slos)
 
 
 def judged_by_sweep(results: Sequence[SloResult], swept: Sequence[Slo]) -> tuple[SloResult, ...]:
@@ -33,7 +34,7 @@ def judged_by_sweep(results: Sequence[SloResult], swept: Sequence[Slo]) -> tuple
     return tuple(replace(each, met=True) if each.met is None and each.text in met else each for each in results)
 
 
-def _result(slo: Slo, ascending: pl.Series) -> SloResult:
+def _result(slo: Slo, ascending: Ascending) -> SloResult:
     low_ms = high_ms = None
     if slo.quantile is not None:
         percentile = quantile(ascending, slo.quantile)
@@ -62,23 +63,27 @@ def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
     gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it. None without
     objectives or arrivals.
     """
-    offered = run.samples.filter(STEADY & ~PAST_BUDGET).select(pl.col("seq").n_unique()).collect().item()
+    offered = count_arrivals(run.samples.filter(STEADY & ~PAST_BUDGET))
     if not slos or not offered:
         return None
     good_attempts = run.samples.filter(STEADY & OK)
     for slo in slos:
-        good_attempts = good_attempts.join(_missed(run, slo), on=["seq", "attempt"], how="anti")
-    good = good_attempts.select(pl.col("seq").n_unique()).collect().item()
+        definition = METRICS[slo.metric]
+        if definition is None:
+            missed = _missed(run, slo)
+            good_attempts = good_attempts.join(missed, on=["seq", "attempt"], how="anti", maintain_order="left")
+        else:
+            good_attempts = good_attempts.filter(~beyond(slo, definition).fill_null(value=False))
+    good = count_arrivals(good_attempts)
     share = wilson(good, offered)
     return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered)
 
 
 def _missed(run: Run, slo: Slo) -> pl.LazyFrame:
     """The answered attempts that did not keep the limit. Columns seq, attempt."""
-    return values(run, slo.metric).filter(beyond(slo)).select("seq", "attempt")
+    return values(run, slo.metric).filter(beyond(slo)).select("seq", "attempt").unique()
 
 
-def beyond(slo: Slo) -> pl.Expr:
-    """Whether a value_ns does not keep the limit."""
-    value = pl.col("value_ns")
+def beyond(slo: Slo, value: pl.Expr = pl.col("value_ns")) -> pl.Expr:  # noqa: B008 - an expression is a value
+    """Whether a value in ns does not keep the limit."""
     return value > slo.limit_ns if "<=" in slo.text else value >= slo.limit_ns

@@ -95,6 +95,7 @@ class Traffic:
     mean_in_flight: float
     peak_in_flight: int
     failures: tuple[Failure, ...] = ()  # the commonest first
+    billed_requests: int = 0  # attempts that cost money, of the whole run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

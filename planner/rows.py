@@ -60,6 +60,14 @@ def config_of(run: Run) -> RunConfig:
         raise RunFolderError(f"{run.folder / 'manifest.json'}: its config cannot be understood: {reason}") from None
 
 
+def count_arrivals(rows: pl.LazyFrame) -> int:
+    """How many arrivals the rows are of; quickly where they stand in order, as those of an ended run do."""
+    seq, before = pl.col("seq"), pl.col("seq").shift(1)
+    counted = rows.select(n=seq.ne_missing(before).sum(), in_order=(seq >= before).all()).collect(engine="streaming")
+    n, in_order = counted.row(0)
+    return int(n if in_order else rows.select(seq.n_unique()).collect().item())
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """Part of a run, in seconds since its start."""

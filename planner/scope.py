@@ -11,7 +11,7 @@ from loadgen.config import Kind, RunConfig, Split, TargetConfig
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.demand import Demand, busiest, demand_of_run, grown, repeated
+from planner.demand import MINUTE_S, REQUESTS, Demand, busiest, demand_of_run, grown, peak_per_minute, repeated
 from planner.instances import SweptCapacity
 from planner.prices import PriceBook, TokenPrice
 from planner.rows import PartOfRun, config_of
@@ -31,6 +31,7 @@ class Scope:
     book: PriceBook
     measured: Demand  # the run's steady phase
     planned: Demand  # what the plan is for, growth included
+    peak_per_s: float  # of `planned`, in its busiest minute
     of_own_mix: bool  # the planned demand is the run's own
     today: date | None  # None: prices have no age
     swept: SweptCapacity | None = None  # where the run is the best step of a sweep
@@ -97,7 +98,15 @@ class Scope:
     def _part(self, part: PartOfRun) -> Scope:
         measured = demand_of_run(part)
         planned = grown(measured, self.growth)
-        return replace(self, run=part, config=config_of(part), measured=measured, planned=planned, of_own_mix=True)
+        return replace(
+            self,
+            run=part,
+            config=config_of(part),
+            measured=measured,
+            planned=planned,
+            peak_per_s=peak_per_s(planned),
+            of_own_mix=True,
+        )
 
     @property
     def unsaid(self) -> Mapping[str, str]:
@@ -125,6 +134,11 @@ class Scope:
             why = "Every target was given the whole load, to compare them: what it needs and costs stands with each."
             unsaid |= dict.fromkeys(("what_if", "serverless", "instances"), why)
         return unsaid
+
+
+def peak_per_s(demand: Demand) -> float:
+    """Requests a second in the busiest minute."""
+    return peak_per_minute(demand, REQUESTS) / MINUTE_S
 
 
 def watched_part(demand: Demand) -> Demand:

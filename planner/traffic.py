@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import polars as pl
 
 from loadgen.samples import Outcome, Run, count_totals
-from planner.demand import REQUESTS, Demand, admission_tokens, attempts_with_tokens, peak_per_minute
+from planner.demand import REQUESTS, Demand, admission_tokens, attempts_with_tokens, peaks_per_minute
 from planner.plan import Failure, Traffic
 from planner.rows import NS_PER_S, OK, SENT, STEADY, THROTTLED, Stretch, config_of
 
@@ -34,11 +37,9 @@ def in_flight(run: Run) -> pl.LazyFrame:
 
 def traffic(run: Run, demand: Demand, stretch: Stretch) -> Traffic:
     """The ledger and the billed tokens of the whole run; rates, means and peaks of its steady phase (`demand`)."""
-    totals = count_totals(run.samples)
-    prompt_tokens, completion_tokens, estimated_share = _billed_tokens(run)
-    mean_prompt_tokens, mean_completion_tokens = _mean_tokens(run)
-    completed, generated_tokens = completed_within(run, stretch)
-    mean_in_flight, peak_in_flight = _flight(run, stretch)
+    totals, tokens = count_totals(run.samples), _tokens(run, stretch)
+    at_the_door = admission_tokens(config_of(run).quota.admission)
+    peak_requests, peak_tokens = peaks_per_minute(demand, REQUESTS, at_the_door)
     return Traffic(
         planned=totals["planned"],
         sent=totals["sent"],
@@ -47,17 +48,18 @@ def traffic(run: Run, demand: Demand, stretch: Stretch) -> Traffic:
         outcomes={outcome.value: totals[outcome] for outcome in Outcome},
         steady_s=stretch.seconds,
         requests_per_s=demand.requests_per_s,
-        completed_per_s=_per(completed, stretch.seconds),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        estimated_usage_share=estimated_share,
-        mean_prompt_tokens=mean_prompt_tokens,
-        mean_completion_tokens=mean_completion_tokens,
-        output_tokens_per_s=_per(generated_tokens, stretch.seconds),
-        peak_requests_per_minute=peak_per_minute(demand, REQUESTS),
-        peak_tokens_per_minute=peak_per_minute(demand, admission_tokens(config_of(run).quota.admission)),
-        mean_in_flight=mean_in_flight,
-        peak_in_flight=peak_in_flight,
+        completed_per_s=_per(tokens["completed"], stretch.seconds),
+        prompt_tokens=tokens["prompt"],
+        completion_tokens=tokens["completion"],
+        billed_requests=tokens["billed"],
+        estimated_usage_share=tokens["unstated"] / totals[Outcome.OK] if totals[Outcome.OK] else 0.0,
+        mean_prompt_tokens=tokens["mean_prompt"],
+        mean_completion_tokens=tokens["mean_completion"],
+        output_tokens_per_s=_per(tokens["generated"], stretch.seconds),
+        peak_requests_per_minute=peak_requests,
+        peak_tokens_per_minute=peak_tokens,
+        mean_in_flight=mean_in_flight(run, stretch),
+        peak_in_flight=_peak_in_flight(run, stretch),
         failures=_failures(run),
     )
 
@@ -77,45 +79,53 @@ def _per(amount: int, seconds: float) -> float:
     return amount / seconds if seconds > 0 else 0.0
 
 
-def _billed_tokens(run: Run) -> tuple[int, int, float]:
-    """Prompt and completion tokens that are billed, and the share of the answers (ok) without usage from the server."""
-    tokens = ("prompt_tokens", "completion_tokens")
-    unstated = (OK & ~BY_SERVER).sum().alias("unstated")
-    row = billed_attempts(run).select(pl.col(*tokens).sum(), unstated, OK.sum().alias("ok")).collect().row(0)
-    prompt_tokens, completion_tokens, without_usage, answers = row
-    return prompt_tokens, completion_tokens, without_usage / answers if answers else 0.0
+def _tokens(run: Run, stretch: Stretch) -> dict[str, Any]:
+    """Sums of what is billed (the whole run), means of an answer of the steady phase, and what ended in the stretch.
 
-
-def _mean_tokens(run: Run) -> tuple[float | None, float | None]:
-    """Of an answer in the steady phase."""
-    answers = attempts_with_tokens(run).filter(STEADY & OK)
-    prompt_tokens, completion_tokens = (
-        answers.select(pl.col("prompt_tokens", "completion_tokens").mean()).collect().row(0)
+    In one reading: a record may have ten million rows.
+    """
+    prompt, completion, answered = pl.col("prompt_tokens"), pl.col("completion_tokens"), STEADY & OK
+    done = OK & _ended_within(stretch)
+    sums = attempts_with_tokens(run).select(
+        billed=BILLED.sum(),
+        prompt=prompt.filter(BILLED).sum(),
+        completion=completion.filter(BILLED).sum(),
+        unstated=(OK & ~BY_SERVER).sum(),
+        mean_prompt=prompt.filter(answered).mean(),
+        mean_completion=completion.filter(answered).mean(),
+        completed=done.sum(),
+        generated=completion.filter(done).sum(),
     )
-    return prompt_tokens, completion_tokens
+    return sums.collect(engine="streaming").row(0, named=True)
+
+
+def _ended_within(stretch: Stretch) -> pl.Expr:
+    return pl.col("done_ns").is_between(stretch.start_ns, stretch.end_ns, closed="left").fill_null(value=False)
 
 
 def completed_within(run: Run, stretch: Stretch) -> tuple[int, int]:
     """Answers completed within the stretch, whenever they were due, and the tokens generated for them."""
-    within = pl.col("done_ns").is_between(stretch.start_ns, stretch.end_ns, closed="left")
-    done = attempts_with_tokens(run).filter(OK & within)
-    completed, generated_tokens = done.select(pl.len(), pl.col("completion_tokens").sum()).collect().row(0)
-    return completed, generated_tokens
+    tokens = _tokens(run, stretch)
+    return tokens["completed"], tokens["generated"]
 
 
-def _flight(run: Run, stretch: Stretch) -> tuple[float, int]:
-    """Mean and peak of the requests in flight within the stretch."""
+def _peak_in_flight(run: Run, stretch: Stretch) -> int:
+    """The most requests in flight at once within the stretch; at its start, and then at each that is sent.
+
+    An attempt whose end is unknown stays in flight.
+    """
     if stretch.seconds <= 0:
-        return 0.0, 0
-    start, end = pl.lit(stretch.start_ns), pl.lit(stretch.end_ns)
-    before = in_flight(run).filter(pl.col("at_ns") <= start).select(pl.col("in_flight").last().alias("peak"))
-    within = (
-        in_flight(run)
-        .filter((pl.col("at_ns") > start) & (pl.col("at_ns") < end))
-        .select(peak=pl.col("in_flight").max())
-    )
-    peak = pl.concat([before, within]).select(pl.col("peak").max().fill_null(0)).collect().item()
-    return mean_in_flight(run, stretch), peak
+        return 0
+    sent = run.samples.filter(SENT & (pl.col("sent_ns") < stretch.end_ns)).select("sent_ns", "done_ns")
+    instants = sent.collect(engine="streaming")
+    sent_ns = np.sort(instants["sent_ns"].to_numpy())
+    done_ns = np.sort(instants["done_ns"].drop_nulls().to_numpy())
+    first = int(np.searchsorted(sent_ns, stretch.start_ns, side="right"))
+    at_start = first - int(np.searchsorted(done_ns, stretch.start_ns, side="right"))
+    later_ns = sent_ns[first:]
+    up_to = np.arange(first + 1, len(sent_ns) + 1)  # of several at one instant the last counts, and is the highest
+    in_flight = up_to - np.searchsorted(done_ns, later_ns, side="right")
+    return max(at_start, int(in_flight.max(initial=0)))
 
 
 def mean_in_flight(run: Run, stretch: Stretch) -> float:
@@ -124,7 +134,8 @@ def mean_in_flight(run: Run, stretch: Stretch) -> float:
         return 0.0
     began = pl.max_horizontal("sent_ns", pl.lit(stretch.start_ns))
     ended = pl.min_horizontal(pl.col("done_ns").fill_null(stretch.end_ns), pl.lit(stretch.end_ns))
-    area_ns: int = run.samples.filter(SENT).select((ended - began).clip(lower_bound=0).sum()).collect().item()
+    area = run.samples.filter(SENT).select((ended - began).clip(lower_bound=0).sum())
+    area_ns: int = area.collect(engine="streaming").item()
     return area_ns / (stretch.seconds * NS_PER_S)
 
 
@@ -132,17 +143,3 @@ def throttled_share(run: Run) -> float:
     """Attempts answered 429 over attempts sent, in the steady phase; zero where none was sent."""
     share = run.samples.filter(STEADY & SENT).select(THROTTLED.mean()).collect().item()
     return share or 0.0
-
-
-def billed_requests(run: Run) -> int:
-    """How many attempts are billed."""
-    n: int = billed_attempts(run).select(pl.len()).collect().item()
-    return n
-
-
-def billed_request(run: Run) -> tuple[float, float] | None:
-    """Mean prompt and completion tokens of an attempt that is billed; None where none is."""
-    prompt_tokens, completion_tokens = (
-        billed_attempts(run).select(pl.col("prompt_tokens", "completion_tokens").mean()).collect().row(0)
-    )
-    return None if prompt_tokens is None else (prompt_tokens, completion_tokens)

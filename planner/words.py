@@ -5,7 +5,7 @@ from __future__ import annotations
 from loadgen.config import Split
 from loadgen.tokens import ESTIMATOR
 from planner.cost import HOURS_PER_MONTH
-from planner.demand import REQUESTS, peak_per_minute
+from planner.demand import MINUTE_S
 from planner.plan import ManagedCost, Plan, ServerlessCost, SloResult
 from planner.quota import REFUSED_SHARE, deployments_needed
 from planner.scope import Scope, watched_part
@@ -144,7 +144,7 @@ def _of_demand(scope: Scope) -> list[str]:
         return []
     lines = [
         f"Planned for {planned.source}: {three_digits(planned.requests_per_s)} requests/s on average, "
-        f"{peak_per_minute(planned, REQUESTS):,.0f} in the busiest minute, with a mean of "
+        f"{scope.peak_per_s * MINUTE_S:,.0f} in the busiest minute, with a mean of "
         f"{planned.mean_tokens('prompt_tokens'):,.0f} prompt and {planned.mean_tokens('completion_tokens'):,.0f} "
         "completion tokens a request."
     ]

@@ -21,8 +21,8 @@ from planner.metrics import (
     load_over_time,
     outcomes_over_time,
     quantile,
-    sorted_values,
     values,
+    values_of,
 )
 from planner.objectives import goodput, slo_results
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples, wilson
@@ -39,7 +39,7 @@ def rows_of(run, metric):
 
 
 def values_ms(run, metric):
-    return [value / 1e6 for value in sorted_values(run, metric)["value_ns"]]
+    return [value / 1e6 for value in values_of(run, metric)]
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=300), st.sampled_from(QS))
