@@ -3,9 +3,10 @@
     python benchmarks/planner.py [REQUESTS]
 
 Poisson arrivals whose rate doubles and halves over each half hour, lognormal lengths, 1,000 prompt and 200 completion
-tokens in the mean, max_tokens 400: nine tenths of what ten deployments of 200,000 tokens a minute admit. The limits are measured in the same process: a bare loop that adds each request to the count of its deployment's minute and
-compares, and the limiter that the simulator runs, one call a request. One core, CPU time; 1,000,000 requests against
-ten deployments, and against 1, 2, ... 10, must be counted in 10 s each.
+tokens in the mean, max_tokens 400: nine tenths of what ten deployments of 200,000 tokens a minute admit. The limits are
+measured in the same process: a bare loop that adds each request to the count of its deployment's minute and compares,
+and the limiter that the simulator runs, one call a request. One core, CPU time; 1,000,000 requests against ten
+deployments, and against 1, 2, ... 10, must be counted in 10 s each.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ import polars as pl
 
 from loadgen.errors import ConfigError
 from loadgen.quota import NS_PER_S, Admission, Quota, WindowKind
-from planner.demand import Demand
-from planner.deployments import mean_load, smallest
+from planner.demand import MINUTE_S, Demand, admission_tokens
 from planner.doors import door_of, enforced, numbers_of, window_name, windows
 from planner.plan import QuotaUse, Traffic, WhatIf
 from planner.quantiles import nearest_rank
 from planner.queues import waits
 from planner.replay import NEVER, REQUESTS, TOKENS, Codes, Door, Flags, Whole
+from planner.search import smallest
 
 REFUSED_SHARE = 0.01  # of the requests: a number of deployments that refuses at most this much is enough
 MOST_ROWS = 12  # numbers of deployments that are tried
@@ -162,7 +162,7 @@ def what_if_table(demand: Demand, quota: Quota) -> tuple[WhatIf, ...]:
     if demand.arrivals.is_empty() or demand.span_s <= 0:
         return ()
     doors = {name: door_of(demand.arrivals, way) for name, way in windows(quota).items()}
-    filled = math.ceil(mean_load(demand, quota))
+    filled = math.ceil(_mean_load(demand, quota))
     first = 1 if filled <= MOST_ROWS // 2 else filled - 1
     rows: list[list[WhatIf]] = []
     for number in range(first, first + MOST_ROWS):
@@ -172,6 +172,13 @@ def what_if_table(demand: Demand, quota: Quota) -> tuple[WhatIf, ...]:
     enough = smallest(lambda number: _is_enough(doors.values(), number), first + MOST_ROWS, demand.arrivals.height)
     rows[-2:] = [[_row(door, name, number) for name, door in doors.items()] for number in (enough - 1, enough)]
     return tuple(itertools.chain(*rows))
+
+
+def _mean_load(demand: Demand, quota: Quota) -> float:
+    """The deployments' quota that the demand takes up on average, by the limit that it fills more."""
+    minutes = demand.span_s / MINUTE_S
+    tokens: int = demand.arrivals.select(admission_tokens(quota.admission).sum()).item()
+    return max(tokens / quota.tokens_per_minute, demand.arrivals.height / quota.requests_per_minute) / minutes
 
 
 def _is_enough(doors: Iterable[Door], deployments: int) -> bool:
