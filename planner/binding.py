@@ -15,7 +15,7 @@ HOUR_MINUTES = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Minutes count from the first arrival; a load is how many deployments' quota it would fill, by the nearer limit."""
+    """Minutes count from the first arrival. A load is how many quotas it fills, by the fuller limit."""
 
     tokens_nearer_share: float  # of the minutes with arrivals: the tokens are nearer their limit than the requests
     tokens_over_share: float  # of all minutes: their tokens are more than the needed deployments admit together

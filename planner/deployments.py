@@ -174,7 +174,7 @@ class Blocks:
 
     @property
     def count(self) -> int:
-        return self.starts.shape[1]
+        return int(self.starts.shape[1])
 
     def sums(self, by_minute: Counts) -> Counts:
         """Of each resample."""
@@ -244,7 +244,9 @@ class Tried:
         if self.blocks is None:
             return enough, float(enough)
         minutes = self.minutes[places]
-        offered, lost = (np.bincount(minutes, each, self.last_minute + 1) for each in (door.fits, refused))
+        offered, lost = (
+            np.bincount(minutes, each.astype(np.float64), self.last_minute + 1) for each in (door.fits, refused)
+        )
         return enough, float((self.blocks.sums(lost) <= self.target_share * self.blocks.sums(offered)).mean())
 
     @cached_property
@@ -265,7 +267,7 @@ class Tried:
 
     @cached_property
     def fluid(self) -> int:
-        """Where to begin: what each minute holds beyond all deployments' quota is refused, as if it could be divided."""
+        """Where to begin: what a minute holds beyond all quotas is refused, as if requests could be divided."""
         minutes = self.door.at_ns // MINUTE_NS
         fullness = np.maximum(
             np.bincount(minutes, self.door.counted_tokens) / self.door.quota.tokens_per_minute,
