@@ -6,6 +6,7 @@ do not make room, they move the demand to where there is some, or crowd the next
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
@@ -14,11 +15,13 @@ import polars as pl
 
 from loadgen.errors import ConfigError
 from loadgen.quota import NS_PER_S, Admission, Limiter, Quota, WindowKind, enforcing
+from planner.demand import Demand, busiest
 from planner.doors import door_of, enforced, numbers_of, window_name
 from planner.quantiles import nearest_rank
 from planner.replay import Door
 
 MOST_TRIES = 1_000
+MOST_PLAYED = 20_000  # arrivals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,14 @@ class ClientOutcome:
     delay_p95_s: float | None
     delay_p99_s: float | None
     delay_max_s: float | None
+
+
+def clients_table(
+    demand: Demand, quota: Quota, deployments: Sequence[int], window: str, clients: Sequence[Client] = CLIENTS
+) -> tuple[ClientOutcome, ...]:
+    """How each kind of client fares in the demand's busiest stretch, at each number of deployments."""
+    stretch = busiest(demand, MOST_PLAYED).arrivals
+    return tuple(retried(stretch, quota, number, client, window=window) for number in deployments for client in clients)
 
 
 def retried(

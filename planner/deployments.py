@@ -23,7 +23,7 @@ from planner.demand import MINUTE_S, Demand, admission_tokens, repeated
 from planner.doors import door_of, windows
 from planner.quantiles import nearest_rank
 from planner.quota import REFUSED_SHARE
-from planner.replay import Door, Flags, Whole
+from planner.replay import Door, Flags, Part, Whole
 from planner.search import smallest
 
 PHASES = 20  # of the fixed minute against the demand
@@ -33,7 +33,6 @@ LEAST_MINUTES = 10  # of which anything can be drawn again
 DAY_MINUTES = 24 * 60
 LEAST_DAYS = 7
 SLICES_S = (60, 10, 1)  # in which requests may be checked
-MOST_REPLAYED = 60_000  # arrivals of one replay; of more, those of some of the deployments
 TRIMMED_TO = (0.99, 0.95)  # percentiles of the completions
 
 Counts = npt.NDArray[np.float64]
@@ -236,22 +235,13 @@ class Tried:
         return self.results[number]
 
     def _in_phase(self, number: int, phase_ns: int) -> tuple[bool, float]:
-        some = max(1, min(number, number * MOST_REPLAYED // len(self.door.at_ns)))
-        places: Flags | slice = slice(None) if some == number else self.turn % number < some
-        door = Door(self.door.at_ns[places], self.door.tokens[places], self.door.quota, phase_ns)
-        refused = (door.refusals(some) != 0) & door.fits
-        enough = bool(refused.sum() <= self.target_share * door.fits.sum())
+        part = Part.of(self.door, number, phase_ns)
+        enough = part.is_enough(self.target_share)
         if self.blocks is None:
             return enough, float(enough)
-        minutes = self.minutes[places]
-        offered, lost = (
-            np.bincount(minutes, each.astype(np.float64), self.last_minute + 1) for each in (door.fits, refused)
-        )
+        minutes = self.minutes[part.places]
+        offered, lost = (_by_minute(minutes, each, self.last_minute + 1) for each in (part.door.fits, part.refused))
         return enough, float((self.blocks.sums(lost) <= self.target_share * self.blocks.sums(offered)).mean())
-
-    @cached_property
-    def turn(self) -> Whole:
-        return np.arange(len(self.door.at_ns))
 
     @cached_property
     def minutes(self) -> Whole:
@@ -276,3 +266,7 @@ class Tried:
         allowed = self.target_share * fullness.sum()
         most = max(1, math.ceil(fullness.max()))
         return smallest(lambda number: bool(np.maximum(fullness - number, 0).sum() <= allowed), most, most)
+
+
+def _by_minute(minutes: Whole, counted: Flags, count: int) -> Counts:
+    return np.bincount(minutes[counted], minlength=count).astype(np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from planner.doors import door_of, enforced, numbers_of, window_name, windows
 from planner.plan import QuotaUse, Traffic, WhatIf
 from planner.quantiles import nearest_rank
 from planner.queues import waits
-from planner.replay import NEVER, REQUESTS, TOKENS, Codes, Door, Flags, Whole
+from planner.replay import NEVER, REQUESTS, TOKENS, Codes, Door, Flags, Part, Whole
 from planner.search import smallest
 
 REFUSED_SHARE = 0.01  # of the requests: a number of deployments that refuses at most this much is enough
@@ -156,8 +156,8 @@ def what_if_table(demand: Demand, quota: Quota) -> tuple[WhatIf, ...]:
     """For 1, 2, ... deployments and each way of enforcing, until every way refuses at most 1 % of the requests.
 
     Where the demand fills many deployments on average, the table starts near that number. Where MOST_ROWS numbers in
-    turn are not enough, the last two are those between which the answer lies. Empty for a demand that has no arrivals,
-    or no duration.
+    turn are not enough, the last two are those between which the answer lies. Of many arrivals, those of some of the
+    deployments are replayed. Empty for a demand that has no arrivals, or no duration.
     """
     if demand.arrivals.is_empty() or demand.span_s <= 0:
         return ()
@@ -169,7 +169,11 @@ def what_if_table(demand: Demand, quota: Quota) -> tuple[WhatIf, ...]:
         rows.append([_row(door, name, number) for name, door in doors.items()])
         if all(row.rejected_requests_share <= REFUSED_SHARE for row in rows[-1]):
             return tuple(itertools.chain(*rows))
-    enough = smallest(lambda number: _is_enough(doors.values(), number), first + MOST_ROWS, demand.arrivals.height)
+
+    def is_enough(number: int) -> bool:
+        return all(Part.of(door, number).is_enough(REFUSED_SHARE) for door in doors.values())
+
+    enough = smallest(is_enough, first + MOST_ROWS, demand.arrivals.height)
     rows[-2:] = [[_row(door, name, number) for name, door in doors.items()] for number in (enough - 1, enough)]
     return tuple(itertools.chain(*rows))
 
@@ -181,17 +185,9 @@ def _mean_load(demand: Demand, quota: Quota) -> float:
     return max(tokens / quota.tokens_per_minute, demand.arrivals.height / quota.requests_per_minute) / minutes
 
 
-def _is_enough(doors: Iterable[Door], deployments: int) -> bool:
-    """Whether each way refuses at most REFUSED_SHARE of the requests that can fit."""
-    for door in doors:
-        codes = door.refusals(deployments)
-        if ((codes != 0) & door.fits).sum() > REFUSED_SHARE * door.fits.sum():
-            return False
-    return True
-
-
 def _row(door: Door, window: str, deployments: int) -> WhatIf:
-    refusing, queueing = (_summary(door, deployments, window, mode) for mode in ("reject", "queue"))
+    part = Part.of(door, deployments)
+    refusing, queueing = (_summary(part.door, part.deployments, window, mode) for mode in ("reject", "queue"))
     return WhatIf(
         deployments=deployments,
         window=window,
@@ -200,7 +196,7 @@ def _row(door: Door, window: str, deployments: int) -> WhatIf:
         rejected_tokens_share=refusing["refused_tokens_share"],
         delay_p50_s=queueing["delay_p50_s"],
         delay_p99_s=queueing["delay_p99_s"],
-        never_fit=refusing["never_fit"],
+        never_fit=int((~door.fits).sum()),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from loadgen.quota import MINUTE_NS, NS_PER_S, Quota, WindowKind
 
 ADMITTED, TOKENS, REQUESTS, NEVER = 0, 1, 2, 4  # what refused a request, both: TOKENS | REQUESTS; NEVER: too large
+MOST_REPLAYED = 60_000  # arrivals; of more, those of some of the deployments are enough
 EXACT = 1 << 62  # sums up to here are whole numbers of a vector
 
 Whole = npt.NDArray[np.int64]
@@ -108,6 +109,38 @@ class Door:
             (_refuse_at_buckets if self.is_bucket else _refuse_at_windows)(self, deployments, codes)
             codes[~self.fits] = NEVER
         return codes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A door as many of the deployments see it as hold MOST_REPLAYED arrivals, where all are too many to replay.
+
+    Arrivals are dealt out in turn, so that each deployment sees the same load, and some of them stand for all.
+    """
+
+    door: Door
+    deployments: int
+    places: Whole | slice  # of its arrivals, in the whole
+
+    @classmethod
+    def of(cls, whole: Door, deployments: int, phase_ns: int = 0) -> Part:
+        count = len(whole.at_ns)
+        some = max(1, deployments * MOST_REPLAYED // count) if count else deployments
+        if some >= deployments:
+            door = whole if phase_ns == whole.phase_ns else replace(whole, phase_ns=phase_ns)
+            return cls(door, deployments, slice(None))
+        rounds = np.arange(0, count, deployments)
+        places = (rounds[:, np.newaxis] + np.arange(some)).ravel()
+        places = places[places < count]
+        return cls(Door(whole.at_ns[places], whole.tokens[places], whole.quota, phase_ns), some, places)
+
+    @cached_property
+    def refused(self) -> Flags:
+        """Of its arrivals, those that could be admitted, and are not."""
+        return np.asarray((self.door.refusals(self.deployments) != 0) & self.door.fits)
+
+    def is_enough(self, target_share: float) -> bool:
+        return bool(self.refused.sum() <= target_share * self.door.fits.sum())
 
 
 def dealt(amounts: Whole, deployments: int) -> Whole:
