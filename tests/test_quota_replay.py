@@ -7,10 +7,12 @@ from random import Random
 import polars as pl
 import pytest
 
+from loadgen.errors import ConfigError
 from loadgen.quota import Admission, Quota, WindowKind
+from planner.demand import Demand
 from planner.doors import door_of
 from planner.queues import waits
-from planner.quota import replayed
+from planner.quota import deployments_needed, replayed, what_if, what_if_table
 
 MINUTE, S = 60 * 10**9, 10**9
 CASES = 1_000
@@ -154,3 +156,79 @@ def test_tokens_are_counted_as_the_throttle_counts_them(admission):
         admission.cost(prompt_tokens=prompt, max_tokens=limit, completion_tokens=completion)
         for _, prompt, completion, limit in rows
     ]
+
+
+def test_a_bucket_beyond_the_range_of_a_vector_is_replayed_all_the_same():
+    """997 tokens a minute share no factor with its nanoseconds, so 80 days of them pass 2 ** 62 units."""
+    quota = Quota(tokens_per_minute=997, requests_per_minute=9, window=WindowKind.BUCKET, admission=Admission.USAGE)
+    rows = [(float(place), 100 + place, 0, 0) for place in range(30)]
+    for mode in ("reject", "queue"):
+        short = replayed(arrivals(*rows), quota, 2, mode=mode)
+        long = replayed(arrivals(*rows, (80 * 86_400.0, 1, 0, 0)), quota, 2, mode=mode)
+        assert long[:-1].equals(short)
+    refused_by = replayed(arrivals(*rows), quota, 2)["short_of"].drop_nulls()
+    assert refused_by.unique().sort().to_list() == ["both", "tokens"]
+
+
+def test_what_if_sums_up_each_number_of_deployments():
+    rows = [(place / 10, 40, 20, 30) for place in range(200)] + [(20.0, 700, 0, 0)]
+    quota = Quota(tokens_per_minute=600, requests_per_minute=60, window=WindowKind.MINUTE)
+    table = what_if(arrivals(*rows), quota, [1, 4], admission="max_tokens", window="minute")
+    of_requests = {"requests": 201, "tokens": 6_000, "never_fit": 0, "short_of_requests": 0}
+    assert table.drop("delay_p50_s", "delay_p95_s", "delay_p99_s", "delay_max_s").to_dicts() == [
+        {
+            **{"deployments": number, "window": "minute", "admission": "max_tokens", "mode": "reject"},
+            **of_requests,
+            **{"refused_requests": 200 - fit, "refused_requests_share": (200 - fit) / 201},
+            **{"refused_tokens": (200 - fit) * 30, "refused_tokens_share": (200 - fit) / 200},
+            **{"short_of_tokens": 200 - fit, "delayed_requests": 0, "binds": "tokens"},
+        }
+        for number, fit in ((1, 20), (4, 80))
+    ]
+    queued = what_if(arrivals(*rows), quota, 4, admission="max_tokens", window="minute", mode="queue").row(
+        0, named=True
+    )
+    assert (queued["refused_requests"], queued["delayed_requests"], queued["delay_max_s"]) == (
+        0,
+        121,
+        104,
+    )  # from 16 s to 120
+    usual = what_if(arrivals(*rows), quota, 1).row(0, named=True)
+    assert (usual["admission"], usual["never_fit"], usual["requests"]) == ("prompt+max_tokens", 1, 200)
+    assert what_if(arrivals(), quota, (1, 2))["requests"].to_list() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"drop": "max_tokens"}, "no column max_tokens", id="a column that is counted is not there"),
+        pytest.param({"at_s": [1.0, 0.5]}, "goes back in time in row 1", id="not sorted"),
+        pytest.param({"at_s": [0.0, math.nan]}, "at_s must be finite", id="an instant that is none"),
+        pytest.param({"at_s": [0.0, None]}, "at_s has 1 nulls", id="no instant"),
+        pytest.param({"prompt_tokens": [1, None]}, "prompt_tokens has 1 nulls", id="no prompt"),
+        pytest.param({"prompt_tokens": [1, -5]}, "prompt_tokens must lie between", id="below zero"),
+        pytest.param({"prompt_tokens": [1.0, 2.5]}, "prompt_tokens must be whole", id="half a token"),
+        pytest.param({"prompt_tokens": ["1", "2"]}, "prompt_tokens holds String", id="words"),
+        pytest.param({"deployments": 0}, "deployments must be whole numbers from 1", id="no deployment"),
+        pytest.param({"deployments": [1, 2.5]}, "not 2.5", id="half a deployment"),
+        pytest.param({"window": "hourly"}, "window 'hourly' is not known; it is one of 'bucket'", id="unknown window"),
+        pytest.param({"admission": "words"}, "admission 'words' is not known", id="unknown admission"),
+        pytest.param({"mode": "wait"}, "mode must be 'reject' or 'queue', not 'wait'", id="unknown mode"),
+    ],
+)
+def test_what_cannot_be_replayed_is_named(change, said):
+    columns = {"at_s": [0.0, 1.0], "prompt_tokens": [1, 2], "completion_tokens": [1, 2], "max_tokens": [1, 2]}
+    frame = pl.DataFrame(
+        {name: change.get(name, values) for name, values in columns.items() if name != change.get("drop")}
+    )
+    options = {name: change[name] for name in ("window", "admission", "mode") if name in change}
+    with pytest.raises(ConfigError, match=said):
+        what_if(frame, Quota(), change.get("deployments", 1), **options)
+
+
+def test_a_table_that_needs_many_numbers_ends_with_the_two_between_which_the_answer_lies():
+    rows = [(place / 1_000, 100, 0, 0) for place in range(400)]
+    quota = Quota(tokens_per_minute=15_000, requests_per_minute=10, admission=Admission.USAGE)
+    table = what_if_table(Demand(arrivals(*rows), 600.0, "a burst"), quota)
+    assert sorted({row.deployments for row in table}) == [*range(1, 11), 395, 396]  # 10 s hold one request
+    assert deployments_needed(table) == 396
