@@ -29,12 +29,12 @@ def door_of(arrivals: pl.DataFrame, quota: Quota, *, phase_ns: int = 0) -> Door:
     at_s = _column(arrivals, "at_s", pl.Float64, nulls=False).to_numpy()
     if len(at_s) and not np.isfinite(at_s).all():
         raise ConfigError("arrivals: at_s must be finite in each row")
-    back = np.flatnonzero(np.diff(at_s) < 0)
-    if len(back):
-        raise ConfigError(f"arrivals: at_s goes back in time in row {back[0] + 1}; sort the arrivals by it")
-    if len(at_s) and at_s[-1] - at_s[0] >= LONGEST_S:
+    if len(at_s) and np.ptp(at_s) >= LONGEST_S:
         raise ConfigError(f"arrivals: at_s spans more than {LONGEST_S:g} s; it is counted in seconds")
     at_ns = np.rint((at_s - at_s[:1]) * NS_PER_S).astype(np.int64)
+    back = np.flatnonzero(np.diff(at_ns) < 0)
+    if len(back):
+        raise ConfigError(f"arrivals: at_s goes back in time in row {back[0] + 1}; sort the arrivals by it")
     tokens = admission_cost(arrivals, quota.admission).to_numpy()
     return Door(at_ns, tokens, quota, phase_ns)
 
