@@ -1,0 +1,293 @@
+"""The ways to serve a demand, each as what it costs a month in any of the worlds that may turn out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from loadgen.quota import Admission
+from planner.cost import HOURS_PER_MONTH, S_PER_HOUR
+from planner.demand_path import HOURS_PER_WEEK, DemandPath, Floats
+from planner.following import Billed, Reservation, follow, hold_for_h, instances_needed, reserve
+from planner.hybrid import base_instances, beyond, excess_usd_per_hour, serverless_usd_per_s
+from planner.prices import TokenPrice
+from planner.uncertainty import AS_PLANNED, Figure, Worlds
+
+SERVERLESS = "serverless"
+HYBRID = "hybrid"
+GRID = 64  # capacities at which the excess is computed, where there are more worlds than that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRules:
+    """How managed instances are run, and how far prices may move."""
+
+    region: str = "eastus"
+    boot_minutes: float = 15.0  # an instance is billed while it boots; GPU instances take 10 to 20 minutes
+    min_instances: int = 1
+    spare_instances: int = 0
+    hours_on_per_week: float = HOURS_PER_WEEK  # in which the demand is as measured
+    off_hours_load_share: float = 0.0  # of its mean rate, in the other hours
+    starts_per_week: int = 5  # after the hours off
+    late_boot_usd: float = 0.0  # what it costs, beside the boot's own hours, that an instance is not there yet
+    instances: int | None = None  # that run around the clock, as counted elsewhere; None: by the busiest minute
+    instances_by_hour: tuple[float, ...] | None = None  # billed while they follow the demand, as simulated elsewhere
+    price_range_share: float = 0.1  # prices may be so much lower or higher
+    growth_per_month: float = 0.0  # 0.05: 5 % more each month
+    admission: Admission = Admission.PROMPT_AND_MAX  # what a request costs of the quota
+    tokens_per_minute: int | None = None  # quota of one serverless deployment
+    requests_per_minute: int | None = None
+    deployments: int | None = None  # that the demand takes
+    draws: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to serve the demand."""
+
+    name: str
+    per_month_usd: Figure
+    instances: float  # billed, on average
+    what_must_be_true: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be served, and what tokens, instance hours and instances are worth; None: not known."""
+
+    path: DemandPath
+    rules: CostRules
+    price: TokenPrice | None
+    usd_per_hour: float | None  # of an instance
+    reserved_usd_per_hour: dict[str, float]  # by term
+    capacity_per_s: float | None  # requests that one instance serves within the objectives: the interval's lower end
+
+    @cached_property
+    def usd_per_s(self) -> Floats:
+        """Of each bin's tokens, serverless; zero where they have no price."""
+        price = self.price
+        usd = (0.0, 0.0) if price is None else (price.input_usd_per_1k, price.output_usd_per_1k)
+        return serverless_usd_per_s(self.path, *usd)
+
+    @cached_property
+    def instances(self) -> int | None:
+        """That run around the clock."""
+        return self.rules.instances if self.capacity_per_s is None else int(self.instances_in(AS_PLANNED)[0])
+
+    def instances_in(self, worlds: Worlds) -> Floats:
+        """Had the demand and the capacity turned out so, the plan would have come to so many."""
+        rules = self.rules
+        if self.capacity_per_s is None:
+            return np.full(worlds.demand.shape, float(rules.instances or 0))
+        peak = np.array([self.path.peak_requests_per_s / self.capacity_per_s])
+        spare = rules.spare_instances
+        if rules.instances is not None:  # another rule than ours counted them: what it adds stays
+            spare = rules.instances - int(instances_needed(peak, 1.0, least=0, spare=0)[0])
+        load = peak * worlds.demand / worlds.capacity
+        needed: Floats = instances_needed(load, 1.0, least=rules.min_instances, spare=spare).astype(np.float64)
+        return needed
+
+    @cached_property
+    def following(self) -> Billed | None:
+        """Instances that follow the measured demand, each rise known a boot ahead; None without a capacity."""
+        if self.capacity_per_s is None or self.usd_per_hour is None:
+            return None
+        path, rules, boot_h = self.path, self.rules, self.rules.boot_minutes / 60
+        needed = instances_needed(
+            path.requests_per_s[: path.measured],
+            self.capacity_per_s,
+            least=rules.min_instances,
+            spare=rules.spare_instances,
+        )
+        hold_h = hold_for_h(boot_h, rules.late_boot_usd, self.usd_per_hour)
+        return follow(needed, bin_h=path.bin_s / S_PER_HOUR, boot_h=boot_h, hold_h=hold_h)
+
+    @cached_property
+    def share_of_hours(self) -> Floats:
+        """In which share of a month's hours the k-th instance is billed, where instances follow the demand."""
+        path, rules = self.path, self.rules
+        if rules.instances_by_hour is not None:
+            by_hour = np.array(rules.instances_by_hour)[:, None]
+            levels = np.arange(math.ceil(by_hour.max(initial=0.0)))[None, :]
+            simulated: Floats = np.clip(by_hour - levels, 0.0, 1.0).mean(axis=0)
+            return simulated
+        if self.following is None or self.capacity_per_s is None:
+            return np.ones(self.instances or 0)
+        shares, measured_share = self.following.share_of_hours, float(path.share[: path.measured].sum())
+        rest = instances_needed(
+            path.requests_per_s[path.measured :], self.capacity_per_s, least=rules.min_instances, spare=0
+        )
+        on = np.array([float(rest[0] > level) if len(rest) else 0.0 for level in range(len(shares))])
+        return shares * measured_share + on * (1 - measured_share)
+
+    @cached_property
+    def reservations(self) -> tuple[Reservation, ...]:
+        if self.usd_per_hour is None or not len(self.share_of_hours):
+            return ()
+        return reserve(self.share_of_hours, self.usd_per_hour, self.reserved_usd_per_hour)
+
+    @cached_property
+    def hybrid_instances(self) -> int | None:
+        """None where a price or the capacity is not known."""
+        if self.price is None or self.usd_per_hour is None or self.capacity_per_s is None:
+            return None
+        return base_instances(self.path, self.usd_per_s, self.capacity_per_s, self.usd_per_hour)
+
+
+def ways(case: Case) -> Iterator[Way]:
+    """Those that what is known allows for, serverless first."""
+    if case.price is not None:
+        yield _serverless(case)
+    if case.usd_per_hour is None or not case.instances:
+        return
+    yield _static(case, case.usd_per_hour, case.instances)
+    yield from _in_hours(case, case.usd_per_hour, case.instances)
+    mean = float(case.share_of_hours.sum())
+    if mean < case.instances - 1e-9:
+        yield _following(case, case.usd_per_hour, mean)
+    for reservation in case.reservations:
+        if reservation.instances:
+            yield _reserved(case, case.usd_per_hour, reservation)
+    if case.hybrid_instances:
+        yield _hybrid(case, case.usd_per_hour, case.hybrid_instances)
+
+
+def _serverless(case: Case) -> Way:
+    rules = case.rules
+    per_month_usd = float(case.path.share @ case.usd_per_s) * S_PER_HOUR * HOURS_PER_MONTH
+    must = [f"prices per token stay within {rules.price_range_share:.0%}"]
+    if rules.deployments is not None:
+        must.insert(0, f"{rules.deployments} deployment{'' if rules.deployments == 1 else 's'} are granted")
+    return Way(
+        name=SERVERLESS,
+        per_month_usd=lambda worlds: per_month_usd * worlds.demand * worlds.token_price,
+        instances=0.0,
+        what_must_be_true=tuple(must),
+    )
+
+
+def _static(case: Case, usd_per_hour: float, instances: int) -> Way:
+    per_month_usd = usd_per_hour * HOURS_PER_MONTH
+    return Way(
+        name="managed, around the clock",
+        per_month_usd=lambda worlds: case.instances_in(worlds) * per_month_usd * worlds.instance_price,
+        instances=float(instances),
+        what_must_be_true=_capacity_holds(case, instances),
+    )
+
+
+def _capacity_holds(case: Case, instances: int) -> tuple[str, ...]:
+    if case.capacity_per_s is None:
+        return (f"{instances} instances suffice: what one serves within the objectives is not known",)
+    served = max(1, instances - case.rules.spare_instances) * case.capacity_per_s
+    return (
+        f"an instance serves {case.capacity_per_s:.3g} requests/s within the objectives",
+        f"no minute brings more than {served:.3g} requests/s",
+    )
+
+
+def _in_hours(case: Case, usd_per_hour: float, instances: int) -> Iterator[Way]:
+    """Shut down in the hours off, when serverless takes what comes."""
+    path, rules = case.path, case.rules
+    off_usd = float(path.share[~path.on] @ case.usd_per_s[~path.on]) * S_PER_HOUR * HOURS_PER_MONTH
+    off_load = float(path.share[~path.on] @ path.requests_per_s[~path.on])
+    if path.on_share == 1 or (off_load > 0 and case.price is None):
+        return
+    boots_h = rules.starts_per_week * HOURS_PER_MONTH / HOURS_PER_WEEK * rules.boot_minutes / 60
+    hours = HOURS_PER_MONTH * path.on_share + boots_h
+    elsewhere = "serverless serves what comes then" if off_load else "nobody asks then"
+    yield Way(
+        name="managed, off outside the hours on",
+        per_month_usd=lambda worlds: (
+            case.instances_in(worlds) * hours * usd_per_hour * worlds.instance_price
+            + off_usd * worlds.demand * worlds.token_price
+        ),
+        instances=instances * hours / HOURS_PER_MONTH,
+        what_must_be_true=(
+            *_capacity_holds(case, instances),
+            f"instances run {rules.hours_on_per_week:g} h a week, are started {rules.starts_per_week} times and "
+            f"deleted as often, and {elsewhere}",
+        ),
+    )
+
+
+def _following(case: Case, usd_per_hour: float, mean: float) -> Way:
+    rules = case.rules
+    per_month_usd = usd_per_hour * HOURS_PER_MONTH
+    foresight = f"each rise is known {rules.boot_minutes:g} minutes ahead, the time of a boot"
+    simulated = "the scaling rules act as they were simulated"
+    return Way(
+        name="managed, autoscaled",
+        per_month_usd=lambda worlds: _mean_in(case, worlds, mean) * per_month_usd * worlds.instance_price,
+        instances=mean,
+        what_must_be_true=(
+            *_capacity_holds(case, case.instances or 0),
+            foresight if rules.instances_by_hour is None else simulated,
+        ),
+    )
+
+
+def _mean_in(case: Case, worlds: Worlds, mean: float) -> Floats:
+    """Instances that follow the demand follow it there too, down to their minimum."""
+    least = min(float(case.rules.min_instances), mean)
+    followed: Floats = np.maximum(mean * worlds.demand / worlds.capacity, least)
+    return followed
+
+
+def _reserved(case: Case, usd_per_hour: float, reservation: Reservation) -> Way:
+    shares, reserved = case.share_of_hours, reservation.instances
+    covered = float(shares[:reserved].sum())
+
+    def per_month_usd(worlds: Worlds) -> Floats:
+        rest = np.maximum(_mean_in(case, worlds, float(shares.sum())) - covered, 0.0)
+        per_hour_usd: Floats = (reserved * reservation.usd_per_hour + rest * usd_per_hour) * worlds.instance_price
+        return per_hour_usd * HOURS_PER_MONTH
+
+    return Way(
+        name=f"managed, {reserved} reserved for {reservation.term.lower()}",
+        per_month_usd=per_month_usd,
+        instances=float(shares.sum()),
+        what_must_be_true=(
+            *_capacity_holds(case, case.instances or 0),
+            f"the demand lasts {reservation.term.lower()}: ${reservation.committed_usd:,.0f} are committed",
+        ),
+    )
+
+
+def _hybrid(case: Case, usd_per_hour: float, base: int) -> Way:
+    capacity = case.capacity_per_s or 0.0
+
+    def rest_usd(load: float) -> float:
+        """Of what is beyond the base, an hour, where load is the demand over the capacity, as planned 1."""
+        return excess_usd_per_hour(case.path, case.usd_per_s, base * capacity / load)
+
+    def per_month_usd(worlds: Worlds) -> Floats:
+        rest = _by_grid(rest_usd, worlds.demand / worlds.capacity) * worlds.demand * worlds.token_price
+        per_hour_usd: Floats = rest + base * usd_per_hour * worlds.instance_price
+        return per_hour_usd * HOURS_PER_MONTH
+
+    excess = float(case.path.share @ (case.path.requests_per_s * beyond(case.path, base * capacity)))
+    served = 1 - excess / case.path.mean_requests_per_s
+    return Way(
+        name=f"{HYBRID}: {base} managed, serverless beyond",
+        per_month_usd=per_month_usd,
+        instances=float(base),
+        what_must_be_true=(
+            f"an instance serves {capacity:.3g} requests/s within the objectives",
+            f"clients send what is beyond {base * capacity:.3g} requests/s elsewhere, {1 - served:.1%} of the requests",
+        ),
+    )
+
+
+def _by_grid(figure: Callable[[float], float], at: Floats) -> Floats:
+    """The figure at each point; by straight lines between GRID of them where there are more."""
+    points = np.unique(at)
+    if len(points) > GRID:
+        points = np.linspace(points[0], points[-1], GRID)
+    values: Floats = np.interp(at, points, [figure(max(float(point), 1e-9)) for point in points])
+    return values
