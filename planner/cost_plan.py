@@ -16,7 +16,6 @@ from planner.cost_words import assumptions, doubts
 from planner.demand import Demand, admission_tokens, peak_per_minute
 from planner.demand_path import DemandPath, Floats, demand_path
 from planner.growth import LimitReached, limits_reached, week_profile
-from planner.hybrid import beyond, worth_of_instance
 from planner.options import SERVERLESS, Case, CostRules, Way, ways
 from planner.prices import Sku, TokenPrice
 from planner.uncertainty import AS_PLANNED, Driver, Worlds, draw_worlds, range_90, tornado
@@ -152,7 +151,7 @@ def _waste(case: Case) -> Waste:
     idle_share = None
     if case.capacity_per_s is not None and case.instances and case.usd_per_hour is not None:
         served = case.instances * case.capacity_per_s
-        idle_share = 1 - float(path.share @ np.minimum(path.requests_per_s, served)) / served
+        idle_share = 1 - path.mean(np.minimum(path.requests_per_s, served)) / served
     idle_hours = None if idle_share is None else idle_share * (case.instances or 0) * HOURS_PER_MONTH
     deployments = rules.deployments or 1
     unused: list[float | None] = []
@@ -171,19 +170,14 @@ def _waste(case: Case) -> Waste:
 
 
 def _hybrid(case: Case) -> Hybrid | None:
-    base = case.hybrid_instances
-    if base is None or case.capacity_per_s is None or case.usd_per_hour is None:
+    worth = case.worth_usd_per_hour
+    if worth is None or case.usd_per_hour is None:
         return None
-    path, capacity = case.path, case.capacity_per_s
-    excess = float(path.share @ (path.requests_per_s * beyond(path, base * capacity)))
-    mean = path.mean_requests_per_s
     return Hybrid(
-        instances=base,
+        instances=case.base,
         usd_per_hour=case.usd_per_hour,
-        worth_usd_per_hour=tuple(
-            worth_of_instance(path, case.usd_per_s, capacity, k) for k in range(1, min(base + 1, MANY_WORTHS) + 1)
-        ),
-        managed_share=1 - excess / mean if mean else 0.0,
+        worth_usd_per_hour=tuple(float(usd) for usd in worth[: min(case.base + 1, MANY_WORTHS)]),
+        managed_share=case.served_by_base,
     )
 
 

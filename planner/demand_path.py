@@ -35,19 +35,23 @@ class DemandPath:
     on: npt.NDArray[np.bool_]  # within the hours on
     peak_requests_per_s: float  # of the busiest sliding minute
 
+    def mean(self, values: Floats) -> float:
+        """Over a month, of what each bin has."""
+        return float((self.share * values).sum())  # @ would wake the threads of BLAS, for longer than it takes
+
     @property
     def mean_requests_per_s(self) -> float:
-        return float(self.share @ self.requests_per_s)
+        return self.mean(self.requests_per_s)
 
     @property
     def mean_tokens_per_s(self) -> float:
-        return float(self.share @ (self.prompt_tokens_per_s + self.completion_tokens_per_s))
+        return self.mean(self.prompt_tokens_per_s + self.completion_tokens_per_s)
 
     @property
     def output_share(self) -> float:
         """Of all tokens; zero where there are none."""
         tokens_per_s = self.mean_tokens_per_s
-        return float(self.share @ self.completion_tokens_per_s) / tokens_per_s if tokens_per_s else 0.0
+        return self.mean(self.completion_tokens_per_s) / tokens_per_s if tokens_per_s else 0.0
 
     @property
     def on_share(self) -> float:
@@ -58,7 +62,7 @@ class DemandPath:
 def demand_path(demand: Demand, *, hours_on_per_week: float = 168.0, off_hours_load_share: float = 0.0) -> DemandPath:
     """The demand in bins of about a minute (of an hour, where it spans more than 45 days), repeated for a month.
 
-    Of a demand of a week or more the quietest bins are the hours off. A shorter one is taken to be what the hours on
+    Of a demand of a week or more the quietest hours are those off. A shorter one is taken to be what the hours on
     look like; the others then have `off_hours_load_share` of its mean rate. Raises ValueError for hours that no week
     has.
     """
@@ -89,10 +93,16 @@ def demand_path(demand: Demand, *, hours_on_per_week: float = 168.0, off_hours_l
     if on_share == 1:
         return path
     if span_s >= 7 * DAY_S:
-        quietest = np.argsort(path.requests_per_s, kind="stable")[: bins - math.ceil(on_share * bins)]
-        path.on[quietest] = False
-        return path
+        return replace(path, on=_busiest_hours(path, on_share))
     return _with_hours_off(path, on_share, off_hours_load_share)
+
+
+def _busiest_hours(path: DemandPath, on_share: float) -> npt.NDArray[np.bool_]:
+    """Which bins lie in them: nobody shuts a deployment down by the minute."""
+    hour = (np.arange(path.measured) * path.bin_s / HOUR_S + 1e-9).astype(np.int64)
+    counts = np.bincount(hour, weights=path.requests_per_s)
+    busiest = np.argsort(-counts, kind="stable")[: math.ceil(on_share * len(counts) - 1e-9)]
+    return np.isin(hour, busiest)
 
 
 def _with_hours_off(path: DemandPath, on_share: float, load_share: float) -> DemandPath:

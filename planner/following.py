@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from planner.cost import HOURS_PER_MONTH
 from planner.demand_path import Floats
 from planner.prices import HOURS_OF_TERM
 
 Whole = npt.NDArray[np.int64]
-
-HOURS_PER_MONTH = 730
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,13 +13,12 @@ from loadgen.quota import Admission
 from planner.cost import HOURS_PER_MONTH, S_PER_HOUR
 from planner.demand_path import HOURS_PER_WEEK, DemandPath, Floats
 from planner.following import Billed, Reservation, follow, hold_for_h, instances_needed, reserve
-from planner.hybrid import base_instances, beyond, excess_usd_per_hour, serverless_usd_per_s
+from planner.hybrid import LoadDuration, base_instances, load_duration, serverless_usd_per_s, worth_of_instances
 from planner.prices import TokenPrice
 from planner.uncertainty import AS_PLANNED, Figure, Worlds
 
 SERVERLESS = "serverless"
 HYBRID = "hybrid"
-GRID = 64  # capacities at which the excess is computed, where there are more worlds than that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +131,31 @@ class Case:
         return reserve(self.share_of_hours, self.usd_per_hour, self.reserved_usd_per_hour)
 
     @cached_property
-    def hybrid_instances(self) -> int | None:
-        """None where a price or the capacity is not known."""
+    def curve(self) -> LoadDuration:
+        """Of what tokens cost serverless."""
+        return load_duration(self.path, self.usd_per_s)
+
+    @cached_property
+    def worth_usd_per_hour(self) -> Floats | None:
+        """Of the 1st, 2nd, ... instance; None where a price or the capacity is not known."""
         if self.price is None or self.usd_per_hour is None or self.capacity_per_s is None:
             return None
-        return base_instances(self.path, self.usd_per_s, self.capacity_per_s, self.usd_per_hour)
+        return worth_of_instances(self.curve, self.capacity_per_s)
+
+    @cached_property
+    def base(self) -> int:
+        """Instances of a hybrid that pay for themselves."""
+        if self.worth_usd_per_hour is None or self.usd_per_hour is None:
+            return 0
+        return base_instances(self.worth_usd_per_hour, self.usd_per_hour)
+
+    @cached_property
+    def served_by_base(self) -> float:
+        """The share of the requests."""
+        mean = self.path.mean_requests_per_s
+        by_number = load_duration(self.path, self.path.requests_per_s)
+        beyond = by_number.excess(np.array([self.base * (self.capacity_per_s or 0.0)]))
+        return 1 - float(beyond[0]) / mean if mean else 0.0
 
 
 def ways(case: Case) -> Iterator[Way]:
@@ -153,13 +172,13 @@ def ways(case: Case) -> Iterator[Way]:
     for reservation in case.reservations:
         if reservation.instances:
             yield _reserved(case, case.usd_per_hour, reservation)
-    if case.hybrid_instances:
-        yield _hybrid(case, case.usd_per_hour, case.hybrid_instances)
+    if case.base:
+        yield _hybrid(case, case.usd_per_hour)
 
 
 def _serverless(case: Case) -> Way:
     rules = case.rules
-    per_month_usd = float(case.path.share @ case.usd_per_s) * S_PER_HOUR * HOURS_PER_MONTH
+    per_month_usd = case.path.mean(case.usd_per_s) * S_PER_HOUR * HOURS_PER_MONTH
     must = [f"prices per token stay within {rules.price_range_share:.0%}"]
     if rules.deployments is not None:
         must.insert(0, f"{rules.deployments} deployment{'' if rules.deployments == 1 else 's'} are granted")
@@ -194,8 +213,8 @@ def _capacity_holds(case: Case, instances: int) -> tuple[str, ...]:
 def _in_hours(case: Case, usd_per_hour: float, instances: int) -> Iterator[Way]:
     """Shut down in the hours off, when serverless takes what comes."""
     path, rules = case.path, case.rules
-    off_usd = float(path.share[~path.on] @ case.usd_per_s[~path.on]) * S_PER_HOUR * HOURS_PER_MONTH
-    off_load = float(path.share[~path.on] @ path.requests_per_s[~path.on])
+    off_usd = path.mean(np.where(path.on, 0.0, case.usd_per_s)) * S_PER_HOUR * HOURS_PER_MONTH
+    off_load = path.mean(np.where(path.on, 0.0, path.requests_per_s))
     if path.on_share == 1 or (off_load > 0 and case.price is None):
         return
     boots_h = rules.starts_per_week * HOURS_PER_MONTH / HOURS_PER_WEEK * rules.boot_minutes / 60
@@ -259,35 +278,21 @@ def _reserved(case: Case, usd_per_hour: float, reservation: Reservation) -> Way:
     )
 
 
-def _hybrid(case: Case, usd_per_hour: float, base: int) -> Way:
-    capacity = case.capacity_per_s or 0.0
-
-    def rest_usd(load: float) -> float:
-        """Of what is beyond the base, an hour, where load is the demand over the capacity, as planned 1."""
-        return excess_usd_per_hour(case.path, case.usd_per_s, base * capacity / load)
+def _hybrid(case: Case, usd_per_hour: float) -> Way:
+    base, served_per_s = case.base, case.base * (case.capacity_per_s or 0.0)
 
     def per_month_usd(worlds: Worlds) -> Floats:
-        rest = _by_grid(rest_usd, worlds.demand / worlds.capacity) * worlds.demand * worlds.token_price
+        beyond = case.curve.excess(served_per_s * worlds.capacity / np.maximum(worlds.demand, 1e-9))
+        rest = beyond * S_PER_HOUR * worlds.demand * worlds.token_price
         per_hour_usd: Floats = rest + base * usd_per_hour * worlds.instance_price
         return per_hour_usd * HOURS_PER_MONTH
 
-    excess = float(case.path.share @ (case.path.requests_per_s * beyond(case.path, base * capacity)))
-    served = 1 - excess / case.path.mean_requests_per_s
     return Way(
         name=f"{HYBRID}: {base} managed, serverless beyond",
         per_month_usd=per_month_usd,
         instances=float(base),
         what_must_be_true=(
-            f"an instance serves {capacity:.3g} requests/s within the objectives",
-            f"clients send what is beyond {base * capacity:.3g} requests/s elsewhere, {1 - served:.1%} of the requests",
+            f"an instance serves {case.capacity_per_s:.3g} requests/s within the objectives",
+            f"clients send what is beyond {served_per_s:.3g} requests/s elsewhere, {1 - case.served_by_base:.1%} of all",
         ),
     )
-
-
-def _by_grid(figure: Callable[[float], float], at: Floats) -> Floats:
-    """The figure at each point; by straight lines between GRID of them where there are more."""
-    points = np.unique(at)
-    if len(points) > GRID:
-        points = np.linspace(points[0], points[-1], GRID)
-    values: Floats = np.interp(at, points, [figure(max(float(point), 1e-9)) for point in points])
-    return values

@@ -107,12 +107,13 @@ def token_quotes(book: Raw) -> list[Quote]:
 
 
 def hourly_quotes(book: Raw, region: str) -> list[Quote]:
-    """Of the SKUs that have a price in the region."""
-    return [
-        Quote(name, (sku["usd_per_hour"][region],), sku["origins"][region]["source"], sku["origins"][region]["dated"])
-        for name, sku in book["managed"].get("skus", {}).items()
-        if region in sku["usd_per_hour"]
-    ]
+    """Of the SKUs that have a price in the region; the name of one that Azure retires says when."""
+    quotes = []
+    for name, sku in book["managed"].get("skus", {}).items():
+        if region in sku["usd_per_hour"]:
+            origin, ends = sku["origins"][region], f" (retired {sku['retired']})" if "retired" in sku else ""
+            quotes.append(Quote(name + ends, (sku["usd_per_hour"][region],), origin["source"], origin["dated"]))
+    return quotes
 
 
 def refresh(path: Path, *, api: str, regions: Sequence[str], today: date) -> Refreshed:

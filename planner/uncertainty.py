@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from planner.cost import HOURS_PER_MONTH
 from planner.demand_path import DAY_S, HOUR_S, DemandPath, Floats
 
 Z_90 = 1.6448536269514722  # of a standard normal 90 % lie within
@@ -89,7 +90,8 @@ def log_normal(ends: tuple[float, float, float], draws: int, rng: np.random.Gene
 
 
 def bootstrapped_mean(worth: Floats, path: DemandPath, draws: int, rng: np.random.Generator) -> Floats:
-    """The mean of resampled blocks over the mean of all (circular block bootstrap); 1 where there is nothing.
+    """A month's mean over the mean that was measured: of resampled blocks, as what was
+    measured might have been another stretch, and the month itself of as many more as it has. 1 where there is nothing.
 
     A block is a day of a demand of a week and more, an hour from six hours on, else the square root of its minutes:
     what is alike in neighbouring minutes stays together. Where that makes fewer than three blocks, what is known is
@@ -99,15 +101,16 @@ def bootstrapped_mean(worth: Floats, path: DemandPath, draws: int, rng: np.rando
     if mean <= 0:
         return np.ones(draws)
     block = _block_bins(path)
-    blocks = round(bins / block)
+    blocks = bins // block
     if blocks < FEWEST_BLOCKS:
         arrivals = float(path.requests_per_s[: path.measured].sum()) * path.bin_s
         return np.maximum(1 + rng.standard_normal(draws) / math.sqrt(max(arrivals, 1.0)), 0.0)
-    so_far = np.concatenate([[0.0], np.cumsum(np.tile(worth, 2))])
-    block_means = (so_far[block : block + bins] - so_far[:bins]) / block / mean
-    picked = rng.integers(0, bins, (draws, blocks))
-    means: Floats = block_means[picked].mean(axis=1)
-    return means
+    of_blocks = worth[: blocks * block].reshape(blocks, block).mean(axis=1)
+    off = (of_blocks / of_blocks.mean() - 1) * math.sqrt(blocks / (blocks - 1))  # resampling n varies by n - 1 of them
+    of_month = float(off.std()) / math.sqrt(max(1.0, HOURS_PER_MONTH * HOUR_S / (block * path.bin_s)))
+    picked = rng.integers(0, blocks, (draws, blocks))
+    means: Floats = 1 + off[picked].mean(axis=1) + of_month * rng.standard_normal(draws)
+    return np.maximum(means, 0.0)
 
 
 def _block_bins(path: DemandPath) -> int:
