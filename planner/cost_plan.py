@@ -11,12 +11,13 @@ from planner.cost import (
     break_even_tokens_per_hour,
     region_priced,
 )
+from planner.cost_case import Case, CostRules
 from planner.cost_results import BreakEven, CostPlan, Hybrid, Option, Waste
 from planner.cost_words import assumptions, doubts
 from planner.demand import Demand, admission_tokens, peak_per_minute
 from planner.demand_path import DemandPath, Floats, demand_path
 from planner.growth import LimitReached, limits_reached, week_profile
-from planner.options import SERVERLESS, Case, CostRules, Way, ways
+from planner.options import SERVERLESS, Way, ways
 from planner.prices import Sku, TokenPrice
 from planner.uncertainty import AS_PLANNED, Driver, Worlds, draw_worlds, range_90, tornado
 
@@ -30,7 +31,7 @@ def plan_costs(
     capacity_per_instance: tuple[float, float, float] | None,
     rules: CostRules | None = None,
 ) -> CostPlan:
-    """Everything there is to say about what the demand costs.
+    """Everything there is to say about what the demand costs; `rules.growth` multiplies it here, and keeps its hours.
 
     `capacity_per_instance` is requests/s that one instance of the SKU serves within the objectives: the low end of its
     90 % interval, the value, the high end; None where it was not measured. Managed ways then need `rules.instances`,
@@ -39,7 +40,10 @@ def plan_costs(
     """
     rules = CostRules() if rules is None else rules
     path = demand_path(
-        demand, hours_on_per_week=rules.hours_on_per_week, off_hours_load_share=rules.off_hours_load_share
+        demand,
+        growth=rules.growth,
+        hours_on_per_week=rules.hours_on_per_week,
+        off_hours_load_share=rules.off_hours_load_share,
     )
     region = None if sku is None else region_priced(sku, rules.region)
     case = Case(
@@ -190,7 +194,7 @@ def _growth(case: Case, demand: Demand) -> tuple[LimitReached, ...]:
     deployments = rules.deployments or 1
     several = f"{deployments} deployment{'' if deployments == 1 else 's'}"
     if rules.tokens_per_minute is not None:
-        now = peak_per_minute(demand, admission_tokens(rules.admission))
+        now = peak_per_minute(demand, admission_tokens(rules.admission)) * rules.growth
         limits[f"tokens per minute of {several}"] = (now, float(rules.tokens_per_minute * deployments))
     if rules.requests_per_minute is not None:
         now = path.peak_requests_per_s * 60

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from planner.cost import HOURS_PER_MONTH, blended_usd_per_1k
+from planner.cost_case import Case
 from planner.demand_path import unsaid_by
-from planner.options import Case
 from planner.prices import Sku
 
 Capacity = tuple[float, float, float]
@@ -39,6 +39,8 @@ def assumptions(case: Case, capacity: Capacity | None) -> tuple[str, ...]:
             f"An instance serves {value:.3g} requests/s within the objectives, 90 % interval {low:.3g} to {high:.3g}; "
             "all ways and the break-even are planned with the lower end."
         )
+    if rules.growth != 1:
+        lines.append(f"Every rate is {rules.growth:g} times what was measured, hour by hour.")
     if rules.hours_on_per_week < 168:
         lines.append(
             f"The demand lasts {rules.hours_on_per_week:g} h a week; in the other hours it is what was measured in its "

@@ -27,6 +27,7 @@ class DemandPath:
 
     bin_s: float
     span_s: float  # of the demand
+    arrivals: int  # that were counted, growth aside
     measured: int  # bins; one more may follow
     requests_per_s: Floats
     prompt_tokens_per_s: Floats
@@ -59,15 +60,20 @@ class DemandPath:
         return float(self.share[self.on].sum())
 
 
-def demand_path(demand: Demand, *, hours_on_per_week: float = 168.0, off_hours_load_share: float = 0.0) -> DemandPath:
+def demand_path(
+    demand: Demand, *, growth: float = 1.0, hours_on_per_week: float = 168.0, off_hours_load_share: float = 0.0
+) -> DemandPath:
     """The demand in bins of about a minute (of an hour, where it spans more than 45 days), repeated for a month.
+
+    Growth multiplies its rates and leaves its hours where they are, as `planner.demand.grown` does not.
 
     Of a demand of a week or more the quietest hours are those off. A shorter one is taken to be what the hours on
     look like; the others then have `off_hours_load_share` of its mean rate. Raises ValueError for hours that no week
-    has.
+    has, and for less than no load.
     """
-    if not 0 < hours_on_per_week <= HOURS_PER_WEEK or off_hours_load_share < 0:
-        raise ValueError(f"{hours_on_per_week:g} h on a week, and {off_hours_load_share:g} of the load in the others")
+    if not 0 < hours_on_per_week <= HOURS_PER_WEEK or off_hours_load_share < 0 or growth <= 0:
+        load = f"{off_hours_load_share:g} of the load in the others, {growth:g} times as much"
+        raise ValueError(f"no month has {hours_on_per_week:g} h on a week, and {load}")
     span_s = demand.span_s if demand.span_s > 0 else MINUTE_S
     bins = max(1, round(span_s / (MINUTE_S if span_s <= LONG_S else HOUR_S)))
     bin_s = span_s / bins
@@ -76,18 +82,19 @@ def demand_path(demand: Demand, *, hours_on_per_week: float = 168.0, off_hours_l
     def rates_per_s(column: str | None) -> Floats:
         weights = None if column is None else demand.arrivals[column].to_numpy().astype(np.float64)
         counted: Floats = np.bincount(index, weights=weights, minlength=bins).astype(np.float64)
-        return counted / bin_s
+        return counted * growth / bin_s
 
     path = DemandPath(
         bin_s=bin_s,
         span_s=span_s,
+        arrivals=demand.arrivals.height,
         measured=bins,
         requests_per_s=rates_per_s(None),
         prompt_tokens_per_s=rates_per_s("prompt_tokens"),
         completion_tokens_per_s=rates_per_s("completion_tokens"),
         share=np.full(bins, 1 / bins),
         on=np.ones(bins, np.bool_),
-        peak_requests_per_s=peak_per_minute(demand, REQUESTS) / MINUTE_S,
+        peak_requests_per_s=peak_per_minute(demand, REQUESTS) * growth / MINUTE_S,
     )
     on_share = hours_on_per_week / HOURS_PER_WEEK
     if on_share == 1:

@@ -103,8 +103,7 @@ def bootstrapped_mean(worth: Floats, path: DemandPath, draws: int, rng: np.rando
     block = _block_bins(path)
     blocks = bins // block
     if blocks < FEWEST_BLOCKS:
-        arrivals = float(path.requests_per_s[: path.measured].sum()) * path.bin_s
-        return np.maximum(1 + rng.standard_normal(draws) / math.sqrt(max(arrivals, 1.0)), 0.0)
+        return np.maximum(1 + rng.standard_normal(draws) / math.sqrt(max(path.arrivals, 1)), 0.0)
     of_blocks = worth[: blocks * block].reshape(blocks, block).mean(axis=1)
     off = (of_blocks / of_blocks.mean() - 1) * math.sqrt(blocks / (blocks - 1))  # resampling n varies by n - 1 of them
     of_month = float(off.std()) / math.sqrt(max(1.0, HOURS_PER_MONTH * HOUR_S / (block * path.bin_s)))

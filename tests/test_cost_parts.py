@@ -91,6 +91,14 @@ def test_four_weeks_say_what_a_month_is():
     assert unsaid_by(demand_path(demand_of([1], 28 * DAY_S))) is None
 
 
+def test_growth_multiplies_the_rates_and_leaves_the_hours():
+    once, thrice = (demand_path(hourly([60, 120]), growth=growth) for growth in (1, 3))
+    assert (thrice.span_s, thrice.arrivals) == (once.span_s, once.arrivals) == (7_200, 180)
+    assert thrice.requests_per_s == pytest.approx(3 * once.requests_per_s)
+    assert thrice.mean_tokens_per_s == pytest.approx(3 * once.mean_tokens_per_s)
+    assert thrice.peak_requests_per_s == pytest.approx(3 * once.peak_requests_per_s)
+
+
 @pytest.mark.parametrize("hours", [0, -1, 169])
 def test_a_week_has_168_hours(hours):
     with pytest.raises(ValueError, match="h on a week"):

@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from planner.cost import region_priced
+from planner.cost_case import CostRules
 from planner.cost_plan import plan_costs
 from planner.demand import at_rate
-from planner.options import CostRules
 from planner.prices import Origin, Sku, read_prices
 from tests.test_cost_parts import demand_of, hourly
 
@@ -173,7 +173,7 @@ def test_a_hybrid_keeps_what_pays_and_sends_the_rest_elsewhere():
     assert plan.hybrid.managed_share == pytest.approx((8 + 16 * 8) / (8 + 160))
     assert plan.options[0].name == "hybrid: 1 managed, serverless beyond"
     assert plan.options[0].per_month_usd == pytest.approx((3.0 + 120 * 0.0045 * 16 * 2 / 24) * 730)
-    assert "19.0% of all" in plan.options[0].what_must_be_true[-1]
+    assert "19.0% of the requests" in plan.options[0].what_must_be_true[-1]
 
 
 def test_reservations_take_the_instances_that_run_long_enough():
@@ -208,6 +208,15 @@ def test_growth_says_which_limit_comes_when():
     ]
     assert rows[0].now == pytest.approx(180 * (845 + 64))  # as the quota counts: prompt and limit
     assert plan_costs(conversations(3.0), PHI_3_MINI, A100, (4.0, 4.0, 4.0), SURE).growth == ()
+
+
+def test_growth_triples_tokens_and_follows_the_same_hours():
+    of = (hourly(DAYS), PHI_3_MINI, A100, every_30_s(5))
+    once, thrice = plan_costs(*of, SURE), plan_costs(*of, replace(SURE, growth=3.0))
+    assert option(thrice, "serverless").per_month_usd == pytest.approx(3 * option(once, "serverless").per_month_usd)
+    assert option(thrice, "around the clock").instances == 6
+    # One by night, six by day, each of the five held and booted for a quarter of an hour.
+    assert option(thrice, "autoscaled").instances == pytest.approx((24 + 5 * 16.5) / 24)
 
 
 # --- how sure ---

@@ -118,6 +118,7 @@ PURE = (
 )  # and wire, which also knows samples
 PURE_OF_PLANNER = (  # they know a frame only by the columns of a Demand
     "cost",
+    "cost_case",
     "cost_plan",
     "cost_results",
     "cost_words",
