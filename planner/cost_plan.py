@@ -21,6 +21,7 @@ from planner.options import SERVERLESS, Way, ways
 from planner.prices import Sku, TokenPrice
 from planner.uncertainty import AS_PLANNED, Driver, Worlds, draw_worlds, range_90, tornado
 
+__all__ = ["CostPlan", "CostRules", "plan_costs"]
 MANY_WORTHS = 12
 
 

@@ -12,6 +12,7 @@ from planner.demand import Demand
 from planner.demand_path import DAY_S, HOUR_S, HOURS_PER_WEEK, Floats
 
 WEEKS_FOR_A_PROFILE = 2
+MOST_MONTHS = 1_200
 HOURS = int(HOURS_PER_WEEK)
 
 
@@ -27,14 +28,15 @@ class LimitReached:
 def months_until(now: float, at: float, growth_per_month: float) -> int | None:
     """The first whole month m in which now x (1 + growth)^m is at least `at`.
 
-    0 where it is now. None where the demand is nothing or does not grow.
+    0 where it is now. None where the demand is nothing, does not grow, or takes more than a hundred years to.
     """
     if now >= at:
         return 0
     if now <= 0 or growth_per_month <= 0 or not math.isfinite(at):
         return None
+    months = math.log(at / now) / math.log1p(growth_per_month)
     # A limit that a whole number of months just reaches is not to be missed by rounding.
-    return max(1, math.ceil(math.log(at / now) / math.log1p(growth_per_month) - 1e-9))
+    return max(1, math.ceil(months - 1e-9)) if months <= MOST_MONTHS else None
 
 
 def limits_reached(limits: Mapping[str, tuple[float, float]], growth_per_month: float) -> tuple[LimitReached, ...]:

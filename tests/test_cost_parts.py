@@ -216,7 +216,7 @@ def test_dearer_minutes_are_worth_more_than_as_many_cheap_ones():
 
 @pytest.mark.parametrize(
     ("now", "at", "growth", "months"),
-    [(100, 200, 1.0, 1), (100, 201, 1.0, 2), (100, 400, 1.0, 2), (100, 110, 0.05, 2), (100, 100, 0.05, 0), (300, 100, 0.0, 0), (100, 110, 0.0, None), (0, 1, 0.5, None), (100, 110, -0.1, None), (100, math.inf, 0.1, None)],
+    [(100, 200, 1.0, 1), (100, 201, 1.0, 2), (100, 400, 1.0, 2), (100, 110, 0.05, 2), (100, 100, 0.05, 0), (300, 100, 0.0, 0), (100, 110, 0.0, None), (0, 1, 0.5, None), (100, 110, -0.1, None), (100, math.inf, 0.1, None), (1, 2, 1e-9, None)],
 )  # fmt: skip
 def test_the_month_in_which_growth_reaches_a_limit(now, at, growth, months):
     assert months_until(now, at, growth) == months

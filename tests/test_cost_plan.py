@@ -1,13 +1,18 @@
 """The plan of costs: the published anchors, each way by hand, and how sure it is."""
 
 import json
+import math
+import re
 import time
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from planner.cost import region_priced
 from planner.cost_case import CostRules
@@ -318,3 +323,56 @@ def test_a_cost_plan_is_plain_json():
     read = json.loads(orjson.dumps(plan))
     assert read["options"][0]["name"] == plan.options[0].name
     assert read["break_even"]["tokens_per_hour_range"]["low"] == plan.break_even.tokens_per_hour_range.low
+
+
+def test_the_manual_s_sample_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    manual = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    (sample,) = (block for block in re.findall(r"```python\n(.*?)```", manual, re.S) if "plan_costs(" in block)
+    rows = "\n".join(f"2026-01-01 00:{minute:02}:00.0000000,{PROMPT},{COMPLETION}" for minute in range(30))
+    (tmp_path / "trace.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}\n")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(sample, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("serverless ")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    capacity=st.none() | st.tuples(*[st.floats(1e-3, 2.0)] * 3).map(lambda ends: tuple(sorted(ends))),
+    rules=st.builds(
+        CostRules,
+        min_instances=st.integers(0, 3),
+        spare_instances=st.integers(0, 2),
+        instances=st.none() | st.integers(0, 5),
+        instances_by_hour=st.none() | st.lists(st.floats(0, 4), min_size=1, max_size=4).map(tuple),
+        hours_on_per_week=st.floats(1, 168),
+        off_hours_load_share=st.floats(0, 1),
+        boot_minutes=st.floats(0, 120),
+        growth=st.floats(0.1, 5),
+        growth_per_month=st.floats(0, 1),
+        tokens_per_minute=st.none() | st.just(10_000),
+        deployments=st.none() | st.integers(1, 3),
+        draws=st.just(50),
+    ),
+    priced=st.booleans(),
+)
+def test_whatever_is_planned_every_figure_is_finite_and_in_order(counts, capacity, rules, priced):
+    sku = replace(A100, reserved_usd_per_hour={"eastus": {"1 Year": 2.0}})
+    plan = plan_costs(hourly(counts), PHI_3_MINI if priced else None, sku, capacity, rules)
+    assert all(math.isfinite(number) for number in numbers_of(json.loads(orjson.dumps(plan))))
+    for each in plan.options:
+        assert 0 <= each.low_usd <= each.high_usd
+        assert each.per_month_usd >= 0
+    costs = [each.per_month_usd for each in plan.options]
+    assert costs == sorted(costs)
+    hybrids = [each for each in plan.options if "hybrid" in each.name]
+    assert all(each.per_month_usd <= option(plan, "serverless").per_month_usd for each in hybrids)
+    assert all(row.saves_per_month_usd >= -1e-6 for row in plan.reservations)
+
+
+def numbers_of(value):
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers_of(each)
+    elif isinstance(value, int | float):
+        yield value
