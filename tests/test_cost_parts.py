@@ -133,6 +133,10 @@ def test_following_bills_use_hold_and_boot(claim, needed, hours, boots):
     assert billed.boots == boots
 
 
+def test_an_instance_is_billed_for_no_more_than_the_whole_of_a_gap():
+    assert follow(np.array([1, 0, 0, 1]), bin_h=1.0, boot_h=5.0, hold_h=1.0).mean_instances == 1
+
+
 @settings(max_examples=60)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.floats(0.1, 6.0))
 def test_holding_for_a_boot_costs_at_most_twice_what_foresight_does(needed, boot_h):
@@ -273,6 +277,14 @@ def test_of_100_months_90_lie_within_the_range_that_two_weeks_foretell():
         ends = range_90(bootstrapped_mean(past, path, 1_000, rng))
         within += ends.low <= days[14:].mean() / days[:14].mean() <= ends.high
     assert 0.83 <= within / 300 <= 0.94
+
+
+def test_the_mean_of_few_days_varies_by_what_they_do_and_by_the_month_s_own_days():
+    days = np.array([1.0, 2.0, 3.0, 2.0, 1.0, 2.0, 3.0])
+    path = demand_path(hourly([1] * 7 * 24))
+    drawn = bootstrapped_mean(np.repeat(days, path.measured // 7), path, 40_000, np.random.default_rng(5))
+    of_a_day = days.std(ddof=1) / days.mean()
+    assert drawn.std() == pytest.approx(of_a_day * math.sqrt(1 / 7 + 24 / 730), rel=0.03)
 
 
 def test_a_minute_s_mean_is_as_sure_as_a_count_of_its_arrivals():

@@ -15,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cost import region_priced
-from planner.cost_case import CostRules
+from planner.cost_case import Case, CostRules
 from planner.cost_plan import plan_costs
 from planner.demand import at_rate
+from planner.demand_path import demand_path
+from planner.options import ways
 from planner.prices import Origin, Sku, read_prices
+from planner.uncertainty import Worlds
 from tests.test_cost_parts import demand_of, hourly
 
 BOOK = read_prices()
@@ -254,6 +257,38 @@ def test_an_unsure_capacity_makes_the_cost_of_instances_unsure_and_not_that_of_t
     assert wide.per_month_usd == narrow.per_month_usd  # both are planned with the lower end
     assert wide.high_usd - wide.low_usd > 3 * (narrow.high_usd - narrow.low_usd)
     assert unsure.sensitivity[0].name == "capacity"
+
+
+def worlds_of(**factors):
+    ones = {name: np.ones(1) for name in ("demand", "capacity", "token_price", "instance_price")}
+    return Worlds(**{**ones, **{name: np.array([factor]) for name, factor in factors.items()}})
+
+
+A_REQUEST_USD = 150 * 0.03 / 1_000
+BY_DAY = 16 / 24
+
+
+@pytest.mark.parametrize(
+    ("name", "factors", "usd_per_hour"),
+    [
+        ("serverless", {"demand": 1.5, "token_price": 2.0}, 3.0 * 120 * 7 * A_REQUEST_USD),  # 1 x 8 h and 10 x 16 h: 7
+        ("around the clock", {"demand": 1.5}, 3 * 3.673),  # 15 in 30 s by day, of which one serves 5
+        ("around the clock", {"capacity": 2.0, "instance_price": 1.1}, 1.1 * 3.673),
+        ("autoscaled", {"demand": 2.0}, 2 * 41 / 24 * 3.673),
+        ("autoscaled", {"demand": 0.1}, 3.673),  # never below the least
+        ("hybrid", {"instance_price": 2.0, "token_price": 3.0}, 2 * 1.9 + 3 * 120 * 5 * BY_DAY * A_REQUEST_USD),
+        ("hybrid", {"capacity": 2.0}, 1.9),  # 10 in 30 s are what one serves
+        ("hybrid", {"demand": 2.0}, 1.9 + 120 * 15 * BY_DAY * A_REQUEST_USD),
+        ("hybrid", {"demand": 2.0, "capacity": 2.0}, 1.9 + 120 * 10 * BY_DAY * A_REQUEST_USD),
+    ],
+)
+def test_each_way_costs_what_it_would_had_things_turned_out_so(name, factors, usd_per_hour):
+    price = replace(PHI_3_MINI, input_usd_per_1k=0.03, output_usd_per_1k=0.03)
+    rules = replace(SURE, boot_minutes=30.0)
+    hour_usd = 1.9 if name == "hybrid" else 3.673  # the first instance is worth $1.98 an hour, the second $1.80
+    case = Case(demand_path(hourly(DAYS)), rules, price, hour_usd, {}, 5 / 30)
+    (way,) = (way for way in ways(case) if name in way.name)
+    assert way.per_month_usd(worlds_of(**factors))[0] == pytest.approx(usd_per_hour * 730)
 
 
 def test_the_same_seed_plans_the_same_and_another_hardly_differs():
