@@ -6,7 +6,7 @@ import time
 import tomllib
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from re import findall
+from re import findall, search
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
@@ -574,7 +574,8 @@ def test_the_command_fails_with_one_sentence_and_its_own_exit_code(tmp_path, boo
 def test_without_a_book_the_one_that_comes_with_headroom_is_shown_and_words_are_words(tmp_path):
     shown = told(tmp_path, "prices", "show")
     assert shown.returncode == 0
-    assert "Standard_NC24ads_A100_v4                  3.673  2026-11-20" in shown.stdout
+    assert search(r"Standard_NC24ads_A100_v4 +3\.673  2026-11-20", shown.stdout)
+    assert "Standard_NC6s_v3 (retired 2025-09-30)" in shown.stdout
     hostile = tmp_path / "hostile.toml"
     hostile.write_text(BOOK_TEXT.replace("a contract", "[red]a[/] \\u001b[31m"))
     shown = told(tmp_path, "prices", "show", "--book", str(hostile), "--region", "none[/]")
