@@ -143,7 +143,7 @@ def _figures(scope: Scope, parts: Sequence[Part] = ()) -> tuple[TargetFigures, t
     if "what_if" not in unsaid and (not scope.managed or scope.price is not None):
         table = what_if_table(watched_part(scope.planned), config.quota)
     objectives_met = bool(slos) and all(slo.met for slo in slos)
-    serverless = _serverless_together(scope, flow, parts, table) if parts else _serverless(scope, flow, table)
+    serverless = _serverless_together(scope, parts, table) if parts else _serverless(scope, flow, table)
     instances = None
     if "instances" not in unsaid:
         peak = flow.peak_requests_per_minute / MINUTE_S
@@ -198,10 +198,10 @@ def _instances(
 
 def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> ServerlessCost | None:
     """None where the model is not sold per token, no request was billed, or none is planned for."""
-    price, billed = scope.price, flow.billed_requests
-    if price is None or not billed or not table:
+    price, prompt, completion = scope.price, flow.billed_prompt_tokens, flow.billed_completion_tokens
+    if price is None or prompt is None or completion is None or not table:
         return None
-    of_a_request = Tokens(flow.prompt_tokens / billed, flow.completion_tokens / billed)
+    of_a_request = Tokens(prompt, completion)
     if not scope.of_own_mix:
         planned = scope.planned
         of_a_request = Tokens(planned.mean_tokens("prompt_tokens"), planned.mean_tokens("completion_tokens"))
@@ -215,17 +215,15 @@ def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> Serve
     )
 
 
-def _serverless_together(
-    scope: Scope, flow: Traffic, parts: Sequence[Part], table: tuple[WhatIf, ...]
-) -> ServerlessCost | None:
+def _serverless_together(scope: Scope, parts: Sequence[Part], table: tuple[WhatIf, ...]) -> ServerlessCost | None:
     """What the targets cost together, each at its own price; None where one has none."""
     known = [part.price for part, _ in parts if part.price is not None]
-    spent = [figures.serverless for _, figures in parts if figures.serverless is not None]
+    each = [(figures.traffic.billed_requests, figures.serverless) for _, figures in parts]
+    spent = [(requests, cost) for requests, cost in each if cost is not None]
     if not spent or len(known) < len(parts) or "serverless" in scope.unsaid:
         return None
-    requests = flow.billed_requests
-    so_far_usd = sum(cost.so_far_usd for cost in spent)
-    per_hour_usd = so_far_usd / requests * scope.planned.requests_per_s * S_PER_HOUR
+    per_request_usd = sum(n * cost.per_request_usd for n, cost in spent) / sum(n for n, _ in spent)
+    per_hour_usd = per_request_usd * scope.planned.requests_per_s * S_PER_HOUR
     inputs, outputs = ({getattr(price, name) for price in known} for name in ("input_usd_per_1k", "output_usd_per_1k"))
     return ServerlessCost(
         model=scope.model,
@@ -233,11 +231,11 @@ def _serverless_together(
         output_usd_per_1k=outputs.pop() if len(outputs) == 1 else None,
         source="; ".join(dict.fromkeys(price.source for price in known)),
         dated=min(price.dated for price in known).isoformat(),
-        so_far_usd=so_far_usd,
-        per_request_usd=so_far_usd / requests,
+        so_far_usd=sum(cost.so_far_usd for _, cost in spent),
+        per_request_usd=per_request_usd,
         per_hour_usd=per_hour_usd,
         per_month_usd=per_hour_usd * HOURS_PER_MONTH,
-        deployments=deployments_needed(table) or sum(cost.deployments for cost in spent),
+        deployments=deployments_needed(table) or sum(cost.deployments for _, cost in spent),
     )
 
 

@@ -132,27 +132,31 @@ def demand_of_run(run: Run) -> Demand:
     Without those that came due when the budget was used up: nobody was to send them.
     """
     stretch = steady_stretch(run)
-    rows = (
-        attempts_with_tokens(run)
-        .filter(STEADY & ~PAST_BUDGET)
-        .select("seq", "attempt", "due_ns", "usage_source", *_TOKENS)
-    )
-    again = rows.filter(pl.col("attempt") > 0).select("seq").unique()
-    answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
+    steady = attempts_with_tokens(run).filter(STEADY & ~PAST_BUDGET)
+    rows = steady.select("seq", "attempt", "due_ns", "usage_source", *_TOKENS)
+    arrivals = _arrivals(rows.collect(engine="streaming"))
+    if not arrivals["due_ns"].is_sorted():  # users of a closed loop, or the parts of a run that has not ended
+        arrivals = arrivals.sort("due_ns", "seq")
+    at_s = in_seconds(pl.col("due_ns") - stretch.start_ns)
+    return Demand(arrivals.select(at_s.alias("at_s"), *_TOKENS), stretch.seconds, "the run's steady phase")
+
+
+def _arrivals(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row each, with the tokens of the last attempt that the server counted, else of the last one."""
     columns = ("seq", "due_ns", *_TOKENS)
-    several = (
-        rows.join(again, on="seq", how="semi")
+    tried_again = rows.filter(pl.col("attempt") > 0)["seq"].unique()
+    if tried_again.is_empty():
+        return rows.select(columns)
+    several = pl.col("seq").is_in(tried_again.implode())
+    answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
+    merged = (
+        rows.filter(several)
         .group_by("seq")
         .agg(pl.col("due_ns").min(), pl.col(*_TOKENS).sort_by(answered_last).last())
         .select(columns)
         .sort("seq")
     )
-    once = rows.join(again, on="seq", how="anti", maintain_order="left").select(columns)
-    arrivals = once.merge_sorted(several, key="seq").collect(engine="streaming")
-    if not arrivals["due_ns"].is_sorted():  # users of a closed loop, or the parts of a run that has not ended
-        arrivals = arrivals.sort("due_ns", "seq")
-    at_s = in_seconds(pl.col("due_ns") - stretch.start_ns)
-    return Demand(arrivals.select(at_s.alias("at_s"), *_TOKENS), stretch.seconds, "the run's steady phase")
+    return rows.filter(~several).select(columns).merge_sorted(merged, key="seq")
 
 
 def demand_from_trace(path: Path) -> Demand:

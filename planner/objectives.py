@@ -70,7 +70,7 @@ def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
     for slo in slos:
         definition = METRICS[slo.metric]
         if definition is None:
-            missed = _missed(run, slo)
+            missed = _missed(run, slo).lazy()
             good_attempts = good_attempts.join(missed, on=["seq", "attempt"], how="anti", maintain_order="left")
         else:
             good_attempts = good_attempts.filter(~beyond(slo, definition).fill_null(value=False))
@@ -79,9 +79,9 @@ def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
     return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered)
 
 
-def _missed(run: Run, slo: Slo) -> pl.LazyFrame:
+def _missed(run: Run, slo: Slo) -> pl.DataFrame:
     """The answered attempts that did not keep the limit. Columns seq, attempt."""
-    return values(run, slo.metric).filter(beyond(slo)).select("seq", "attempt").unique()
+    return values(run, slo.metric).filter(beyond(slo)).select("seq", "attempt").unique().collect(engine="streaming")
 
 
 def beyond(slo: Slo, value: pl.Expr = pl.col("value_ns")) -> pl.Expr:  # noqa: B008 - an expression is a value

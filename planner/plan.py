@@ -95,7 +95,9 @@ class Traffic:
     mean_in_flight: float
     peak_in_flight: int
     failures: tuple[Failure, ...] = ()  # the commonest first
-    billed_requests: int = 0  # attempts that cost money, of the whole run
+    billed_requests: int = 0  # attempts of the steady phase that cost money
+    billed_prompt_tokens: float | None = None  # mean of one of those
+    billed_completion_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

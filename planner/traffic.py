@@ -52,6 +52,8 @@ def traffic(run: Run, demand: Demand, stretch: Stretch) -> Traffic:
         prompt_tokens=tokens["prompt"],
         completion_tokens=tokens["completion"],
         billed_requests=tokens["billed"],
+        billed_prompt_tokens=tokens["billed_prompt"],
+        billed_completion_tokens=tokens["billed_completion"],
         estimated_usage_share=tokens["unstated"] / totals[Outcome.OK] if totals[Outcome.OK] else 0.0,
         mean_prompt_tokens=tokens["mean_prompt"],
         mean_completion_tokens=tokens["mean_completion"],
@@ -85,9 +87,11 @@ def _tokens(run: Run, stretch: Stretch) -> dict[str, Any]:
     In one reading: a record may have ten million rows.
     """
     prompt, completion, answered = pl.col("prompt_tokens"), pl.col("completion_tokens"), STEADY & OK
-    done = OK & _ended_within(stretch)
+    done, planned = OK & _ended_within(stretch), BILLED & STEADY
     sums = attempts_with_tokens(run).select(
-        billed=BILLED.sum(),
+        billed=planned.sum(),
+        billed_prompt=prompt.filter(planned).mean(),
+        billed_completion=completion.filter(planned).mean(),
         prompt=prompt.filter(BILLED).sum(),
         completion=completion.filter(BILLED).sum(),
         unstated=(OK & ~BY_SERVER).sum(),
