@@ -34,33 +34,26 @@ class LoadPath:
     load_per_s: Floats
     requests: NDArray[np.int64]
     span_s: float
-    peak_per_s: float  # of the load: the most within any 60 s, or the quantile of the minutes
-    peak_requests_per_s: float
+    peak_per_s: float  # of the load: the busiest minute, or the quantile of the minutes that was asked for
+    peak_requests_per_s: float  # likewise, of the requests
 
 
 def path_of(demand: Demand, weights: Floats, quantile: float = 1.0) -> LoadPath:
     """`weights` are of the demand's arrivals, 1 in the mean. A demand below a minute is one minute at its rate."""
     at_s = demand.arrivals["at_s"].to_numpy()
     minutes = max(1, math.ceil(demand.span_s / MINUTE_S - SURE))
-    minute = np.minimum((at_s // MINUTE_S).astype(np.int64), minutes - 1)
+    minute = np.minimum((at_s / MINUTE_S + SURE).astype(np.int64), minutes - 1)
     width_s = min(MINUTE_S, demand.span_s)
     load_per_s: Floats = np.bincount(minute, weights=weights, minlength=minutes) / width_s
+    requests = np.bincount(minute, minlength=minutes)
+    rank = nearest_rank(minutes, quantile) - 1
     return LoadPath(
         load_per_s=load_per_s,
-        requests=np.bincount(minute, minlength=minutes),
+        requests=requests,
         span_s=demand.span_s,
-        peak_per_s=_peak(at_s, weights, load_per_s, width_s, quantile),
-        peak_requests_per_s=_peak(at_s, np.ones(len(at_s)), load_per_s, width_s, 1.0),
+        peak_per_s=float(np.sort(load_per_s)[rank]),
+        peak_requests_per_s=float(np.sort(requests)[rank]) / width_s,
     )
-
-
-def _peak(at_s: Floats, weights: Floats, by_minute: Floats, width_s: float, quantile: float) -> float:
-    if quantile < 1:
-        ascending = np.sort(by_minute)
-        return float(ascending[nearest_rank(len(ascending), quantile) - 1])
-    sums = np.concatenate([[0.0], np.cumsum(weights)])
-    ends = np.searchsorted(at_s, at_s + width_s)
-    return float((sums[ends] - sums[:-1]).max()) / width_s
 
 
 def most_ahead(load_per_s: Floats, lead_s: float) -> Floats:
