@@ -39,12 +39,16 @@ class Attainment:
 
 
 class Outcomes:
-    """The latencies of each request, in seconds: infinite where it was refused, NaN where it has no such metric."""
+    """The latencies of each request, in seconds: infinite where it was refused, NaN where it has no such metric.
+
+    A simulated request has one mean gap, where a real one has many that differ. So any statistic of `itl` is judged by
+    the mean over all gaps, times `gap_spread`: the measured statistic over the measured mean.
+    """
 
     def __init__(self, work: Work, served: Served, *, gap_spread: float = 1.0) -> None:
         self.at_s = np.asarray(work.at_s)
         first_s, done_s = np.asarray(served.first_s), np.asarray(served.done_s)
-        gaps = np.asarray(work.gaps)
+        self.gaps = gaps = np.asarray(work.gaps)
         self.refused: Bools = np.isnan(done_s)
         done_s = np.maximum(done_s, first_s)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -60,6 +64,13 @@ class Outcomes:
         for name in ("tpot", "itl"):
             self._values[name][self.refused & (gaps > 0)] = np.inf
 
+    def after(self, rows: int) -> Outcomes:
+        """Without the first so many requests."""
+        rest = object.__new__(Outcomes)
+        rest.at_s, rest.refused, rest.gaps = self.at_s[rows:], self.refused[rows:], self.gaps[rows:]
+        rest._values = {name: values_s[rows:] for name, values_s in self._values.items()}
+        return rest
+
     def values_s(self, metric: str) -> Floats:
         """The first byte comes with the first token, and nothing is sent late."""
         same = {"ttft_from_due": "ttft", "ttfb": "ttft", "response_time": "service_time"}
@@ -70,15 +81,15 @@ class Outcomes:
 def attainment(outcomes: Outcomes, slos: Sequence[Slo]) -> Attainment:
     """Of all requests, and of those that arrived in each minute."""
     kept, within = [], np.ones(len(outcomes.at_s), dtype=bool)
-    minute = (outcomes.at_s // MINUTE_S).astype(np.int64)
-    present, row_of = np.unique(minute, return_inverse=True)
+    present, row_of = np.unique((outcomes.at_s // MINUTE_S).astype(np.int64), return_inverse=True)
     missed = np.zeros(len(present), dtype=bool)
     for slo in slos:
         values_s = outcomes.values_s(slo.metric)
         has = ~np.isnan(values_s)
+        weights = outcomes.gaps[has] if slo.metric == "itl" else np.ones(int(has.sum()))
         within &= _within(slo, values_s) | ~has
-        kept.append(_kept(slo, values_s[has]))
-        missed |= _missed_minutes(slo, values_s[has], row_of[has], len(present))
+        kept.append(_kept(slo, values_s[has], weights))
+        missed |= _missed_minutes(slo, values_s[has], weights, row_of[has], len(present))
     return Attainment(
         objectives=tuple(kept),
         met=all(each.met for each in kept),
@@ -88,15 +99,17 @@ def attainment(outcomes: Outcomes, slos: Sequence[Slo]) -> Attainment:
     )
 
 
-def _kept(slo: Slo, values_s: Floats) -> ObjectiveKept:
+def _kept(slo: Slo, values_s: Floats, weights: Floats) -> ObjectiveKept:
     n = len(values_s)
     if not n:
         return ObjectiveKept(text=slo.text, share_within=1.0, measured_ms=None, met=True)
-    if slo.quantile is not None:
+    if _by_mean(slo):
+        measured_s = float(np.average(values_s, weights=weights))
+    elif slo.quantile is None:
+        measured_s = float(values_s.max())
+    else:
         rank = nearest_rank(n, slo.quantile)
         measured_s = float(np.partition(values_s, rank - 1)[rank - 1])
-    else:
-        measured_s = float(values_s.mean() if slo.statistic == "mean" else values_s.max())
     return ObjectiveKept(
         text=slo.text,
         share_within=float(_within(slo, values_s).mean()),
@@ -105,16 +118,20 @@ def _kept(slo: Slo, values_s: Floats) -> ObjectiveKept:
     )
 
 
-def _missed_minutes(slo: Slo, values_s: Floats, row_of: NDArray[np.int64], minutes: int) -> Bools:
+def _missed_minutes(slo: Slo, values_s: Floats, weights: Floats, row_of: NDArray[np.int64], minutes: int) -> Bools:
     """A percentile is missed where more of the minute's requests than it allows are beyond; a mean by the mean."""
-    counts = np.bincount(row_of, minlength=minutes)
-    if slo.statistic == "mean":
-        sums = np.bincount(row_of, weights=values_s, minlength=minutes)
-        return ~_within(slo, sums / np.maximum(counts, 1))
+    if _by_mean(slo):
+        sums = np.bincount(row_of, weights=values_s * weights, minlength=minutes)
+        counts = np.bincount(row_of, weights=weights, minlength=minutes)
+        return ~_within(slo, sums / np.maximum(counts, SURE))
     beyond = np.bincount(row_of[~_within(slo, values_s)], minlength=minutes)
     allowed = 0.0 if slo.quantile is None else 1 - slo.quantile
-    missed: Bools = beyond > allowed * counts + SURE
+    missed: Bools = beyond > allowed * np.bincount(row_of, minlength=minutes) + SURE
     return missed
+
+
+def _by_mean(slo: Slo) -> bool:
+    return slo.statistic == "mean" or slo.metric == "itl"
 
 
 def _within(slo: Slo, values_s: Floats) -> Bools:

@@ -24,6 +24,7 @@ from planner.cost import cores_of_quota
 from planner.demand import Demand, busiest, repeated
 from planner.load_path import MINUTE_S, HourOfFleet, busiest_stretch, headroom_for, needed_by_hour, path_of
 from planner.sharing import Floats, Routing, ServiceCurve, Timing, Work, simulate
+from planner.simulated_rate import simulated_rate
 from planner.waiting import erlang_c
 
 AZURE_UTILIZATION = 0.7  # of the formula in Azure's documentation of managed online endpoints
@@ -34,8 +35,8 @@ SCALE_OUT_AT, SCALE_IN_AT = 0.7, 0.3  # of the concurrency at the objectives, fo
 SURE = 1e-9
 
 
-class Interval(Protocol):
-    """90 %."""
+class Range(Protocol):
+    """A figure with its 90 % interval."""
 
     @property
     def value(self) -> float: ...
@@ -47,7 +48,7 @@ class Interval(Protocol):
 
 class MaxRate(Protocol):
     @property
-    def rate_per_s(self) -> Interval: ...
+    def rate_per_s(self) -> Range: ...
     @property
     def binds(self) -> str: ...
 
@@ -58,81 +59,6 @@ class Serving(Timing, Protocol):
     def max_rate(
         self, slo: Sequence[Slo], prompt_tokens: float | None = None, completion_tokens: float | None = None
     ) -> MaxRate: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetRules:
-    """How a fleet is planned. Raises ConfigError naming what cannot be used."""
-
-    spare: int = 0  # instances beyond what the load needs: 1 is N + 1
-    min_instances: int = 1
-    max_instances: int = 50  # Azure's limit for one deployment
-    quantile: float = 1.0  # of the load by minutes: 1 is the busiest minute
-    detection_minutes: float = 5.0  # Azure Monitor's rules look at averages of five minutes
-    cooldown_minutes: float = 5.0
-    boot_minutes: float = 15.0  # of a GPU instance; not documented, 10 to 20
-    routing: Routing = Routing.LEAST_LOADED
-    scale_rules: tuple[str, ...] = ()  # METRIC>NUMBER:+N, METRIC<NUMBER:-N[/COOLDOWNs]; empty: from the model
-    start_instances: int | None = None  # of the autoscaled fleet; None: what the first lead needs
-    max_concurrency: int | None = None  # requests in flight at an instance; None: the model's
-    cores_per_instance: int | None = None
-    exempt_from_reservation: bool = False  # of the 20 % that Azure reserves beside the instances
-    most_simulated: int = 100_000  # requests a simulation
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("spare", 0), ("min_instances", 1), ("most_simulated", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.max_instances < self.min_instances:
-            raise ConfigError(
-                f"max_instances ({self.max_instances}) must not be below min_instances ({self.min_instances})"
-            )
-        if not 0 < self.quantile <= 1:
-            raise ConfigError(f"quantile must be above 0 and at most 1, not {self.quantile}")
-        for name in ("detection_minutes", "cooldown_minutes", "boot_minutes"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be zero or above, not {getattr(self, name)}")
-
-    @property
-    def lead_s(self) -> float:
-        """From a load that needs another instance to that instance's first request."""
-        return (self.detection_minutes + self.cooldown_minutes + self.boot_minutes) * MINUTE_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetCheck:
-    """The demand's busiest stretch at so many simulated instances."""
-
-    instances: int
-    requests: int
-    span_s: float
-    attainment: Attainment
-    mean_concurrency: float  # running at an instance, over the stretch
-    waited_share: float  # of the requests, for a place within the cap
-    erlang_c_share: float | None  # who waits by theory, at the peak load on instances x cap places; None without a cap
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetPlan:
-    instances: int  # needed + spare, within the bounds of the rules
-    needed: int  # by the load and the check
-    spare: int
-    per_instance_rate: Interval  # requests a second that keep the objectives, 90 %
-    binds: str  # what limits that rate
-    concurrency_at_rate: float  # in flight at an instance that serves it
-    peak_rate_per_s: float  # in requests of the mean mix: the busiest minute, or the quantile asked for
-    raised_by_check: int  # of `needed`, instances that the simulation asked for beyond peak / rate
-    checks: tuple[FleetCheck, ...]  # fewer instances first; `needed` among them
-    by_hour: tuple[HourOfFleet, ...]
-    scheduled_instance_hours: float  # of by_hour's instances minute by minute, as a perfect forecast would have them
-    static_instance_hours: float
-    lead_s: float
-    headroom_for_lead: float | None  # 0.5: the load grows by half within the lead, 19 times of 20 no more
-    autoscale: AutoscaleResult | None  # None where the demand is shorter than the lead, or the bounds leave no room
-    cores_of_quota: int | None  # None where the cores of an instance were not stated
-    azure_formula_instances: int | None  # Azure's published formula; None without a cap on concurrency
-    assumptions: tuple[str, ...]
 
 
 def plan_fleet(demand: Demand, model: Serving, slos: Sequence[Slo | str], rules: FleetRules | None = None) -> FleetPlan:
@@ -150,15 +76,11 @@ class _Planning:
         self.demand, self.model, self.rules = demand, model, rules
         self.slos = [Slo.parse(slo) if isinstance(slo, str) else slo for slo in slos]
         self.shape = demand.mean_tokens("prompt_tokens"), demand.mean_tokens("completion_tokens")
-        found = model.max_rate(self.slos, *self.shape)
-        self.rate, self.binds = found.rate_per_s, found.binds
-        if not self.rate.low > 0:
-            raise ConfigError(
-                f"no rate above zero surely keeps {', '.join(slo.text for slo in self.slos)} at one instance "
-                f"({self.binds}), so no number of instances does; relax the objectives or measure a faster deployment"
-            )
         self.assumptions: list[str] = []
-        self.curve = ServiceCurve(model, *self.shape, prompt_slope_s=self._prompt_slope_s())
+        self.prompt_slope_s = self._prompt_slope_s()
+        self.curve = self._curve()
+        self.rate, self.binds = self._rate()
+        self.slow_curve = self._curve(slower=self.rate.value / self.rate.low)
         self.concurrency = _concurrency(self.curve, self.rate.value)
         self.path = path_of(demand, self._weights(), rules.quantile)
 
@@ -183,6 +105,7 @@ class _Planning:
             concurrency_at_rate=self.concurrency,
             peak_rate_per_s=path.peak_per_s,
             raised_by_check=needed - by_load,
+            fewest_simulated=min((each.instances for each in checks if each.attainment.met), default=None),
             checks=checks,
             by_hour=hours,
             scheduled_instance_hours=scheduled_h,
@@ -202,6 +125,31 @@ class _Planning:
         """Requests in flight that an instance takes: stated, else the model's cap, else what the objectives allow."""
         stated = self.rules.max_concurrency or self.model.concurrency_cap
         return max(1, math.ceil(self.concurrency)) if stated is None else stated
+
+    def _rate(self) -> tuple[Interval, str]:
+        """Of one instance: the model's, and no more than keeps the objectives when simulated with Poisson arrivals.
+
+        The model knows the mean in flight, the simulation also how often more come at once than there are places.
+        """
+        found = self.model.max_rate(self.slos, *self.shape)
+        rate = found.rate_per_s
+        simulated = 0.0
+        if rate.low > 0:
+            columns = (self.demand.arrivals[name].to_numpy() for name in ("prompt_tokens", "completion_tokens"))
+            simulated = simulated_rate(
+                self.curve, self.slos, columns, most_per_s=rate.value, gap_spread=self._gap_spread()
+            )
+        if simulated == 0:
+            raise ConfigError(
+                f"no rate above zero surely keeps {', '.join(slo.text for slo in self.slos)} at one instance "
+                f"({found.binds}), so no number of instances does; relax the objectives or measure a faster deployment"
+            )
+        share = simulated / rate.value
+        binds = found.binds if share == 1 else f"{found.binds}, by arrivals that come at once"
+        return Interval(value=simulated, low=share * rate.low, high=share * rate.high), binds
+
+    def _curve(self, slower: float = 1.0) -> ServiceCurve:
+        return ServiceCurve(self.model, *self.shape, prompt_slope_s=self.prompt_slope_s, slower=slower)
 
     def _prompt_slope_s(self) -> float:
         """Seconds until the first token for each further prompt token; 0 where the model knows one shape only."""
@@ -225,25 +173,33 @@ class _Planning:
         return weights
 
     def _checked(self, by_load: int) -> tuple[int, tuple[FleetCheck, ...]]:
-        """The fewest instances from `by_load` on that keep the objectives when simulated, and what was simulated."""
+        """The fewest instances from `by_load` on that keep the objectives when simulated, and what was simulated.
+
+        Below `by_load` the fewest that would do are searched too, by bisection.
+        """
         whole = repeated(self.demand, LEAST_CHECKED_S)
         stretch = busiest(busiest_stretch(whole, CHECKED_S), self.rules.most_simulated)
+        self.assumptions.append(
+            f"checked by simulating {stretch.source}, from empty instances as slow as the interval's lower end"
+        )
+        checks = {by_load: self._check(stretch, by_load)}
         needed = by_load
-        checks = [] if by_load == 1 else [self._check(stretch, by_load - 1)]
-        checks.append(self._check(stretch, needed))
-        while not checks[-1].attainment.met and needed < by_load + MOST_RAISED:
+        while not checks[needed].attainment.met and needed < by_load + MOST_RAISED:
             needed += 1
-            checks.append(self._check(stretch, needed))
-        if not checks[-1].attainment.met:
-            self.assumptions.append(
-                f"even {needed} simulated instances do not keep the objectives over the busiest stretch"
-            )
-        self.assumptions.append(f"checked by simulating {stretch.source}, from empty instances")
-        return needed, tuple(checks)
+            checks[needed] = self._check(stretch, needed)
+        if not checks[needed].attainment.met:
+            self.assumptions.append(f"even {needed} simulated instances do not keep the objectives")
+        low, high = 0, needed  # more than `low` are needed, `high` do
+        trial = by_load - 1
+        while needed == by_load and low < trial < high:
+            checks[trial] = self._check(stretch, trial)
+            low, high = (low, trial) if checks[trial].attainment.met else (trial, high)
+            trial = (low + high) // 2
+        return needed, tuple(checks[instances] for instances in sorted(checks))
 
     def _check(self, stretch: Demand, instances: int) -> FleetCheck:
         work = self._work(stretch)
-        fleet = simulate(work, self.curve, instances, routing=self.rules.routing, seed=self.rules.seed)
+        fleet = simulate(work, self.slow_curve, instances, routing=self.rules.routing, seed=self.rules.seed)
         admitted_s = np.asarray(fleet.served.admitted_s)
         running_s = float((np.asarray(fleet.served.done_s) - admitted_s).sum())
         ends_s = max([stretch.span_s, *fleet.served.done_s])
@@ -261,7 +217,7 @@ class _Planning:
         cap = self.model.concurrency_cap
         if cap is None:
             return None
-        return erlang_c(instances * cap, self.path.peak_per_s * self.curve.service_s(cap))
+        return erlang_c(instances * cap, self.path.peak_per_s * self.slow_curve.service_s(cap))
 
     def _work(self, demand: Demand) -> Work:
         columns = (demand.arrivals[name].to_numpy() for name in ("at_s", "prompt_tokens", "completion_tokens"))

@@ -55,34 +55,43 @@ class Routing(StrEnum):
 class ServiceCurve:
     """A model at the whole numbers of running requests, for one mix of requests; grown as far as it is asked.
 
-    `prompt_slope` is how much longer, by the model, the first token takes for each prompt token above the mix's mean.
-    The time to first token is spread log-normally about its median, through the model's 95th percentile.
+    A model's concurrency is the mean in flight under Poisson arrivals, and these see time averages: a request has so
+    many beside itself. So what n running requests take is the model at n - 1.
+    `prompt_slope_s` is how much longer, by the model, the first token takes for each prompt token above the mix's mean.
+    All times are `slower` times the model's. The time to first token is spread log-normally about its median, through the model's 95th percentile.
     """
 
     def __init__(
-        self, model: Timing, prompt_tokens: float, completion_tokens: float, *, prompt_slope_s: float = 0.0
+        self,
+        model: Timing,
+        prompt_tokens: float,
+        completion_tokens: float,
+        *,
+        prompt_slope_s: float = 0.0,
+        slower: float = 1.0,
     ) -> None:
         self.cap = MOST_RUNNING if model.concurrency_cap is None else model.concurrency_cap
         self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
-        self.prompt_slope_s = prompt_slope_s
+        self.prompt_slope_s = prompt_slope_s * slower
         self.itl_s, self.ttft_s, self.spread = [math.inf], [0.0], [0.0]  # by the number running
-        self._model = model
+        self._model, self._slower = model, slower
 
     def reach(self, running: int) -> None:
         """Have the curve at so many running requests."""
         shape = self.prompt_tokens, self.completion_tokens
         for n in range(len(self.itl_s), running + 1):
-            median_ms = self._model.ttft_ms(n, *shape, quantile=0.5)
-            high_ms = self._model.ttft_ms(n, *shape, quantile=0.95)
-            self.itl_s.append(max(LEAST_GAP_S, self._model.itl_ms(n, *shape) / 1e3))
-            self.ttft_s.append(median_ms / 1e3)
+            median_ms = self._model.ttft_ms(n - 1, *shape, quantile=0.5)
+            high_ms = self._model.ttft_ms(n - 1, *shape, quantile=0.95)
+            self.itl_s.append(max(LEAST_GAP_S, self._model.itl_ms(n - 1, *shape) / 1e3 * self._slower))
+            self.ttft_s.append(median_ms / 1e3 * self._slower)
             self.spread.append(math.log(high_ms / median_ms) / Z_95 if high_ms > median_ms > 0 else 0.0)
 
     def service_s(self, running: float) -> float:
         """Of a mean request, from its admission to its last token, with so many running all the while."""
         shape = self.prompt_tokens, self.completion_tokens
         gaps = max(0.0, self.completion_tokens - 1)
-        return (self._model.ttft_ms(running, *shape) + gaps * self._model.itl_ms(running, *shape)) / 1e3
+        service_ms = self._model.ttft_ms(running, *shape) + gaps * self._model.itl_ms(running, *shape)
+        return service_ms / 1e3 * self._slower
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from loadgen.errors import ConfigError, HeadroomError
 from planner.demand import Demand
 from planner.fleet import FleetRules, plan_fleet
 from planner.load_path import busiest_stretch, headroom_for, most_ahead, path_of
+from planner.waiting import waiting_beyond
 from tests.serving_models import Range, Straight
 
 SLOS = ["ttft.p95<1s"]
@@ -125,9 +126,24 @@ def test_the_check_says_what_one_fewer_would_come_to_and_asks_for_more_where_the
 
 
 def test_what_no_number_of_instances_mends_is_said():
-    plan = plan_fleet(steady(5.0, 12), Straight(ttft_base_ms=1_500.0), SLOS)
+    at_s = np.sort([*np.arange(0, 600, 2.0), *(300 + np.arange(600) * 1e-4)])  # 600 at once, and places for 11
+    plan = plan_fleet(demand_of(at_s, 600.0), Straight(concurrency_cap=1, rate=Range(20.0, 20.0, 20.0)), SLOS)
     assert plan.raised_by_check == 10
     assert any("do not keep the objectives" in line for line in plan.assumptions)
+
+
+def test_one_instance_is_held_to_what_keeps_the_objectives_when_arrivals_are_chance():
+    """Four places of half a second each: 8 requests a second in the mean, but not with waits below 100 ms."""
+    rng = np.random.default_rng(4)
+    demand = demand_of(np.sort(rng.uniform(0, 900, 9_000)), 900.0, completion=rng.geometric(1 / 50, 9_000) + 1)
+    model = Straight(concurrency_cap=4, rate=Range(8.0, 7.6, 8.4))
+    plan = plan_fleet(demand, model, ["ttft.p95<100ms"])
+    rate = plan.per_instance_rate
+    beyond = [waiting_beyond(0.1, 4, per_s, 0.5) for per_s in (0.95 * rate.value, 1.05 * rate.value)]
+    assert beyond[0] < 0.05 < beyond[1]
+    assert (rate.low / rate.value, rate.high / rate.value) == pytest.approx((0.95, 1.05))
+    assert plan.binds == "ttft.p95<1s, by arrivals that come at once"
+    assert plan_fleet(demand, model, ["ttft.p95<60s"]).per_instance_rate.value > 0.95 * 8
 
 
 def test_the_check_measures_concurrency_and_compares_the_wait_with_theory():
