@@ -6,19 +6,11 @@ import math
 from dataclasses import dataclass
 
 from loadgen.errors import ConfigError
-from planner.attainment import Attainment
 from planner.autoscaling import AutoscaleResult
+from planner.capacity import Interval
+from planner.fleet_checks import FleetCheck
 from planner.load_path import MINUTE_S, HourOfFleet
 from planner.sharing import Routing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """90 %."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +24,13 @@ class FleetRules:
     detection_minutes: float = 5.0  # Azure Monitor's rules look at averages of five minutes
     cooldown_minutes: float = 5.0
     boot_minutes: float = 15.0  # of a GPU instance; not documented, 10 to 20
-    routing: Routing = Routing.LEAST_LOADED
+    routing: Routing = Routing.RANDOM  # Azure's is not documented; the others need fewer instances
     scale_rules: tuple[str, ...] = ()  # METRIC>NUMBER:+N, METRIC<NUMBER:-N[/COOLDOWNs]; empty: from the model
     start_instances: int | None = None  # of the autoscaled fleet; None: what the first lead needs
     max_concurrency: int | None = None  # requests in flight at an instance; None: the model's
     cores_per_instance: int | None = None
     exempt_from_reservation: bool = False  # of the 20 % that Azure reserves beside the instances
-    most_simulated: int = 100_000  # requests a simulation
+    most_simulated: int = 50_000  # requests a simulation of the check, the busiest; of autoscaling, ten times as many
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -62,19 +54,6 @@ class FleetRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetCheck:
-    """The demand's busiest stretch at so many simulated instances."""
-
-    instances: int
-    requests: int
-    span_s: float
-    attainment: Attainment
-    mean_concurrency: float  # running at an instance, over the stretch
-    waited_share: float  # of the requests, for a place within the cap
-    erlang_c_share: float | None  # who waits by theory, at the peak load on instances x cap places; None without a cap
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPlan:
     instances: int  # needed + spare, within the bounds of the rules
     needed: int  # by the load and the check
@@ -84,8 +63,8 @@ class FleetPlan:
     concurrency_at_rate: float  # in flight at an instance that serves it
     peak_rate_per_s: float  # in requests of the mean mix: the busiest minute, or the quantile asked for
     raised_by_check: int  # of `needed`, instances that the simulation asked for beyond peak / rate
-    fewest_simulated: int | None  # kept the objectives: below `needed` where instances share peaks by routing
-    checks: tuple[FleetCheck, ...]  # fewer instances first; `needed` and one fewer among them
+    pooled: int | None  # what the simulation needs where requests go to the least loaded instance; None: more
+    checks: tuple[FleetCheck, ...]  # of each routing, fewer instances first; `needed` and one fewer among them
     by_hour: tuple[HourOfFleet, ...]
     scheduled_instance_hours: float  # of by_hour's instances minute by minute, as a perfect forecast would have them
     static_instance_hours: float

@@ -58,7 +58,8 @@ class ServiceCurve:
     A model's concurrency is the mean in flight under Poisson arrivals, and these see time averages: a request has so
     many beside itself. So what n running requests take is the model at n - 1.
     `prompt_slope_s` is how much longer, by the model, the first token takes for each prompt token above the mix's mean.
-    All times are `slower` times the model's. The time to first token is spread log-normally about its median, through the model's 95th percentile.
+    All times are `slower` times the model's. The time to first token is spread log-normally about its median, through
+    the model's 95th percentile. Beyond `cap` running requests others wait.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class ServiceCurve:
         prompt_tokens: float,
         completion_tokens: float,
         *,
+        cap: int | None = None,
         prompt_slope_s: float = 0.0,
         slower: float = 1.0,
     ) -> None:
-        self.cap = MOST_RUNNING if model.concurrency_cap is None else model.concurrency_cap
+        self.cap = MOST_RUNNING if cap is None else cap
         self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
         self.prompt_slope_s = prompt_slope_s * slower
         self.itl_s, self.ttft_s, self.spread = [math.inf], [0.0], [0.0]  # by the number running

@@ -40,3 +40,6 @@ class Straight:
 
     def max_rate(self, slo, prompt_tokens=None, completion_tokens=None):
         return Rate(self.rate)
+
+    def predict(self, rate_per_s, prompt_tokens=None, completion_tokens=None):
+        raise NotImplementedError

@@ -41,7 +41,7 @@ def policy(rules=RULES, **changes):
 
 
 def scaled(at_s, span_s, stated):
-    return autoscale(work_of(at_s), ServiceCurve(MODEL, 100.0, GAPS + 1), stated, SLOS, span_s=span_s)
+    return autoscale(work_of(at_s), ServiceCurve(MODEL, 100.0, GAPS + 1, cap=PLACES), stated, SLOS, span_s=span_s)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from loadgen.errors import ConfigError, HeadroomError
 from planner.demand import Demand
 from planner.fleet import FleetRules, plan_fleet
 from planner.load_path import busiest_stretch, headroom_for, most_ahead, path_of
+from planner.sharing import Routing
 from planner.waiting import waiting_beyond
 from tests.serving_models import Range, Straight
 
@@ -118,11 +119,24 @@ def test_the_check_says_what_one_fewer_would_come_to_and_asks_for_more_where_the
     plan = plan_fleet(demand_of(at_s, 600.0), model, ["ttft.p95<2s"])
     assert plan.raised_by_check > 0
     assert plan.needed == math.ceil(90 / 60 / 1.4) + plan.raised_by_check
-    assert [check.instances for check in plan.checks] == list(range(1, plan.needed + 1))
-    assert [check.attainment.met for check in plan.checks] == [False] * (plan.needed - 1) + [True]
-    assert all(check.requests == 360 for check in plan.checks)
-    assert plan.checks[0].attainment.good_share < plan.checks[-1].attainment.good_share
-    assert plan.checks[0].waited_share > plan.checks[-1].waited_share > 0
+    checks = [check for check in plan.checks if check.routing == "random"]
+    assert [check.instances for check in checks] == list(range(2, plan.needed + 1))
+    assert [check.attainment.met for check in checks] == [False] * (plan.needed - 2) + [True]
+    assert all(check.requests == 360 for check in checks)
+    assert checks[0].attainment.good_share < checks[-1].attainment.good_share
+    assert checks[0].waited_share > checks[-1].waited_share > 0
+
+
+def test_instances_that_share_their_peaks_are_fewer_and_are_what_is_needed_where_that_is_the_routing():
+    rng = np.random.default_rng(4)
+    demand = demand_of(np.sort(rng.uniform(0, 900, 18_000)), 900.0)
+    model = Straight(concurrency_cap=2, rate=Range(3.6, 3.5, 3.7))  # 4 a second with all places taken
+    unknown = plan_fleet(demand, model, ["ttft.p95<250ms"])
+    known = plan_fleet(demand, model, ["ttft.p95<250ms"], FleetRules(routing=Routing.LEAST_LOADED))
+    assert known.needed == known.pooled == unknown.pooled < unknown.needed
+    assert 5 < known.needed <= 7  # 20 a second fill 5 of them
+    pooled = {check.instances: check.attainment.met for check in known.checks}
+    assert pooled[known.needed] and not pooled[known.needed - 1]
 
 
 def test_what_no_number_of_instances_mends_is_said():
@@ -150,8 +164,8 @@ def test_the_check_measures_concurrency_and_compares_the_wait_with_theory():
     rng = np.random.default_rng(2)
     at_s = np.sort(rng.uniform(0, 3_600, 9 * 3_600))
     model = Straight(concurrency_cap=4, rate=Range(6.6, 6.5, 6.7))  # 50 gaps of 10 ms: 8 places a second each
-    check = plan_fleet(demand_of(at_s, 3_600.0), model, ["ttft.p95<2s"]).checks[-1]
-    assert check.instances == 2
+    plan = plan_fleet(demand_of(at_s, 3_600.0), model, ["ttft.p95<2s"])
+    check = next(each for each in plan.checks if each.routing == "least_loaded" and each.instances == 2)
     assert check.mean_concurrency == pytest.approx(9 * 0.5 / 2, rel=0.03)
     assert check.erlang_c_share == pytest.approx(check.waited_share, abs=0.15)
 

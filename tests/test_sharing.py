@@ -24,7 +24,7 @@ def requests(count, rate_per_s, gaps, *, seed=1, prompt=100.0):
 
 
 def sent_to(work, model, instances=1, routing=Routing.LEAST_LOADED):
-    fleet = simulate(work, ServiceCurve(model, 100.0, 50.0), instances, routing=routing)
+    fleet = simulate(work, ServiceCurve(model, 100.0, 50.0, cap=model.concurrency_cap), instances, routing=routing)
     done_s = np.array(fleet.served.done_s)
     assert fleet.in_flight == 0
     assert not np.isnan(done_s).any()
