@@ -41,7 +41,13 @@ def plan_fleet(demand: Demand, model: Serving, slos: Sequence[Slo | str], rules:
     if demand.arrivals.is_empty() or demand.span_s <= 0:
         raise ConfigError(f"{demand.source} holds no arrival: there is nothing to plan instances for")
     rules = rules or FleetRules()
-    instance = one_instance(demand, model, objectives(slos), max_concurrency=rules.max_concurrency)
+    instance = one_instance(
+        demand,
+        model,
+        objectives(slos),
+        max_concurrency=rules.max_concurrency,
+        measured_rate_per_s=rules.measured_rate_per_s,
+    )
     path = path_of(demand, instance.weights(demand), rules.quantile)
     checks = FleetChecks(demand, instance, most_simulated=rules.most_simulated, seed=rules.seed)
     by_load = max(1, math.ceil(path.peak_per_s / instance.rate.low - SURE))

@@ -28,6 +28,7 @@ class FleetRules:
     scale_rules: tuple[str, ...] = ()  # METRIC>NUMBER:+N, METRIC<NUMBER:-N[/COOLDOWNs]; empty: from the model
     start_instances: int | None = None  # of the autoscaled fleet; None: what the first lead needs
     max_concurrency: int | None = None  # requests in flight at an instance; None: the model's
+    measured_rate_per_s: float | None = None  # of one instance, that a sweep found to keep the same objectives
     cores_per_instance: int | None = None
     exempt_from_reservation: bool = False  # of the 20 % that Azure reserves beside the instances
     most_simulated: int = 50_000  # requests a simulation of the check, the busiest; of autoscaling, ten times as many

@@ -92,12 +92,17 @@ class OneInstance:
 
 
 def one_instance(
-    demand: Demand, model: Serving, slos: Sequence[Slo], *, max_concurrency: int | None = None
+    demand: Demand,
+    model: Serving,
+    slos: Sequence[Slo],
+    *,
+    max_concurrency: int | None = None,
+    measured_rate_per_s: float | None = None,
 ) -> OneInstance:
     """The rate is the model's, and no more than keeps the objectives when simulated with Poisson arrivals.
 
-    The model knows the mean in flight, the simulation also how often more come at once than there are places. Raises
-    CapacityError where no rate keeps the objectives, and what the model raises where it cannot say.
+    The model knows the mean in flight, the simulation also how often more come at once than there are places. The
+    interval's lower end is no lower than what was measured to keep them: `measured_rate_per_s`. Raises where no rate keeps the objectives, and what the model raises where it cannot say.
     """
     shape = demand.mean_tokens("prompt_tokens"), demand.mean_tokens("completion_tokens")
     found = model.max_rate(slos, *shape)
@@ -115,6 +120,7 @@ def one_instance(
             "so no number of instances does; relax the objectives or measure a faster deployment"
         )
     share = simulated / rate.value
+    low = max(share * rate.low, min(simulated, measured_rate_per_s or 0.0))
     return OneInstance(
         model=model,
         slos=tuple(slos),
@@ -122,7 +128,7 @@ def one_instance(
         mean_completion_tokens=shape[1],
         prompt_slope_s=slope_s,
         cap=cap,
-        rate=Interval(value=simulated, low=share * rate.low, high=share * rate.high),
+        rate=Interval(value=simulated, low=low, high=share * rate.high),
         binds=found.binds if share == 1 else f"{found.binds}, by arrivals that come at once",
         concurrency=_concurrency(curve, simulated),
         gap_spread=spread,
