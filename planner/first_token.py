@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from statistics import NormalDist, median
 
 import numpy as np
+import numpy.typing as npt
 
 from planner.curves import FloatArray, Shape, relative_fit
 from planner.spread import half_width
-from planner.usable import UsableStep
+from planner.usable import UsableStep, groups_of
 
-BETWEEN_RUNS = 0.015  # relative half-width at 90 %: the middle of reruns of one configuration, .7 to 1 % apart
+BETWEEN_RUNS = 0.016  # relative half-width at 90 % of the difference of two runs whose TTFT varies by .7 %
 _NORMAL = NormalDist()
 IDLE_CONCURRENCY = 1.25  # up to here a request mostly finds the instance idle
 
@@ -42,7 +43,7 @@ class FirstToken:
         return np.asarray(busy - (1 - share_busy) * np.maximum(0.0, busy - self.idle_ms))
 
     def width(self, itl_ms: float, shape: Shape) -> float:
-        """Relative half-width of a 90 % prediction interval: residual x sqrt(1 + leverage), as of any line, and chance."""
+        """Relative half-width of a 90 % interval: residual x sqrt(1 + leverage), as of a line, plus chance."""
         columns = [1.0, itl_ms, shape.prompt_tokens][: len(self.spread)]
         row = np.array(columns) / float(self._busy(np.array([itl_ms]), shape)[0])
         return math.hypot(self.residual * math.sqrt(1 + float(row @ np.array(self.spread) @ row)), self.chance)
@@ -67,7 +68,7 @@ def fit_first_token(steps: Sequence[UsableStep], column: str, *, shaped: bool) -
     leverages = np.clip(np.einsum("ij,jk,ik->i", rows, spread, rows), 0.0, 1.0)
     errors = [
         error * float(np.sqrt(1 - leverage))
-        for error, leverage in zip(_left_out_errors(columns, measured), leverages, strict=True)
+        for error, leverage in zip(_left_out_errors(columns, measured, groups_of(busy)), leverages, strict=True)
     ]
     return FirstToken(
         constant_ms=float(found[0]),
@@ -84,7 +85,7 @@ def fit_first_token(steps: Sequence[UsableStep], column: str, *, shaped: bool) -
 def _chance(steps: Sequence[UsableStep], column: str) -> float:
     """How far a quantile of as many requests lies from that of all, relative, with 90 %; at least between two runs.
 
-    For log-normal TTFT the variance of a quantile q is q (1 - q) / phi(z)^2 x sigma^2 / n, with sigma from p95 over p50.
+    For log-normal TTFT the variance of a quantile q is q (1 - q) / phi(z)^2 x sigma^2 / n; sigma is from p95 over p50.
     """
     spreads = [
         math.log(step.quantiles["ttft_p95_ms"] / step.ttft_p50_ms) / _NORMAL.inv_cdf(0.95)
@@ -98,12 +99,11 @@ def _chance(steps: Sequence[UsableStep], column: str) -> float:
     return math.hypot(BETWEEN_RUNS, _NORMAL.inv_cdf(0.95) * deviation)
 
 
-def _left_out_errors(columns: Sequence[FloatArray], measured: FloatArray) -> list[float]:
-    """Relative error at each step of the line fitted without it."""
-    errors = []
-    for out in range(len(measured)):
-        kept = np.arange(len(measured)) != out
-        without = relative_fit([column[kept] for column in columns], measured[kept])
-        predicted = sum(float(each * column[out]) for each, column in zip(without, columns, strict=True))
-        errors.append(predicted / float(measured[out]) - 1)
-    return errors
+def _left_out_errors(columns: Sequence[FloatArray], measured: FloatArray, groups: npt.NDArray[np.int64]) -> list[float]:
+    """Relative error at each step of the line fitted without its group."""
+    errors = np.zeros(len(measured))
+    for group in np.unique(groups):
+        out = groups == group
+        without = relative_fit([column[~out] for column in columns], measured[~out])
+        errors[out] = np.stack(columns, axis=1)[out] @ without / measured[out] - 1
+    return [float(error) for error in errors]

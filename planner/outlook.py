@@ -61,7 +61,7 @@ def predict(fitted: Fitted, shape: Shape, rate_per_s: float) -> Prediction:
         raise CapacityError(f"a rate of {rate_per_s} requests/s cannot be predicted; ask for one above 0")
     _check_reach(fitted, shape, rate_per_s)
     grade, horizon = _grade(fitted, shape, rate_per_s)
-    at = _Spots.at(fitted, shape, rate_per_s, load_pad(horizon))
+    at = _Spots.at(fitted, shape, rate_per_s, math.hypot(load_pad(horizon), fitted.widths[ITL]))
     quantiles = fitted.response.itl_quantiles, fitted.response.ttft_quantiles
     e2e_ms = at.interval(E2E)
     return Prediction(
@@ -81,8 +81,9 @@ def max_rate(fitted: Fitted, shape: Shape, slos: Sequence[Slo]) -> MaxRate:
     """Raises CapacityError where none keeps them, where the steps do not hold the statistic, or reach so far."""
     if not slos:
         raise ConfigError("no objective was given; write one like ttft.p95<1s")
-    found = [(_rate_at(fitted, shape, each), each.text) for each in slos]
     ceiling = fitted.capacity(shape)
+    limits = [(_rate_at(fitted, shape, each), each.text) for each in slos]
+    found = [(each, text) for each, text in limits if each is not None]
     if ceiling is not None:
         measured = fitted.plateau is not None and not fitted.shaped
         found.append((ceiling, CAPACITY if measured else CAP))
@@ -186,8 +187,11 @@ def _settles(response: Response, rate_per_s: float, shape: Shape) -> float:
     return math.inf if n is None else n
 
 
-def _rate_at(fitted: Fitted, shape: Shape, slo: Slo) -> Interval:
-    """The rate at which an objective is at its limit; by every form, and as sure as the latency is."""
+def _rate_at(fitted: Fitted, shape: Shape, slo: Slo) -> Interval | None:
+    """The rate at which an objective is at its limit, by every form, and as sure as the latency is.
+
+    None where the limit is kept beyond a known capacity.
+    """
     latency = _latency(fitted, slo)
     limit_ms = slo.limit_ns / 1e6
 
@@ -195,11 +199,14 @@ def _rate_at(fitted: Fitted, shape: Shape, slo: Slo) -> Interval:
         highest = response.highest(latency, limit_ms, shape)
         return response.peak(highest, shape)[0] if highest else 0.0
 
+    highest = fitted.response.highest(latency, limit_ms, shape)
+    if highest >= fitted.response.top and fitted.capacity(shape) is not None:
+        return None
     value = rate(fitted.response, limit_ms)
     if value == 0:
         lightest = float(fitted.response.latency_ms(latency, np.array([0.01]), shape)[0])
         raise CapacityError(f"{slo.text} is kept at no rate: an instance without load takes {lightest:.3g} ms")
-    width = fitted.width(latency, fitted.response.highest(latency, limit_ms, shape), shape)
+    width = fitted.width(latency, highest, shape)
     by_form = [rate(each, limit_ms) for each in fitted.responses.values()]
     by_latency = rate(fitted.response, limit_ms / (1 + width)), rate(fitted.response, limit_ms * (1 + width))
     return combined(value, (min(by_form), max(by_form)), by_latency)

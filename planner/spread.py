@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BASE_PAD = 0.03  # of a rate, within the steps: the residual of one form against another
-PAD_PER_HORIZON = 0.15  # further, for each multiple of the highest steady rate
+PAD_PER_HORIZON = 0.2  # further, for each multiple of the highest steady rate: 90 % of errors at twice it are within
 COVERAGE = 0.9
 # By how many errors there are: the factor c for which another stays within c times the largest of them with 90 %
 # probability, all being normal: the root of the integral of (2 Phi(c m) - 1) over the density of that largest.

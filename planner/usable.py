@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from loadgen.errors import CapacityError
@@ -23,6 +25,7 @@ FLAT_CONCURRENCY = 0.1
 OVER_CAP = 1.1  # concurrency over the cap: requests wait in front of it
 PLATEAU_ELASTICITY, PLATEAU_GROWTH = 0.1, 1.2  # d log rate / d log concurrency, over this growth of concurrency
 SAME_SHAPE = 0.2
+FEWEST_LEFT_OUT = 4  # shapes: of fewer, steps are left out one by one
 REQUESTS = 300.0  # of a step, for a p95 to be worth something
 
 ESSENTIAL = ("rate_per_s", "completion_tokens", "itl_mean_ms", "ttft_p50_ms", "e2e_mean_s")
@@ -164,6 +167,12 @@ def _by_shape(steps: list[UsableStep]) -> list[list[UsableStep]]:
         else:
             alike.append(step)
     return shapes
+
+
+def groups_of(steps: Sequence[UsableStep]) -> npt.NDArray[np.int64]:
+    """What is left out together to see how well it is predicted: a shape where there are several, else a step."""
+    by_shape = len({step.shape for step in steps}) >= FEWEST_LEFT_OUT
+    return np.array([step.shape if by_shape else at for at, step in enumerate(steps)])
 
 
 def is_same_shape(one: Shape, other: Shape) -> bool:
