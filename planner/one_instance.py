@@ -102,7 +102,8 @@ def one_instance(
     """The rate is the model's, and no more than keeps the objectives when simulated with Poisson arrivals.
 
     The model knows the mean in flight, the simulation also how often more come at once than there are places. The
-    interval's lower end is no lower than what was measured to keep them: `measured_rate_per_s`. Raises where no rate keeps the objectives, and what the model raises where it cannot say.
+    interval's lower end is no lower than what was measured to keep them: `measured_rate_per_s`. Raises CapacityError
+    where no rate keeps the objectives, and what the model raises where it cannot say.
     """
     shape = demand.mean_tokens("prompt_tokens"), demand.mean_tokens("completion_tokens")
     found = model.max_rate(slos, *shape)

@@ -54,7 +54,7 @@ def scaled(at_s, span_s, stated):
     ],
 )
 def test_the_fleet_scales_refuses_and_is_billed_as_the_simulated_deployment_is(rules, boot_s):
-    at_s, span_s = wave(3, 0.2, 8.0)
+    at_s, span_s = wave(2, 0.2, 7.0)
     mine = scaled(at_s, span_s, policy(rules, boot_s=boot_s))
     settings = EndpointSettings(
         instances=1,
@@ -90,7 +90,7 @@ def test_without_a_rule_that_fires_the_bill_is_the_start_and_all_is_kept():
 
 
 def test_what_the_boot_costs_is_said_in_refusals_and_in_minutes_missed():
-    at_s, span_s = wave(3, 0.2, 8.0)
+    at_s, span_s = wave(2, 0.2, 7.0)
     slow, quick = scaled(at_s, span_s, policy()), scaled(at_s, span_s, policy(boot_s=0.0))
     assert slow.refused > 10 * max(1, quick.refused)
     assert slow.refused == sum(row.refused for row in slow.timeline)
