@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,16 @@ import polars as pl
 
 from loadgen.errors import CapacityError
 from loadgen.slo import Slo
+from planner.calibration_steps import steps_of
 from planner.closure import Latency
 from planner.curves import Form, Shape
 from planner.fitted import Fitted
-from planner.fitting import FEWEST_STEPS, fit_steps
+from planner.fitting import fit_steps
 from planner.outlook import E2E, ITL, MaxRate, Prediction, max_rate, predict, unknown_statistic
 from planner.spread import Interval
-from planner.usable import is_same_shape, sift
+from planner.usable import Sifted, is_same_shape, sift
 
-__all__ = ["CapacityError", "Interval", "MaxRate", "Prediction", "ServingModel", "fit"]
+__all__ = ["CapacityError", "Interval", "MaxRate", "Prediction", "ServingModel", "fit", "steps_of"]
 
 SHAPE_REACH = 2.0  # times beyond the prompts and completions that were measured
 
@@ -151,10 +153,7 @@ def fit(
             raise
         raise CapacityError("; ".join([str(error), *sifted.dropped, *sifted.queue_reasons])) from None
     if len(shapes) > 1:
-        for shape in reversed(shapes):
-            own = [step for step in sifted.kept if step.shape == shape]
-            if len(own) >= FEWEST_STEPS:
-                fits.insert(0, fit_steps(own, [step for step in sifted.queued if step.shape == shape], concurrency_cap))
+        fits = [*_fits_of_shapes(sifted, shapes, concurrency_cap), *fits]
     last = fits[-1]
     return ServingModel(
         form=last.form,
@@ -167,3 +166,13 @@ def fit(
         doubts=(*sifted.doubts, *last.doubts),
         fits=tuple(fits),
     )
+
+
+def _fits_of_shapes(sifted: Sifted, shapes: Sequence[int], concurrency_cap: int | None) -> list[Fitted]:
+    """The fit of each shape that has steps enough for one of its own."""
+    fits = []
+    for shape in shapes:
+        own = [step for step in sifted.kept if step.shape == shape]
+        with suppress(CapacityError):
+            fits.append(fit_steps(own, [step for step in sifted.queued if step.shape == shape], concurrency_cap))
+    return fits

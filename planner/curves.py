@@ -40,11 +40,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:
-    """Where the curve was measured: requests in flight, and the shape of the requests. Equally long."""
+    """Where the curve was measured: requests in flight, the shape of the requests, and what it counts. Equally long."""
 
     concurrency: FloatArray
     prompt_tokens: FloatArray
     completion_tokens: FloatArray
+    weight: FloatArray  # of the relative error; 1 for a steady step
     shaped: bool  # several shapes: the load coefficient follows from the shape
 
     def __len__(self) -> int:
@@ -56,6 +57,7 @@ class Levels:
             concurrency=self.concurrency[which],
             prompt_tokens=self.prompt_tokens[which],
             completion_tokens=self.completion_tokens[which],
+            weight=self.weight[which],
         )
 
 
@@ -104,9 +106,10 @@ def nonnegative(matrix: FloatArray, target: FloatArray) -> FloatArray:
     return np.asarray(best / scale)
 
 
-def relative_fit(columns: Sequence[FloatArray], measured: FloatArray) -> FloatArray:
+def relative_fit(columns: Sequence[FloatArray], measured: FloatArray, weight: FloatArray | None = None) -> FloatArray:
     """Non-negative coefficients with the smallest sum of squared relative errors: rows (columns / measured) -> 1."""
-    return nonnegative(np.stack(columns, axis=1) / measured[:, None], np.ones(len(measured)))
+    target = np.ones(len(measured)) if weight is None else weight
+    return nonnegative(np.stack(columns, axis=1) * (target / measured)[:, None], target)
 
 
 def fit_curve(form: Form, levels: Levels, measured_ms: FloatArray, exponent: float | None = None) -> Curve:
@@ -118,8 +121,9 @@ def fit_curve(form: Form, levels: Levels, measured_ms: FloatArray, exponent: flo
     best: tuple[float, Curve] | None = None
     for each in grid:
         columns = _columns(form, levels, each)
-        found = relative_fit(columns, measured_ms)
-        square = float(((np.stack(columns, axis=1) @ found / measured_ms - 1) ** 2).sum())
+        found = relative_fit(columns, measured_ms, levels.weight)
+        errors = levels.weight * (np.stack(columns, axis=1) @ found / measured_ms - 1)
+        square = float((errors**2).sum())
         if best is None or square < best[0]:
             coefficients = tuple(float(value) for value in found)
             best = square, Curve(form=form, exponent=each, coefficients=coefficients, shaped=levels.shaped)
@@ -134,12 +138,12 @@ def values(curve: Curve, levels: Levels) -> FloatArray:
 
 
 def left_out_errors(form: Form, levels: Levels, measured_ms: FloatArray, groups: npt.NDArray[np.int64]) -> FloatArray:
-    """Relative error at each level of the curve fitted without its group: a step, or a shape."""
+    """Relative error, times its weight, at each level of the curve fitted without its group: a step, or a shape."""
     errors = np.zeros(len(levels))
     for group in np.unique(groups):
         out = groups == group
         curve = fit_curve(form, levels.take(~out), measured_ms[~out])
-        errors[out] = values(curve, levels.take(out)) / measured_ms[out] - 1
+        errors[out] = levels.weight[out] * (values(curve, levels.take(out)) / measured_ms[out] - 1)
     return errors
 
 

@@ -45,10 +45,11 @@ def fit_steps(steps: Sequence[UsableStep], queued: Sequence[UsableStep], cap: in
     curves, errors, doubts = _curves(on_curve, shapes)
     left_out = {each: float(np.sqrt((found**2).mean())) for each, found in errors.items()}
     form = min(curves, key=lambda each: (round(left_out[each], 6), list(Form).index(each)))
-    found, source = _cap(full, cap)
+    found, source = _cap(full, cap, shaped)
     top = found or FAR * max(step.concurrency for step in on_curve)
     responses = {each: _response(curve, on_curve, parts, top) for each, curve in curves.items()}
-    itl_width = half_width(errors[form].tolist())
+    # The form was chosen for its small errors, which therefore flatter it: the middle form's are nearer the truth.
+    itl_width = median(half_width(each.tolist()) for each in errors.values())
     widths = {**parts.widths, Latency("itl", None): itl_width, Latency("e2e", None): itl_width}
     fitted = Fitted(
         steps=tuple(steps),
@@ -81,11 +82,13 @@ def _response(curve: Curve, steps: Sequence[UsableStep], parts: _Parts, top: flo
     )
 
 
-def _cap(full: Saturation, given: int | None) -> tuple[float | None, str]:
-    """How many requests an instance serves at once."""
+def _cap(full: Saturation, given: int | None, shaped: bool) -> tuple[float | None, str]:
+    """How many requests an instance serves at once; a measured one need not hold for other shapes (their caches)."""
     if given is not None:
         return float(given), "given"
-    return (max(step.concurrency for step in full.full), "measured") if full.full else (None, "unknown")
+    if shaped or not full.full:
+        return None, "unknown"
+    return max(step.concurrency for step in full.full), "measured"
 
 
 def _check_count(steps: Sequence[UsableStep], shapes: int) -> None:
@@ -194,6 +197,7 @@ def _levels(steps: Sequence[UsableStep], shaped: bool) -> Levels:
         concurrency=_array(step.concurrency for step in steps),
         prompt_tokens=_array(step.prompt_tokens for step in steps),
         completion_tokens=_array(step.completion_tokens for step in steps),
+        weight=_array(step.weight for step in steps),
         shaped=shaped,
     )
 

@@ -15,6 +15,7 @@ from planner.usable import UsableStep, explained_ttft_ms, is_waiting
 
 MS_PER_S = 1e3
 ONE_PLATEAU = 0.1  # that rates of one plateau differ by
+FULL_WEIGHT = 0.3  # of what was in service: it shares its iterations with the prompts of a queue, steady steps do not
 RERUN = 0.03  # that a plateau may differ by in another run
 
 
@@ -71,7 +72,8 @@ def _full(
     if in_service is None:
         return None
     middle = sorted(waiting, key=lambda step: step.itl_ms)[len(waiting) // 2]
-    return replace(middle, concurrency=max(in_service, *(step.concurrency for step in below)))
+    concurrency = max(in_service, *(step.concurrency for step in below))
+    return replace(middle, concurrency=concurrency, weight=FULL_WEIGHT)
 
 
 def _is_one_plateau(rates: Sequence[float]) -> bool:

@@ -50,6 +50,7 @@ class UsableStep:
     flagged: bool
     requests: float  # that it is made of; where it is not said, as many as a step should have
     shape: int = 0
+    weight: float = 1.0  # in the curve
     plateau: bool = False  # as fast as it goes, without a queue
 
     @property
