@@ -34,3 +34,9 @@ class RunFolderError(HeadroomError):
     """A run folder that cannot be written, read or trusted."""
 
     exit_code = 2
+
+
+class CapacityError(HeadroomError):
+    """Measured steps from which no serving model follows, or a question that the model cannot answer."""
+
+    exit_code = 2

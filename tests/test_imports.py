@@ -24,6 +24,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.schedule",
         "loadgen.schedule_file",
         "loadgen.shapes",
+        "loadgen.simulator.autoscale",  # pure: the rules are planned as they are simulated
         "loadgen.tokens",
         "loadgen.traces",
     ),
