@@ -255,7 +255,7 @@ class RunConfig(Section):
             check_thresholds(thresholds, self.scenarios, [each.name for each in self.targets if each.name is not None])
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        if any(threshold.metric == COST for threshold in thresholds):
-            if any(target.kind is Kind.MANAGED for target in self.targets):
-                raise ValueError(f"{COST} is of prices per token: a managed deployment is paid by the hour")
+        priced = any(threshold.metric == COST for threshold in thresholds)
+        if priced and any(target.kind is Kind.MANAGED for target in self.targets):
+            raise ValueError(f"{COST} is of prices per token: a managed deployment is paid by the hour")
         return self

@@ -158,7 +158,9 @@ def _check_statistic(text: str, metric: str, statistic: str | None, relation: st
             raise ConfigError(f"{text!r}: {metric} is one figure and has no {statistic}; write it like {metric}<LIMIT")
         return
     if statistic is None:
-        raise ConfigError(f"{text!r} names no statistic; write it like {metric}.p95<1s ({STATISTICS})")
+        raise ConfigError(
+            f"{text!r} is not an objective without a statistic; write it like {metric}.p95<1s ({STATISTICS})"
+        )
     if not _STATISTIC.fullmatch(statistic) or (statistic[0] == "p" and float(statistic[1:]) == 0):
         raise ConfigError(
             f"{text!r}: {statistic!r} is no statistic of {metric}; known are {STATISTICS} (any pN below 100)"
@@ -174,7 +176,7 @@ def _filter(text: str, given: str | None) -> tuple[str | None, str | None]:
         name, equals, value = (part.strip() for part in pair.partition("="))
         if name not in FILTERS or not equals or not value or name in found:
             raise ConfigError(
-                f"{text!r}: {pair.strip()!r} is no filter; write {{scenario=NAME}}, {{target=NAME}}, or both with a comma"
+                f"{text!r}: {pair.strip()!r} is no filter; write {{scenario=NAME}}, {{target=NAME}} or both"
             )
         found[name] = value
     return found.get("scenario"), found.get("target")

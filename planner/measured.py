@@ -98,7 +98,7 @@ def rate_figure(run: Run, rule: Threshold) -> Figure:
     stretch = steady_stretch(run)
     if stretch.seconds <= 0:
         return Figure(value=None, n=0, why="there is no steady phase")
-    amount = pl.lit(1) if rule.metric == "requests_per_s" else pl.col("completion_tokens")
+    amount = pl.len() if rule.metric == "requests_per_s" else pl.col("completion_tokens").sum()
     width_ns = (stretch.end_ns - stretch.start_ns) / BATCHES
     within = pl.col("done_ns").is_between(stretch.start_ns, stretch.end_ns, closed="left")
     batch = ((pl.col("done_ns") - stretch.start_ns) / width_ns).floor().clip(0, BATCHES - 1).cast(pl.Int64)
@@ -106,7 +106,7 @@ def rate_figure(run: Run, rule: Threshold) -> Figure:
         attempts_with_tokens(run)
         .filter(OK & within & part(rule))
         .group_by(batch=batch)
-        .agg(n=pl.len(), amount=amount.sum())
+        .agg(n=pl.len(), amount=amount)
         .collect()
     )
     sums = np.zeros(BATCHES)

@@ -1,4 +1,4 @@
-"""Whether a run kept its thresholds: each figure with n, a 95 % interval, and a verdict that says where n is too few."""
+"""Whether a run kept its thresholds: n, a 95 % interval, and a verdict that says where n is too few."""
 
 from __future__ import annotations
 
@@ -159,11 +159,8 @@ def _message(threshold: Threshold, figure: Figure, needs_n: int | None) -> str:
 
 
 def _spans(threshold: Threshold, figure: Figure) -> bool:
-    return (
-        figure.low is not None
-        and figure.high is not None
-        and threshold.keeps(figure.low) != threshold.keeps(figure.high)
-    )
+    low, high = figure.low, figure.high
+    return low is not None and high is not None and threshold.keeps(low) != threshold.keeps(high)
 
 
 def _written(threshold: Threshold, value: float) -> str:
