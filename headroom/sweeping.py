@@ -14,8 +14,8 @@ from rich.console import Console
 
 from dashboards.sweep import print_sweep, step_line
 from dashboards.sweep_report import write_sweep_report
-from headroom.commands.app import BUDGET_USED, INTERRUPTED
-from headroom.running import EXIT_CODES, INVALID, MISSED, begin, close, manifest_of, play, ready, run_folder
+from headroom.commands.app import BUDGET_USED, INTERRUPTED, INVALID, MISSED
+from headroom.running import EXIT_CODES, begin, close, manifest_of, play, ready, run_folder
 from headroom.targets import check
 from loadgen.config import Kind, RunConfig, ThrottleMode
 from loadgen.durable import publish_bytes

@@ -17,6 +17,7 @@ from planner.rows import config_of
 from planner.words import three_digits
 
 FORMAT = 1
+Ruling = Verdict | Literal["invalid"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Judgement:
     """What a gate says of one subject: a run, or one side against another."""
 
     subject: str
-    verdict: Verdict | Literal["invalid"]
+    verdict: Ruling
     exit_code: int
     headline: str
     reasons: tuple[str, ...]  # why nothing was judged
@@ -36,7 +37,7 @@ class Gate:
     """What `--json` writes. Its verdict is the worst of its judgements."""
 
     format: int
-    verdict: Verdict | Literal["invalid"]
+    verdict: Ruling
     exit_code: int
     judgements: tuple[Judgement, ...]
 
