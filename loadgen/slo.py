@@ -158,9 +158,7 @@ def _check_statistic(text: str, metric: str, statistic: str | None, relation: st
             raise ConfigError(f"{text!r}: {metric} is one figure and has no {statistic}; write it like {metric}<LIMIT")
         return
     if statistic is None:
-        raise ConfigError(
-            f"{text!r} is not an objective without a statistic; write it like {metric}.p95<1s ({STATISTICS})"
-        )
+        raise ConfigError(f"{text!r} is not an objective: it names no statistic, like {metric}.p95 ({STATISTICS})")
     if not _STATISTIC.fullmatch(statistic) or (statistic[0] == "p" and float(statistic[1:]) == 0):
         raise ConfigError(
             f"{text!r}: {statistic!r} is no statistic of {metric}; known are {STATISTICS} (any pN below 100)"
