@@ -10,7 +10,7 @@ _LINE_SEPARATORS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
 _UNSAFE = ("Cc", "Cs")
 _NO_CHARACTERS = frozenset("\ufffe\uffff")  # which XML forbids
 # Commands to the runner of a job: GitHub's `::error ...::` and `##[error]`, Azure Pipelines' `##vso[...]`, TeamCity's.
-_COMMAND = re.compile(r":(?=:\s*[\w-]+[^:]*::)|#(?=#\w*\[)", re.ASCII)
+_COMMAND = re.compile(r":(?=:\s*\w[^:]*::)|#(?=#\w*\[)", re.ASCII)
 
 
 def readable(text: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 from planner.checks import Check
 
 MOST_WORDS = 4_000  # of what the run says, in a failure
+MOST_S = 6 * 3600.0  # no run that gates a test lasts as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def headroom_run(tmp_path: Path) -> Callable[..., Verdict]:
         folder, verdict = tmp_path / f"headroom-{played}", tmp_path / f"headroom-{played}.json"
         command = [sys.executable, "-m", "headroom", "run", *([] if file is None else [str(file)])]
         command += [*_arguments(flags), "--quiet", "--out", str(folder), "--json", str(verdict)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MOST_S)
         if not verdict.exists():
             pytest.fail(
                 f"headroom run ended with {done.returncode}: {done.stderr[-MOST_WORDS:].strip()}", pytrace=False

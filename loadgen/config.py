@@ -167,7 +167,7 @@ class RunConfig(Section):
     )
     threshold: Annotated[tuple[ThresholdConfig, ...], BeforeValidator(one_or_several_tables)] = Field(
         (),
-        description="more of them as tables, `[[threshold]]`, that may end the run: `expr`, `abort_on_fail`, `delay`",
+        description="more of them, as tables that may end the run: `expr`, `abort_on_fail`, `delay`",
     )
     output: OutputConfig = OutputConfig()
     plan: PlanConfig = PlanConfig()

@@ -76,8 +76,8 @@ class Slo:
         slo = Threshold.parse(text).slo
         if slo is None:
             raise ConfigError(
-                f"{text!r} is a threshold of a whole run, and no objective that each request keeps or misses; the "
-                f"latencies are {', '.join(LATENCIES)}"
+                f"{text!r} is a threshold of a whole run, and no objective that each request keeps or misses: "
+                f"`headroom check` judges it; the latencies are {', '.join(LATENCIES)}"
             )
         return slo
 

@@ -99,14 +99,14 @@ def check_of(threshold: Threshold, figure: Figure) -> Check:
     """The verdict: the measured value decides, once n supports it.
 
     A share needs as many trials as the percentile that says the same (`failed<1%` as many as a p99: 459); with fewer
-    only an interval that lies wholly beyond the limit decides.
+    only an interval that lies wholly on one side of the limit decides.
     """
     needs_n = _needed(threshold, figure)
     few = figure.n < needs_n
     if figure.value is None:
         verdict: Verdict = "inconclusive"
-    elif few:
-        verdict = "fail" if surely_missed(threshold, figure) else "inconclusive"
+    elif few and _spans(threshold, figure):
+        verdict = "inconclusive"
     else:
         verdict = "pass" if threshold.keeps(figure.value) else "fail"
     return Check(
@@ -152,10 +152,8 @@ def _message(threshold: Threshold, figure: Figure, needs_n: int | None) -> str:
     if figure.low is not None and figure.high is not None:
         within = f" ({_written(threshold, figure.low)} to {_written(threshold, figure.high)})"
     said = [f"{_written(threshold, figure.value)}{within}, {n}", limit]
-    if needs_n is not None:
-        said.append(f"it takes n {needs_n:,} to say so")
-    elif _spans(threshold, figure):
-        said.append("the interval spans the limit")
+    if _spans(threshold, figure):
+        said.append("the interval spans the limit" + (f", and n is below {needs_n:,}" if needs_n is not None else ""))
     return "; ".join(said)
 
 
