@@ -40,7 +40,7 @@ def _inert(judgement: Judgement) -> Judgement:
 
 
 def _text(text: str) -> str:
-    return shortened(readable(text), LONGEST)
+    return shortened(readable(text[: 10 * LONGEST]), LONGEST)
 
 
 def to_json(gate: Gate) -> bytes:
