@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 
 from loadgen.samples import Run
-from loadgen.slo import Slo
+from loadgen.slo import FILTERS, Slo, Threshold
 from planner.ascending import Ascending
 from planner.metrics import METRICS, max_ms, mean_ms, quantile, values, values_of
 from planner.plan import Goodput, SloResult
@@ -21,7 +21,21 @@ def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:
 
     Only percentiles have an interval here.
     """
-    return tuple(_result(slo, values_of(run, slo.metric)) for slo in slos)
+    return tuple(_result(slo, sorted_of(run, slo)) for slo in slos)
+
+
+def part(rule: Slo | Threshold) -> pl.Expr:
+    """The rows of the scenario and the target that it is about."""
+    about = pl.lit(value=True)
+    for name in FILTERS:
+        value = getattr(rule, name)
+        about = about if value is None else about & (pl.col(name) == value)
+    return about
+
+
+def sorted_of(run: Run, rule: Slo | Threshold) -> Ascending:
+    """All values of its metric, in ns, ascending."""
+    return values_of(run, rule.metric, STEADY & part(rule))
 
 
 def judged_by_sweep(results: Sequence[SloResult], swept: Sequence[Slo]) -> tuple[SloResult, ...]:
@@ -56,24 +70,25 @@ def _keeps(slo: Slo, measured_ms: float) -> bool:
     return measured_ms <= limit_ms if "<=" in slo.text else measured_ms < limit_ms
 
 
-def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
+def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY) -> Goodput | None:
     """Share of the steady phase's arrivals of which an attempt was answered within the limit of every objective.
 
     Each limit is applied to the request itself, whatever statistic the objective names; that of itl to each of its
     gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it. None without
-    objectives or arrivals.
+    objectives or arrivals. An objective of one scenario or target is asked of its requests alone. `of`: rows of the
+    steady phase, where not all of them are meant.
     """
-    offered = count_arrivals(run.samples.filter(STEADY & ~PAST_BUDGET))
+    offered = count_arrivals(run.samples.filter(of & ~PAST_BUDGET))
     if not slos or not offered:
         return None
-    good_attempts = run.samples.filter(STEADY & OK)
+    good_attempts = run.samples.filter(of & OK)
     for slo in slos:
         definition = METRICS[slo.metric]
         if definition is None:
             missed = _missed(run, slo).lazy()
             good_attempts = good_attempts.join(missed, on=["seq", "attempt"], how="anti", maintain_order="left")
         else:
-            good_attempts = good_attempts.filter(~beyond(slo, definition).fill_null(value=False))
+            good_attempts = good_attempts.filter(~(part(slo) & beyond(slo, definition)).fill_null(value=False))
     good = count_arrivals(good_attempts)
     share = wilson(good, offered)
     return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered)
@@ -81,7 +96,8 @@ def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
 
 def _missed(run: Run, slo: Slo) -> pl.DataFrame:
     """The answered attempts that did not keep the limit. Columns seq, attempt."""
-    return values(run, slo.metric).filter(beyond(slo)).select("seq", "attempt").unique().collect(engine="streaming")
+    missed = values(run, slo.metric, STEADY & part(slo)).filter(beyond(slo))
+    return missed.select("seq", "attempt").unique().collect(engine="streaming")
 
 
 def beyond(slo: Slo, value: pl.Expr = pl.col("value_ns")) -> pl.Expr:  # noqa: B008 - an expression is a value
