@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dashboards import ahead
 from dashboards.text import (
     UNKNOWN,
     count,
@@ -35,21 +36,29 @@ CHEAPEST = 4  # kinds of instance that are listed
 SHORT_NAMES = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "service_time": "Service", "response_time": "Response"}
 
 
-def print_plan(plan: Plan, console: Console) -> None:
-    """All of a plan that fits a terminal, at any width from 60 columns on."""
-    console.print(view(plan, wide=console.width >= WIDE))
+def print_plan(plan: Plan, console: Console, *, details: bool = False) -> None:
+    """All of a plan that fits a terminal, at any width from 60 columns on; with every assumption and formula."""
+    console.print(view(plan, wide=console.width >= WIDE, details=details))
 
 
-def view(plan: Plan, *, wide: bool) -> Group:
+def view(plan: Plan, *, wide: bool, details: bool = False) -> Group:
     """The sections in their order, for a rich console."""
     sections: list[RenderableType] = [_verdict(plan)]
+    if plan.ahead is not None:
+        sections += _section("Recommendation", list(ahead.recommended(plan.ahead)))
     sections += _section("Objectives", _objectives(plan))
     sections += ["", _latency([row for row in plan.latency if row.scenario == "all"], wide=wide)]
     if plan.targets:
         sections += ["", _targets(plan.targets), "", _latency_by_target(plan.targets, wide=wide)]
     sections += _section("Traffic", list(_traffic(plan)))
-    sections += _section("Quota", [] if plan.quota is None else list(_quota(plan.quota, plan)))
+    needed = [] if plan.ahead is None else list(ahead.deployments(plan.ahead))
+    sections += _section("Quota", [*([] if plan.quota is None else _quota(plan.quota, plan)), *needed])
+    sections += _section("Instances", [] if plan.ahead is None else list(ahead.instances(plan.ahead)))
     sections += _section("Cost", list(_cost(plan)))
+    if details:
+        told = (*plan.assumptions, *(() if plan.ahead is None else plan.ahead.assumptions))
+        sections += _section("Assumptions", [Text(f"- {readable(line)}") for line in told])
+        sections += _section("Formulas", [] if plan.ahead is None else list(ahead.details(plan.ahead)))
     return Group(*sections)
 
 
@@ -64,7 +73,10 @@ def _verdict(plan: Plan) -> RenderableType:
     what = f"{readable(plan.model)}, {readable(plan.kind)}{where}; {loop}"
     lines: list[RenderableType] = [verdict, Text(what, "dim")]
     lines += [lead("why", reason, "red") for reason in plan.validity.reasons]
-    lines += [lead("doubt", doubt, "yellow") for doubt in plan.validity.doubts]
+    if not valid:
+        lines.append(lead("note", "every figure below is of an invalid run: do not plan from it", "red"))
+    further = () if plan.ahead is None else plan.ahead.doubts
+    lines += [lead("doubt", doubt, "yellow") for doubt in (*plan.validity.doubts, *further)]
     return Group(*lines)
 
 
@@ -223,6 +235,9 @@ def _cost(plan: Plan) -> Iterator[RenderableType]:
         yield Text(f"instances: {digits(estimate.peak_requests_per_s)}/s × {digits(estimate.time_in_system_s)} s "  # noqa: RUF001
                    f"/ {count(estimate.concurrency_per_instance)} at once = {count(estimate.instances)}; "
                    f"concurrency {readable(estimate.concurrency_source)}")  # fmt: skip
+    if plan.ahead is not None and plan.ahead.costs is not None:
+        yield from ahead.costs(plan.ahead.costs)
+        return
     if cost is not None or plan.managed:
         yield _prices(cost, plan.managed)
     if plan.managed[CHEAPEST:]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from dashboards.readable import readable
@@ -15,70 +18,135 @@ from dashboards.sweep import print_sweep
 from dashboards.sweep_report import write_sweep_report
 from dashboards.terminal import print_plan
 from dashboards.what_if import print_quota_plan
-from loadgen.config import RunConfig
+from loadgen.config import Kind, PlanConfig, RunConfig
 from loadgen.damage import naming_damage
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
+from loadgen.lengths import read_lengths
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner import swept
+from planner.advice import impossible
 from planner.assemble import plan_run, to_json
 from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run, grown
 from planner.plan import Plan
-from planner.prices import read_prices
+from planner.prices import PriceBook, read_prices
 from planner.quota_plan import quota_plan
+from planner.rows import config_of
+from planner.synthetic import synthetic_demand
+from planner.together import Together, together
+
+INVALID = 4
 
 
-def plan_from_run(
-    folder: Path,
-    demand: str | None,
-    *,
-    slo: Sequence[str] | None,
-    growth: str | None,
-    region: str | None,
-    prices: Path | None,
-    as_json: bool,
-) -> None:
-    """Print the plan of a run, or of a sweep by its best step. Raises ConfigError and RunFolderError."""
-    with naming_damage(folder):
-        sweep, plan = _plan(folder, demand, slo=slo, growth=growth, region=region, prices=prices)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a plan is asked for, as the command line has it; None: as the run says."""
+
+    demand: str | None = None
+    slo: Sequence[str] | None = None
+    growth: str | None = None
+    region: str | None = None
+    prices: Path | None = None
+    tpm: int | None = None
+    rpm: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # keys of [plan] and their values
+
+
+def plan_from_runs(folders: Sequence[Path], options: Options, *, as_json: bool, details: bool = False) -> int:
+    """Print the plan of a run, of a sweep by its best step, or of several of one deployment together.
+
+    The exit code: 0; 4 where the run is invalid; 2 where an objective that was asked for is impossible. Raises
+    ConfigError and RunFolderError.
+    """
+    with naming_damage(folders[0]):
+        found = together(folders)
+        plan = _plan(found, options)
     if as_json:
         sys.stdout.buffer.write(to_json(plan))
-        return
-    console = Console()
-    if sweep is not None:
-        print_sweep(sweep, console)
-        console.print()
-    print_plan(plan, console)
+    else:
+        console = Console()
+        if found.sweep is not None:
+            print_sweep(found.sweep, console)
+            console.print()
+        print_plan(plan, console, details=details)
+    if not plan.validity.valid:
+        return INVALID
+    slos = [Slo.parse(text) for text in options.slo or ()]
+    for reason in impossible(found.lead, slos):
+        sys.stderr.write(f"headroom: --slo: {readable(reason)}\n")
+    return ConfigError.exit_code if impossible(found.lead, slos) else 0
 
 
-def _plan(
-    folder: Path,
-    demand: str | None,
-    *,
-    slo: Sequence[str] | None,
-    growth: str | None,
-    region: str | None,
-    prices: Path | None,
-) -> tuple[swept.Sweep | None, Plan]:
-    sweep = swept.read(folder) if swept.is_sweep(folder) else None
-    run, capacity = (Run.open(folder), None) if sweep is None else swept.run_to_plan(folder, sweep)
-    plan = plan_run(
+def _plan(found: Together, options: Options) -> Plan:
+    run, config = found.lead, config_of(found.lead)
+    book = read_prices(config.plan.prices if options.prices is None else options.prices)
+    if options.region is not None:
+        _check_region(options.region, book)
+    return plan_run(
         run,
-        slos=None if slo is None else [Slo.parse(text) for text in slo],
-        growth=None if growth is None else _factor(growth),
-        region=region,
-        price_book=None if prices is None else read_prices(prices),
-        demand=None if demand is None else _demand(demand, run),
-        swept=capacity,
+        slos=None if options.slo is None else [Slo.parse(text) for text in options.slo],
+        growth=None if options.growth is None else _factor(options.growth),
+        region=options.region,
+        price_book=book,
+        demand=None if options.demand is None else _demand(options.demand, run),
+        swept=found.capacity,
+        settings=_settings(config.plan, options.settings),
+        quota=_quota(config, options),
+        steps=found.steps,
+        of_runs=found.run_ids,
     )
-    return sweep, plan
+
+
+def _settings(own: PlanConfig, given: Mapping[str, Any]) -> PlanConfig:
+    try:
+        return PlanConfig.model_validate({**own.model_dump(), **given})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise ConfigError(f"plan.{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+
+
+def _quota(config: RunConfig, options: Options) -> Quota | None:
+    """What the plan is asked to assume instead of the quota that the run was made under."""
+    if options.tpm is None and options.rpm is None:
+        return None
+    if all(target.kind is Kind.MANAGED for target in config.targets):
+        raise ConfigError("--tpm and --rpm: managed deployments have no quota; leave them out")
+    try:
+        return replace(
+            config.quota,
+            tokens_per_minute=config.quota.tokens_per_minute if options.tpm is None else options.tpm,
+            requests_per_minute=config.quota.requests_per_minute if options.rpm is None else options.rpm,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--tpm, --rpm: {error}") from None
+
+
+def _check_region(region: str, book: PriceBook) -> None:
+    known = sorted({place for sku in book.skus.values() for place in sku.usd_per_hour})
+    if region not in known:
+        raise ConfigError(f"--region: the price book knows no price in {region!r}; it knows {', '.join(known)}")
 
 
 def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bool) -> None:
     """Print how a trace would fare at the quota, without any run. Raises ConfigError."""
     demand = _demand(trace, None)
+    _print_quota_plan(demand, quota, growth=growth, as_json=as_json)
+
+
+def plan_from_lengths(
+    rate: str, lengths: tuple[str, str], max_tokens: int, quota: Quota, *, growth: str | None, as_json: bool
+) -> None:
+    """The same of a demand that nobody recorded: so many requests a second, with lengths drawn for each."""
+    prompt, completion = (read_lengths(text) for text in lengths)
+    per_s = _rate(rate)
+    if per_s is None:
+        raise ConfigError(f"--demand: {rate!r} is no rate, which --prompt-tokens goes with; write it like 20/s")
+    _print_quota_plan(synthetic_demand(per_s, prompt, completion, max_tokens), quota, growth=growth, as_json=as_json)
+
+
+def _print_quota_plan(demand: Demand, quota: Quota, *, growth: str | None, as_json: bool) -> None:
     plan = quota_plan(demand if growth is None else grown(demand, _factor(growth)), quota)
     if as_json:
         sys.stdout.buffer.write(to_json(plan))
@@ -86,14 +154,16 @@ def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bo
         print_quota_plan(plan, Console())
 
 
-def report(folder: Path, out: Path) -> None:
-    """Write the report of a run or a sweep. Raises RunFolderError."""
+def report(folder: Path, out: Path, options: Options | None = None) -> None:
+    """Write the report of a run, planned as asked for, or of a sweep. Raises ConfigError and RunFolderError."""
     if swept.is_sweep(folder):
+        if options not in (None, Options()):
+            raise ConfigError(f"{folder} is a sweep, whose report shows its steps: give a step, or no options")
         _written(out, partial(write_sweep_report, swept.read(folder)))
     else:
         with naming_damage(folder):
-            run = Run.open(folder)
-            _write_report(run, plan_run(run), out)
+            found = together([folder])
+            _write_report(found.lead, _plan(found, options or Options()), out)
     sys.stdout.write(f"{out}\n")
 
 
@@ -149,13 +219,24 @@ def _factor(text: str) -> float:
 
 def _demand(text: str, run: Run | None) -> Demand:
     """A trace's, or so many requests a second of the run's own kind."""
-    number, slash, unit = text.partition("/")
-    if slash and number.replace(".", "", 1).isdecimal():
-        seconds = {"s": 1, "min": 60, "h": 3600}.get(unit)
-        if seconds is None or float(number) == 0:
-            raise ConfigError(f"--demand: {text!r} is no rate; write it like 20/s, or name a trace")
+    per_s = _rate(text)
+    if per_s is not None:
         if run is None:
-            raise ConfigError("--demand with a rate needs a RUN, whose requests it multiplies")
-        return at_rate(demand_of_run(run), float(number) / seconds)
+            raise ConfigError(
+                "--demand with a rate needs a RUN, whose requests it multiplies, or --prompt-tokens and "
+                "--completion-tokens"
+            )
+        return at_rate(demand_of_run(run), per_s)
     with naming_damage(Path(text)):
         return demand_from_trace(Path(text))
+
+
+def _rate(text: str) -> float | None:
+    """Requests a second; None of what is no rate, like a trace's name."""
+    number, slash, unit = text.partition("/")
+    if not (slash and number.replace(".", "", 1).isdecimal()):
+        return None
+    seconds = {"s": 1, "min": 60, "h": 3600}.get(unit)
+    if seconds is None or float(number) == 0:
+        raise ConfigError(f"--demand: {text!r} is no rate; write it like 20/s, or name a trace")
+    return float(number) / seconds

@@ -121,6 +121,22 @@ class PlanConfig(Section):
         "held, else an assumption that is printed",
     )
     growth: float = Field(1.0, gt=0, allow_inf_nan=False, description="plan for this many times the measured demand")
+    growth_per_month: float = Field(
+        0.0, ge=0, lt=10, description="further growth a month, as a share: in which month each limit is reached"
+    )
+    refused_share: float = Field(
+        0.01, ge=0, lt=1, description="share of the requests that the recommended number of deployments may refuse"
+    )
+    sku: str | None = Field(None, description="the instance type to plan managed costs for; by default the cheapest")
+    max_concurrency: int | None = Field(
+        None, ge=1, description="requests that the server runs at once on an instance, for the serving model"
+    )
+    spare: int = Field(0, ge=0, le=50, description="managed instances beyond what the load needs: 1 is N + 1")
+    min_instances: int = Field(1, ge=1, le=50, description="managed instances that always run")
+    boot_minutes: float = Field(15.0, ge=0, le=1_440, description="how long a managed instance takes to start")
+    hours_on_per_week: float = Field(
+        168.0, gt=0, le=168, description="hours of the week in which the demand comes and managed instances run"
+    )
 
 
 class ThresholdConfig(Section):

@@ -7,10 +7,13 @@ from dataclasses import replace
 from datetime import date
 
 import orjson
+import polars as pl
 
-from loadgen.config import Split
+from loadgen.config import PlanConfig, Split
+from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
+from planner.ahead import look_ahead
 from planner.calibration import Calibration
 from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, Demand, demand_of_run, grown
@@ -52,15 +55,23 @@ def plan_run(
     demand: Demand | None = None,
     today: date | None = None,
     swept: SweptCapacity | None = None,
+    settings: PlanConfig | None = None,
+    quota: Quota | None = None,
+    steps: pl.DataFrame | None = None,
+    of_runs: Sequence[str] = (),
 ) -> Plan:
     """The plan from one run; what is None comes from the run's own config, and `today` from its start.
 
     `demand` replaces the run's own steady phase as what is planned for (see planner.demand); `growth` multiplies its
-    rates; `swept` is what the sweep that this run is a step of says of an instance. A run that is interrupted, killed
-    or empty gives a plan too, with None where it says nothing. Raises RunFolderError for a record that cannot be read
-    and ConfigError for a price book that cannot.
+    rates; `swept` is what the sweep that this run is a step of says of an instance; `steps` are several loads of the
+    deployment (see planner.calibration_steps), `of_runs` the ids of all runs planned from; `quota` stands in for the
+    run's own. A run that is interrupted, killed or empty gives a plan too, with None where it says nothing. Raises
+    RunFolderError for a record that cannot be read and ConfigError for a price book that cannot.
     """
     config, measured = config_of(run), demand_of_run(run)
+    if quota is not None:
+        targets = [each.model_copy(update={"quota": quota}) for each in config.targets]
+        config = config.model_copy(update={"quota": quota, "targets": tuple(targets)})
     growth = config.plan.growth if growth is None else growth
     planned = grown(measured if demand is None else demand, growth)
     scope = Scope(
@@ -76,9 +87,13 @@ def plan_run(
         of_own_mix=demand is None,
         today=day_of(run) if today is None else today,
         swept=swept,
+        settings=config.plan if settings is None else settings,
+        steps=steps,
+        of_runs=tuple(of_runs),
     )
     draft = _draft(scope)
-    return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
+    said = replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
+    return replace(said, ahead=look_ahead(scope, said))
 
 
 def to_json(plan: Plan | Calibration | QuotaPlan) -> bytes:
@@ -95,7 +110,7 @@ def _draft(scope: Scope) -> Plan:
     dated = [cost.dated for figures in (together, *targets) for cost in (figures.serverless, *figures.managed) if cost]
     evidence = Evidence(
         run=run,
-        config=config,
+        config=config_of(run),
         traffic=together.traffic,
         latency={row.metric: row for row in together.latency if row.scenario == ALL},
         targets=targets,
@@ -105,7 +120,7 @@ def _draft(scope: Scope) -> Plan:
     )
     return Plan(
         format=FORMAT,
-        run_ids=(run.manifest.run_id,),
+        run_ids=scope.of_runs or (run.manifest.run_id,),
         started_utc=run.manifest.started_utc,
         target=scope.where,
         model=together.model,
@@ -186,6 +201,7 @@ def _instances(
         swept=scope.swept,
         managed=scope.managed,
         objectives_met=objectives_met,
+        instances=scope.config.target.instances,
         held=peak_measured_per_s * (time_in_system_s or 0.0),
     )
     return instance_estimate(

@@ -21,11 +21,17 @@ class SweptCapacity:
 
 
 def concurrency_of_instance(
-    *, configured: int | None, managed: bool, objectives_met: bool, held: float, swept: SweptCapacity | None = None
+    *,
+    configured: int | None,
+    managed: bool,
+    objectives_met: bool,
+    held: float,
+    swept: SweptCapacity | None = None,
+    instances: int | None = None,
 ) -> tuple[int, str]:
     """How many requests one instance serves at once within the objectives, and where that is known from.
 
-    `held` is the mean in flight of the run's busiest minute.
+    `held` is the mean in flight of the run's busiest minute, at so many `instances`; None: at one, it is taken.
     """
     if configured is not None:
         return configured, "as configured in plan.concurrency_per_instance"
@@ -35,9 +41,9 @@ def concurrency_of_instance(
         at = f"held by {each}{said}, at {swept.rate_per_s:.3g} requests/s, the highest rate of the sweep that met"
         return max(1, math.ceil(swept.concurrency / swept.instances)), at
     if managed and objectives_met and held > 0:
-        return math.ceil(
-            held
-        ), "held in this run's busiest minute with every objective met, by one instance it is taken"
+        by = "one instance it is taken" if instances is None else "one instance"
+        by = by if (instances or 1) == 1 else f"each of {instances} instances"
+        return math.ceil(held / (instances or 1)), f"held in this run's busiest minute with all objectives met, by {by}"
     return ASSUMED_CONCURRENCY, "an assumption: set plan.concurrency_per_instance to what one instance holds"
 
 

@@ -7,8 +7,12 @@ nothing. Latencies are milliseconds, money is US dollars, shares run from 0 to 1
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from loadgen.samples import WorkerHealth
+
+if TYPE_CHECKING:  # made of parts that this file's classes are made into
+    from planner.ahead import Ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,3 +235,4 @@ class Plan:
     estimate: Estimate | None = None  # None where the server sends no usage
     budget: tuple[BudgetUse, ...] = field(default=())  # of what the run was limited to
     targets: tuple[TargetFigures, ...] = ()  # in the order of the file; empty where there is only one
+    ahead: Ahead | None = None  # what the demand needs and costs, each way; None where there is no demand

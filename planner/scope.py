@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
-from loadgen.config import Kind, RunConfig, Split, TargetConfig
+import polars as pl
+
+from loadgen.config import Kind, PlanConfig, RunConfig, Split, TargetConfig
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
@@ -34,7 +36,10 @@ class Scope:
     peak_per_s: float  # of `planned`, in its busiest minute
     of_own_mix: bool  # the planned demand is the run's own
     today: date | None  # None: prices have no age
+    settings: PlanConfig
     swept: SweptCapacity | None = None  # where the run is the best step of a sweep
+    steps: pl.DataFrame | None = None  # several loads of the deployment, see planner.calibration_steps
+    of_runs: tuple[str, ...] = ()  # ids of all, where several runs are planned from
 
     @property
     def managed(self) -> bool:

@@ -356,20 +356,26 @@ def _all_refused(evidence: Evidence) -> list[str]:
 
 
 def _too_few(evidence: Evidence) -> list[str]:
-    """One sentence for each percentile that some latency has too few samples for."""
-    doubts = []
+    """One sentence for all percentiles that some latency has too few samples for."""
     rows = [evidence.latency[metric] for metric in DRAWN if evidence.latency[metric].n]
+    clauses, told = [], set()
     for name in ("p50", "p90", "p95", "p99"):
         short = [row for row in rows if getattr(row, name).value_ms is None]
         if short:
-            counts = ", ".join(f"{row.metric} has {row.n:,}" for row in short)
+            counts = [f"{row.metric} has {row.n:,}" for row in short if row.metric not in told]
+            told |= {row.metric for row in short}
             needs_n = getattr(short[0], name).needs_n
-            doubts.append(f"too few samples for a {name}, which needs {needs_n}: {counts}; run for longer")
-    return doubts
+            clauses.append(f"for a {name}, which needs {needs_n}{': ' if counts else ''}{', '.join(counts)}")
+    return [f"too few samples {'; '.join(clauses)}; run for longer"] if clauses else []
 
 
 def _usage(evidence: Evidence) -> list[str]:
     share = evidence.traffic.estimated_usage_share
+    if share == 1:
+        return [
+            "no answer came with usage (100.0% of the answers came without usage: their tokens are estimated), so what "
+            "the tokens take of the quota and cost is an estimate: have the server report usage, or compare its bill"
+        ]
     return [f"{share:.1%} of the answers came without usage: their tokens are estimated"] if share else []
 
 

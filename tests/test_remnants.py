@@ -128,9 +128,8 @@ def test_a_damaged_file_of_a_record_is_named(tmp_path, name, damage):
     run = run_of(tmp_path, answers(40), state="complete", gaps=[(i, 0, [10, 20, 30] * 20) for i in range(40)])
     path = run.folder / f"{name}.parquet"
     damage(path)
-    options = {"slo": None, "growth": None, "region": None, "prices": None, "as_json": True}
     for read in (
-        lambda: planning.plan_from_run(run.folder, None, **options),
+        lambda: planning.plan_from_runs([run.folder], planning.Options(), as_json=True),
         lambda: planning.report(run.folder, tmp_path / "report.html"),
         lambda: recovering.recover(run.folder),
     ):

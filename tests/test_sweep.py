@@ -77,8 +77,7 @@ def test_a_sweep_is_one_folder_of_whole_runs_and_a_table_to_fit_from(quick):
 
 def test_plan_takes_what_an_instance_holds_from_the_best_step(quick, capsys):
     _, folder = quick
-    options = {"slo": None, "growth": None, "region": None, "prices": None}
-    planning.plan_from_run(folder, None, **options, as_json=True)
+    planning.plan_from_runs([folder], planning.Options(), as_json=True)
     estimate = json.loads(capsys.readouterr().out)["instances"]
     assert "held by one instance, at 25 requests/s" in estimate["concurrency_source"]
     best = swept.best_step(swept.read(folder))

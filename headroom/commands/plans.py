@@ -10,49 +10,97 @@ import typer
 from headroom.commands.app import Objectives, app
 from loadgen.errors import ConfigError
 
+Growth = Annotated[str | None, typer.Option(help="Plan for so many times the demand, like 3x.")]
+Region = Annotated[str | None, typer.Option(help="Where managed instances would run.")]
+Prices = Annotated[Path | None, typer.Option(help="A price book of your own.")]
+
 
 @app.command()
 def plan(
-    run_folder: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN]", help="A run folder or a sweep's; not needed with a trace as demand."),
+    run_folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Run folders and sweeps of one deployment; none is needed with a trace as demand.",
+        ),
     ] = None,
     demand: Annotated[
         str | None,
         typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for so many requests a second, like 20/s."),
     ] = None,
     slo: Objectives = None,
-    growth: Annotated[str | None, typer.Option(help="Plan for so many times the demand, like 3x.")] = None,
-    region: Annotated[str | None, typer.Option(help="Where managed instances would run.")] = None,
-    prices: Annotated[Path | None, typer.Option(help="A price book of your own.")] = None,
-    tpm: Annotated[int | None, typer.Option(help="Quota: tokens a minute, where there is no run.")] = None,
-    rpm: Annotated[int | None, typer.Option(help="Quota: requests a minute, where there is no run.")] = None,
+    growth: Growth = None,
+    region: Region = None,
+    prices: Prices = None,
+    tpm: Annotated[int | None, typer.Option(help="Quota to plan with: tokens a minute.")] = None,
+    rpm: Annotated[int | None, typer.Option(help="Quota to plan with: requests a minute.")] = None,
+    prompt_tokens: Annotated[
+        str | None, typer.Option(help="Without a run: lengths of prompts, like lognormal:500,200.")
+    ] = None,
+    completion_tokens: Annotated[str | None, typer.Option(help="Without a run: lengths of completions.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Without a run: the completion limit asked for.", min=1)] = 128,
+    sku: Annotated[str | None, typer.Option(help="The instance type to plan managed costs for.")] = None,
+    max_concurrency: Annotated[int | None, typer.Option(help="Requests an instance runs at once.")] = None,
+    spare: Annotated[int | None, typer.Option(help="Instances beyond what the load needs.")] = None,
+    min_instances: Annotated[int | None, typer.Option(help="Instances that always run.")] = None,
+    boot_minutes: Annotated[float | None, typer.Option(help="How long an instance takes to start.")] = None,
+    on_hours_per_week: Annotated[float | None, typer.Option(help="Hours a week in which the demand comes.")] = None,
+    growth_per_month: Annotated[float | None, typer.Option(help="Further growth a month, like 0.05.")] = None,
+    details: Annotated[bool, typer.Option("--details", help="Print every assumption and formula.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, as in summary.json.")] = False,
 ) -> None:
-    """What a run shows, what it would cost, and how many deployments or instances it needs."""
+    """What runs show, what to run and what it would cost, and how many deployments or instances it takes.
+
+    Ends with 4 where the run is invalid, and with 2 where an objective of --slo is impossible.
+    """
     from headroom import planning  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
-    if run_folder is not None:
-        if tpm is not None or rpm is not None:
-            raise ConfigError("--tpm and --rpm go with a trace alone: a run is planned with the quota it ran under")
-        planning.plan_from_run(
-            run_folder, demand, slo=slo, growth=growth, region=region, prices=prices, as_json=as_json
+    settings = {
+        "sku": sku,
+        "max_concurrency": max_concurrency,
+        "spare": spare,
+        "min_instances": min_instances,
+        "boot_minutes": boot_minutes,
+        "hours_on_per_week": on_hours_per_week,
+        "growth_per_month": growth_per_month,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    lengths = (prompt_tokens, completion_tokens)
+    if run_folders:
+        if lengths != (None, None):
+            raise ConfigError("--prompt-tokens and --completion-tokens go without a run, whose requests have lengths")
+        options = planning.Options(
+            demand=demand, slo=slo, growth=growth, region=region, prices=prices, tpm=tpm, rpm=rpm, settings=given
         )
-    elif demand is not None:
-        quota = {"quota.tokens_per_minute": tpm, "quota.requests_per_minute": rpm}
-        given = {name: value for name, value in quota.items() if value is not None}
-        planning.plan_from_trace(demand, load_config(None, given, {}).quota, growth=growth, as_json=as_json)
-    else:
+        raise typer.Exit(planning.plan_from_runs(run_folders, options, as_json=as_json, details=details))
+    if demand is None:
         raise ConfigError("plan needs a run folder, or --demand with a trace")
+    limits = {"quota.tokens_per_minute": tpm, "quota.requests_per_minute": rpm}
+    quota = load_config(None, {name: value for name, value in limits.items() if value is not None}, {}).quota
+    if prompt_tokens is not None and completion_tokens is not None:
+        both = (prompt_tokens, completion_tokens)
+        planning.plan_from_lengths(demand, both, max_tokens, quota, growth=growth, as_json=as_json)
+    elif lengths == (None, None):
+        planning.plan_from_trace(demand, quota, growth=growth, as_json=as_json)
+    else:
+        raise ConfigError("--prompt-tokens and --completion-tokens make a demand together: give both")
 
 
 @app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a sweep's.")],
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report.html"),
+    demand: Annotated[
+        str | None, typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for a rate, like 20/s.")
+    ] = None,
+    slo: Objectives = None,
+    growth: Growth = None,
+    region: Region = None,
+    prices: Prices = None,
 ) -> None:
     """Draw a run as one HTML file that opens offline."""
     from headroom import planning  # noqa: PLC0415
 
-    planning.report(run_folder, out)
+    options = planning.Options(demand=demand, slo=slo, growth=growth, region=region, prices=prices)
+    planning.report(run_folder, out, options)

@@ -1,0 +1,113 @@
+"""What a plan says beyond the run: recommendation, deployments, instances, costs of each way, and all it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dashboards.readable import readable
+from dashboards.text import UNKNOWN, count, digits, percent, usd
+from dashboards.what_if import need_in_words
+from planner.ahead import Ahead, InstanceRate
+from planner.cost_plan import CostPlan
+from planner.fleet import FleetPlan
+
+SHOWN_OPTIONS = 6
+SHOWN_DRIVERS = 3
+
+
+def recommended(ahead: Ahead) -> Iterator[RenderableType]:
+    yield Text(readable(ahead.recommendation), "bold")
+    for condition in ahead.must_be_true:
+        yield Text(f"if {readable(condition)}")
+
+
+def deployments(ahead: Ahead) -> Iterator[RenderableType]:
+    if ahead.need is not None:
+        yield from (Text(line) for line in need_in_words(ahead.need))
+
+
+def instances(ahead: Ahead) -> Iterator[RenderableType]:
+    if ahead.capacity is not None:
+        yield Text(_rate(ahead.capacity))
+    elif ahead.capacity_unknown is not None and ahead.need is None:
+        yield Text(f"what an instance serves within the objectives is not known: {readable(ahead.capacity_unknown)}")
+    if ahead.fleet is not None:
+        yield from _fleet(ahead.fleet)
+
+
+def _rate(rate: InstanceRate) -> str:
+    cap = "no cap known" if rate.concurrency_cap is None else f"{rate.concurrency_cap} at once ({rate.cap_source})"
+    return (
+        f"one instance serves {digits(rate.rate_per_s)} requests/s ({digits(rate.low)} to {digits(rate.high)}, 90 %), "
+        f"bound by {readable(rate.binds)}; {rate.grade}, {digits(rate.horizon)} times the highest steady step; "
+        f"{rate.form} fit of {count(rate.steps_used)} steps, {cap}"
+    )
+
+
+def _fleet(fleet: FleetPlan) -> Iterator[RenderableType]:
+    spare = "" if not fleet.spare else f" + {fleet.spare} spare"
+    yield Text(
+        f"{count(fleet.instances)} instances = {count(fleet.needed)} needed{spare}, for "
+        f"{digits(fleet.peak_rate_per_s)} requests/s in the busiest minute; by Azure's formula "
+        f"{_number(fleet.azure_formula_instances)}"
+    )
+    for check in fleet.checks:
+        met = "meet" if check.attainment.met else "miss"
+        yield Text(
+            f"simulated: {count(check.instances)} instances, routed by {check.routing.replace('_', ' ')}, {met} the "
+            "objectives", "dim"
+        )  # fmt: skip
+
+
+def _number(value: int | None) -> str:
+    return UNKNOWN if value is None else count(value)
+
+
+def costs(plan: CostPlan) -> Iterator[RenderableType]:
+    """Each way to serve the demand, the cheapest first; the break-even; what moves the difference most."""
+    table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
+    table.add_column("", overflow="fold")
+    for name in ("per month", "90 % range", "1M tokens", "cheaper"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for option in plan.options[:SHOWN_OPTIONS]:
+        chance = UNKNOWN if option.probability_cheaper is None else percent(option.probability_cheaper)
+        within = f"{usd(option.low_usd)} to {usd(option.high_usd)}"
+        tokens = UNKNOWN if option.per_1m_tokens_usd is None else usd(option.per_1m_tokens_usd)
+        table.add_row(Text(readable(option.name)), Text(usd(option.per_month_usd), "bold"), within, tokens, chance)
+    yield table
+    if plan.sku is not None:
+        yield Text(
+            f"cheaper: the probability that it costs less than serverless; instances are {readable(plan.sku)}", "dim"
+        )
+    even = plan.break_even
+    if even is not None:
+        use = "" if even.utilisation is None else f", {percent(even.utilisation)} of what it serves"
+        never = "; managed never wins within these objectives" if even.managed_can_win is False else ""
+        yield Text(
+            f"break-even: an instance costs what {digits(even.tokens_per_hour / 1e6)}M tokens an hour do, "
+            f"{digits(even.requests_per_s)} requests/s{use}{never}"
+        )
+    for driver in plan.sensitivity[:SHOWN_DRIVERS]:
+        yield Text(
+            f"driver: {driver.name}, x {driver.low_factor:.2f} to {driver.high_factor:.2f}: managed costs "
+            f"{_signed(driver.at_low_usd)} to {_signed(driver.at_high_usd)} a month more than serverless"
+            if plan.probability_managed_cheaper is not None
+            else f"driver: {driver.name}, x {driver.low_factor:.2f} to {driver.high_factor:.2f}: "
+            f"{usd(driver.at_low_usd)} to {usd(driver.at_high_usd)} a month"
+        )
+    for reached in plan.growth:
+        when = "never" if reached.months is None else "already" if not reached.months else f"in {reached.months} months"
+        yield Text(f"growth reaches {readable(reached.limit)} {when}")
+
+
+def _signed(amount: float) -> str:
+    return f"-{usd(-amount)}" if amount < 0 else usd(amount)
+
+
+def details(ahead: Ahead) -> Iterator[RenderableType]:
+    for name, formula in ahead.formulas:
+        yield Text(f"{name}: {formula}")

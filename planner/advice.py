@@ -1,0 +1,107 @@
+"""Advice: one sentence that says what to run and what it costs, and what must be true for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loadgen.samples import Run
+from loadgen.slo import Slo
+from planner.cost_results import CostPlan, Option
+from planner.deployments import QuotaNeed
+from planner.fleet import FleetPlan
+from planner.metrics import METRICS, values_of
+from planner.options import SERVERLESS
+from planner.plan import Plan
+from planner.rows import NS_PER_MS
+from planner.scope import Scope
+
+
+def advice(
+    plan: Plan, scope: Scope, need: QuotaNeed | None, fleet: FleetPlan | None, costs: CostPlan | None
+) -> tuple[str, tuple[str, ...]]:
+    """The sentence, and what must be true."""
+    if not plan.validity.valid:
+        return f"None: the run is invalid: {plan.validity.reasons[0]}.", ()
+    hopeless = impossible(scope.run, [slo for slo in scope.slos if _is_missed(plan, slo)])
+    if hopeless:
+        return f"None: {hopeless[0]}.", ()
+    if costs is None or not costs.options:
+        what = "" if need is None else f"{_deployments(need)}; "
+        return f"{_capital(what)}no cost, since nothing that could serve {plan.model} has a price in the book.", ()
+    cheapest = costs.options[0]
+    sentence = f"{_what(cheapest, need, fleet, costs, plan)}: {_usd(cheapest)} a month{_against(costs, cheapest)}"
+    missed = [slo.text for slo in plan.slos if slo.met is False]
+    if missed and cheapest.name == SERVERLESS and not scope.managed:
+        return f"{sentence}; but {missed[0]} was missed at the load measured, and more deployments do not mend that.", (
+            *cheapest.what_must_be_true,
+        )
+    return f"{sentence}.", cheapest.what_must_be_true
+
+
+def _is_missed(plan: Plan, slo: Slo) -> bool:
+    """Only those need a second look at every value."""
+    return any(each.text == slo.text and each.met is False for each in plan.slos)
+
+
+def impossible(run: Run, slos: Sequence[Slo]) -> list[str]:
+    """Objectives below what was ever measured: no number of instances or deployments brings them about."""
+    found = []
+    for slo in slos:
+        fastest_ns, n = _fastest_ns(run, slo)
+        if fastest_ns is not None and slo.limit_ns <= fastest_ns:
+            found.append(
+                f"{slo.text} is impossible here: the fastest of {n:,} took {fastest_ns / NS_PER_MS:,.3g} ms, whatever "
+                "the load"
+            )
+    return found
+
+
+def _fastest_ns(run: Run, slo: Slo) -> tuple[float | None, int]:
+    if slo.metric not in METRICS:
+        return None, 0
+    values = values_of(run, slo.metric)
+    return (float(values[0]), len(values)) if len(values) else (None, 0)
+
+
+def _what(option: Option, need: QuotaNeed | None, fleet: FleetPlan | None, costs: CostPlan, plan: Plan) -> str:
+    """`Serverless with 3 deployments (2 to 4)`, `2 x Standard_NC24ads_A100_v4, managed, around the clock`."""
+    if option.name == SERVERLESS:
+        return f"Serverless{'' if need is None else f' with {_deployments(need)}'}"
+    if option.name.startswith("hybrid"):
+        return f"{_capital(option.name)} ({costs.sku})"
+    number = option.instances if fleet is None else fleet.instances
+    kept = f"{number:.3g} x {costs.sku}, {option.name}"
+    if fleet is None and plan.instances is not None:
+        held = plan.instances.concurrency_per_instance
+        return f"{kept}, if an instance holds {held} requests at once, as it is taken to"
+    return kept
+
+
+def _deployments(need: QuotaNeed) -> str:
+    plural = "" if need.deployments == 1 else "s"
+    range_ = "" if need.low is None or need.low == need.high else f" ({need.low} to {need.high})"
+    return f"{need.deployments:,} deployment{plural}{range_}"
+
+
+def _usd(option: Option) -> str:
+    return f"{dollars(option.per_month_usd)} ({dollars(option.low_usd)} to {dollars(option.high_usd)})"
+
+
+def dollars(amount: float) -> str:
+    return f"${amount:,.0f}" if amount >= 100 else f"${amount:,.2f}"
+
+
+def _against(costs: CostPlan, cheapest: Option) -> str:
+    """The cheapest of the other kind, and how likely it is that it is cheaper after all."""
+    of_tokens = cheapest.name == SERVERLESS
+    others = [each for each in costs.options if (each.name == SERVERLESS) is not of_tokens]
+    if not others:
+        return ""
+    other = others[0]
+    chance = other.probability_cheaper if of_tokens else cheapest.probability_cheaper
+    likely = "" if chance is None else f", the cheaper in {1 - chance if of_tokens else chance:.0%} of what may come"
+    return f", against {dollars(other.per_month_usd)} {other.name}{likely}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
