@@ -33,7 +33,7 @@ def deployments(ahead: Ahead) -> Iterator[RenderableType]:
 def instances(ahead: Ahead) -> Iterator[RenderableType]:
     if ahead.capacity is not None:
         yield Text(_rate(ahead.capacity))
-    elif ahead.capacity_unknown is not None and ahead.need is None:
+    elif ahead.capacity_unknown is not None:
         yield Text(f"what an instance serves within the objectives is not known: {readable(ahead.capacity_unknown)}")
     if ahead.fleet is not None:
         yield from _fleet(ahead.fleet)

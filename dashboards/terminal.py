@@ -52,7 +52,10 @@ def view(plan: Plan, *, wide: bool, details: bool = False) -> Group:
         sections += ["", _targets(plan.targets), "", _latency_by_target(plan.targets, wide=wide)]
     sections += _section("Traffic", list(_traffic(plan)))
     needed = [] if plan.ahead is None else list(ahead.deployments(plan.ahead))
-    sections += _section("Quota", [*([] if plan.quota is None else _quota(plan.quota, plan)), *needed])
+    sections += _section(
+        "Quota" if plan.quota is not None else "Deployments, were it serverless",
+        [*([] if plan.quota is None else _quota(plan.quota, plan)), *needed],
+    )
     sections += _section("Instances", [] if plan.ahead is None else list(ahead.instances(plan.ahead)))
     sections += _section("Cost", list(_cost(plan)))
     if details:

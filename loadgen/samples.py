@@ -358,29 +358,26 @@ def _publish_sorted(path: Path, rows: pl.LazyFrame) -> None:
 
 
 def count_totals(samples: pl.LazyFrame) -> dict[str, int]:
-    """Arrivals (planned, sent, dropped), attempts, and the outcomes of attempts, counted from the rows."""
+    """Arrivals (planned, sent, dropped), attempts, and outcomes, counted from the rows."""
     counts = dict(samples.group_by("outcome").agg(pl.len()).collect(engine="streaming").iter_rows())
-    dropped = pl.col("outcome") == Outcome.DROPPED
-    seq, attempt = pl.col("seq"), pl.col("attempt")
-    before = seq.shift(1)
+    dropped, (seq, attempt) = pl.col("outcome") == Outcome.DROPPED, map(pl.col, ("seq", "attempt"))
     rows = samples.select(
-        planned=seq.ne_missing(before).sum(),
+        planned=seq.ne_missing(seq.shift(1)).sum(),
         sent=((attempt == 0) & ~dropped).sum(),
         attempts=(~dropped).sum(),
         distinct=pl.len(),
-        in_order=((seq > before) | ((seq == before) & (attempt > attempt.shift(1)))).all(),
+        in_order=((seq > seq.shift(1)) | ((seq == seq.shift(1)) & (attempt > attempt.shift(1)))).all(),
     )
     totals = rows.collect(engine="streaming").row(0, named=True)
-    if not totals.pop("in_order"):  # the parts of a run that has not ended: each of a worker's own
-        unique = samples.select(planned=seq.n_unique(), distinct=pl.struct("seq", "attempt").n_unique())
-        totals |= unique.collect().row(0, named=True)
+    if not totals.pop("in_order"):  # the parts of a run that has not ended
+        unique = samples.select(planned=seq.n_unique(), distinct=pl.struct("seq", "attempt").n_unique()).collect()
+        totals |= unique.row(0, named=True)
     return {**totals, **{outcome.value: counts.get(outcome, 0) for outcome in Outcome}}
 
 
 def last_done_ns(samples: pl.LazyFrame) -> int | None:
     """When the last attempt that is in the record ended; None where none has."""
-    at_ns: int | None = samples.select(pl.col("done_ns").max()).collect().item()
-    return at_ns
+    return samples.select(pl.col("done_ns").max()).collect().item()  # type: ignore[no-any-return]
 
 
 def check_ledger(totals: Mapping[str, int], planned: int | None = None) -> None:

@@ -29,13 +29,23 @@ def advice(
         what = "" if need is None else f"{_deployments(need)}; "
         return f"{_capital(what)}no cost, since nothing that could serve {plan.model} has a price in the book.", ()
     cheapest = costs.options[0]
+    must = (*_unmeasured(cheapest, scope), *cheapest.what_must_be_true)
     sentence = f"{_what(cheapest, need, fleet, costs, plan)}: {_usd(cheapest)} a month{_against(costs, cheapest)}"
     missed = [slo.text for slo in plan.slos if slo.met is False]
     if missed and cheapest.name == SERVERLESS and not scope.managed:
-        return f"{sentence}; but {missed[0]} was missed at the load measured, and more deployments do not mend that.", (
-            *cheapest.what_must_be_true,
+        return (
+            f"{sentence}; but {missed[0]} was missed at the load measured, and more deployments do not mend that.",
+            must,
         )
-    return f"{sentence}.", cheapest.what_must_be_true
+    return f"{sentence}.", must
+
+
+def _unmeasured(option: Option, scope: Scope) -> tuple[str, ...]:
+    """What was measured is of one kind of deployment, and says nothing of the other's latencies."""
+    if (option.name == SERVERLESS) is not scope.managed or not scope.slos:
+        return ()
+    other = "serverless" if scope.managed else "managed"
+    return (f"a {other} deployment keeps the objectives, too: none was measured",)
 
 
 def _is_missed(plan: Plan, slo: Slo) -> bool:

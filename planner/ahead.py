@@ -93,7 +93,7 @@ def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
 
 def _need(scope: Scope) -> QuotaNeed | None:
     """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute."""
-    if scope.managed:
+    if scope.managed and scope.price is None:
         return None
     demand = busiest(scope.planned, MOST_ARRIVALS)
     replayed = max(demand.arrivals.height, round(demand.requests_per_s * WATCHED_S))

@@ -147,10 +147,11 @@ def _draft(scope: Scope) -> Plan:
 def _figures(scope: Scope, parts: Sequence[Part] = ()) -> tuple[TargetFigures, tuple[WhatIf, ...]]:
     """Of a target, or of several together, which are `parts` then; and what-if of the quota."""
     run, config, unsaid = scope.run, scope.config, scope.unsaid
-    latency, slos = latency_rows(run), slo_results(run, scope.slos)
+    latency = latency_rows(run)
+    overall = {row.metric: row for row in latency if row.scenario == ALL}
+    slos = slo_results(run, scope.slos, overall)
     if scope.swept is not None:
         slos = judged_by_sweep(slos, config.slos)
-    overall = {row.metric: row for row in latency if row.scenario == ALL}
     flow = traffic(run, scope.measured, steady_stretch(run))
     if isinstance(run, PartOfRun):
         flow = replace(flow, sent=flow.planned - flow.dropped)  # here, though some of them elsewhere first

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from loadgen.config import RunConfig
@@ -19,8 +20,11 @@ from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, config_of, in_second
 
 MINUTE_S = 60.0
 MOST_COPIES = 1_000
+TENTH_NS, TENTHS = 100_000_000, 600  # of a second; in a minute
+MOST_TENTHS = 10_000_000
 REQUESTS = pl.col("at_s").is_not_null().cast(pl.Int64)  # one each, to count with
 ARRIVALS = ("at_s", "prompt_tokens", "max_tokens", "completion_tokens")
+Whole = npt.NDArray[np.int64]
 _TOKENS = dict.fromkeys(ARRIVALS[1:], pl.Int64)
 
 
@@ -147,16 +151,13 @@ def _arrivals(rows: pl.DataFrame) -> pl.DataFrame:
     tried_again = rows.filter(pl.col("attempt") > 0)["seq"].unique()
     if tried_again.is_empty():
         return rows.select(columns)
-    several = pl.col("seq").is_in(tried_again.implode())
     answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
-    merged = (
-        rows.filter(several)
-        .group_by("seq")
-        .agg(pl.col("due_ns").min(), pl.col(*_TOKENS).sort_by(answered_last).last())
-        .select(columns)
-        .sort("seq")
-    )
-    return rows.filter(~several).select(columns).merge_sorted(merged, key="seq")
+    several = rows["seq"].is_in(tried_again.implode())
+    place = pl.Series("place", several.arg_true())
+    chosen = rows.filter(several).with_columns(place).group_by("seq").agg(pl.col("place").sort_by(answered_last).last())
+    kept = (~several).to_numpy(writable=True)
+    kept[chosen["place"].to_numpy()] = True
+    return rows.select(columns).filter(pl.Series(kept))
 
 
 def demand_from_trace(path: Path) -> Demand:
@@ -198,9 +199,22 @@ def peaks_per_minute(demand: Demand, *amounts: pl.Expr) -> list[float]:
     if demand.span_s < MINUTE_S:
         return [float(column.sum()) * MINUTE_S / demand.span_s for column in columns]
     at_ns = (demand.arrivals["at_s"] * NS_PER_S).round().cast(pl.Int64).to_numpy()
-    past = np.searchsorted(at_ns, at_ns - round(MINUTE_S * NS_PER_S), side="right")  # arrivals that are a minute old
-    totals = [np.concatenate(([0], np.cumsum(column))) for column in columns]
-    return [float((so_far[1:] - so_far[past]).max()) for so_far in totals]
+    return [_most_in_a_minute(at_ns, column) for column in columns]
+
+
+def _most_in_a_minute(at_ns: Whole, amount: Whole) -> float:
+    """The most within any (t - 60 s, t]; looked for only where the tenths of a second it would lie in hold enough."""
+    so_far = np.concatenate(([0], np.cumsum(amount)))
+    last = np.arange(len(at_ns))
+    if at_ns[0] >= 0 and at_ns[-1] < MOST_TENTHS * TENTH_NS:
+        tenth = at_ns // TENTH_NS
+        up_to = np.concatenate(([0.0], np.cumsum(np.bincount(tenth, amount))))
+        ends = np.arange(1, len(up_to))
+        least = (up_to[1:] - up_to[np.maximum(ends - TENTHS, 0)]).max()
+        may_be = up_to[1:] - up_to[np.maximum(ends - TENTHS - 1, 0)] >= least
+        last = np.flatnonzero(may_be[tenth])
+    past = np.searchsorted(at_ns, at_ns[last] - round(MINUTE_S * NS_PER_S), side="right")
+    return float((so_far[last + 1] - so_far[past]).max())
 
 
 def grown(demand: Demand, factor: float) -> Demand:

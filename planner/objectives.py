@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -11,17 +11,36 @@ from loadgen.samples import Run
 from loadgen.slo import FILTERS, Slo, Threshold
 from planner.ascending import Ascending
 from planner.metrics import METRICS, max_ms, mean_ms, quantile, values, values_of
-from planner.plan import Goodput, SloResult
+from planner.plan import Goodput, LatencyRow, SloResult
 from planner.quantiles import wilson
 from planner.rows import NS_PER_MS, OK, PAST_BUDGET, STEADY, count_arrivals
 
 
-def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:
+def slo_results(run: Run, slos: Sequence[Slo], known: Mapping[str, LatencyRow] | None = None) -> tuple[SloResult, ...]:
     """The measured statistic against the limit; `met` is None where too few samples support a percentile, or none came.
 
-    Only percentiles have an interval here.
+    Only percentiles have an interval here. `known`: rows of all scenarios by metric, which need not be read again.
     """
-    return tuple(_result(slo, sorted_of(run, slo)) for slo in slos)
+    return tuple(_of_row(slo, known or {}) or _result(slo, sorted_of(run, slo)) for slo in slos)
+
+
+def _of_row(slo: Slo, known: Mapping[str, LatencyRow]) -> SloResult | None:
+    """None where no row has the statistic."""
+    row = known.get(slo.metric)
+    if row is None or any(getattr(slo, name) is not None for name in FILTERS):
+        return None
+    found = {0.5: row.p50, 0.9: row.p90, 0.95: row.p95, 0.99: row.p99}.get(slo.quantile or 0.0)
+    if found is None:
+        return None
+    measured_ms = found.value_ms
+    return SloResult(
+        text=slo.text,
+        n=row.n,
+        measured_ms=measured_ms,
+        low_ms=found.low_ms,
+        high_ms=found.high_ms,
+        met=None if measured_ms is None else _keeps(slo, measured_ms),
+    )
 
 
 def part(rule: Slo | Threshold) -> pl.Expr:

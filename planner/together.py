@@ -15,6 +15,7 @@ from planner import swept
 from planner.calibration_steps import steps_of
 from planner.demand import demand_of_run
 from planner.instances import SweptCapacity
+from planner.prices import plain_name
 from planner.rows import config_of
 from planner.swept import Sweep
 
@@ -69,7 +70,7 @@ def _identity(run: Run) -> tuple[str, ...]:
     for target in config.targets:
         about = run.manifest.deployment_of(target.name)
         simulated = about.get("simulated") is True
-        models.append(target.model or str(about.get("model_name") or "unknown"))
+        models.append(plain_name(target.model or str(about.get("model_name") or "unknown")))
         kinds.append(target.kind.value)
         places.append("simulated" if simulated else urlsplit(target.url or "").netloc or str(target.url))
     quotas = {config.quota_of(target) for target in config.targets if target.kind.value == "serverless"}

@@ -122,14 +122,14 @@ def _peak_in_flight(run: Run, stretch: Stretch) -> int:
         return 0
     sent = run.samples.filter(SENT & (pl.col("sent_ns") < stretch.end_ns)).select("sent_ns", "done_ns")
     instants = sent.collect(engine="streaming")
-    sent_ns = np.sort(instants["sent_ns"].to_numpy())
-    done_ns = np.sort(instants["done_ns"].drop_nulls().to_numpy())
-    first = int(np.searchsorted(sent_ns, stretch.start_ns, side="right"))
-    at_start = first - int(np.searchsorted(done_ns, stretch.start_ns, side="right"))
-    later_ns = sent_ns[first:]
-    up_to = np.arange(first + 1, len(sent_ns) + 1)  # of several at one instant the last counts, and is the highest
-    in_flight = up_to - np.searchsorted(done_ns, later_ns, side="right")
-    return max(at_start, int(in_flight.max(initial=0)))
+    # Of what happens at one instant the ends come first: the last of the beginnings then sees what is in flight after.
+    began, ended = (instants[name].drop_nulls().to_numpy() * 2 for name in ("sent_ns", "done_ns"))
+    changes = np.sort(np.concatenate((began + 1, ended)))
+    in_flight = np.cumsum((changes & 1) * 2 - 1, dtype=np.int32)
+    first = int(np.searchsorted(changes, stretch.start_ns * 2 + 1, side="right"))
+    beyond = int(np.searchsorted(changes, stretch.end_ns * 2))
+    at_start = int(in_flight[first - 1]) if first else 0
+    return max(at_start, int(in_flight[first:beyond].max(initial=0)))
 
 
 def mean_in_flight(run: Run, stretch: Stretch) -> float:

@@ -35,7 +35,7 @@ def plan(
     tpm: Annotated[int | None, typer.Option(help="Quota to plan with: tokens a minute.")] = None,
     rpm: Annotated[int | None, typer.Option(help="Quota to plan with: requests a minute.")] = None,
     prompt_tokens: Annotated[
-        str | None, typer.Option(help="Without a run: lengths of prompts, like lognormal:500,200.")
+        str | None, typer.Option(help="Without a run: lengths of prompts, like lognormal:500,0.8.")
     ] = None,
     completion_tokens: Annotated[str | None, typer.Option(help="Without a run: lengths of completions.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Without a run: the completion limit asked for.", min=1)] = 128,
