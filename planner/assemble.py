@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 
@@ -37,7 +38,7 @@ from planner.quota import deployments_needed, quota_use, what_if_table
 from planner.quota_plan import QuotaPlan
 from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stretch
 from planner.scope import Scope, day_of, peak_per_s, watched_part
-from planner.traffic import throttled_share, traffic
+from planner.traffic import peaks, throttled_share, traffic
 from planner.validity import Evidence, validity
 from planner.words import assumptions, headline
 
@@ -74,6 +75,7 @@ def plan_run(
         config = config.model_copy(update={"quota": quota, "targets": tuple(targets)})
     growth = config.plan.growth if growth is None else growth
     planned = grown(measured if demand is None else demand, growth)
+    most = peaks(run, measured)
     scope = Scope(
         run=run,
         config=config,
@@ -83,7 +85,8 @@ def plan_run(
         book=read_prices(config.plan.prices) if price_book is None else price_book,
         measured=measured,
         planned=planned,
-        peak_per_s=peak_per_s(planned),
+        peaks=most,
+        peak_per_s=most[0] / MINUTE_S if planned is measured else peak_per_s(planned),
         of_own_mix=demand is None,
         today=day_of(run) if today is None else today,
         swept=swept,
@@ -147,12 +150,14 @@ def _draft(scope: Scope) -> Plan:
 def _figures(scope: Scope, parts: Sequence[Part] = ()) -> tuple[TargetFigures, tuple[WhatIf, ...]]:
     """Of a target, or of several together, which are `parts` then; and what-if of the quota."""
     run, config, unsaid = scope.run, scope.config, scope.unsaid
-    latency = latency_rows(run)
+    with ThreadPoolExecutor(1) as beside:  # both read and sort whole columns, without Python's lock
+        rows = beside.submit(latency_rows, run)
+        flow = traffic(run, scope.measured, steady_stretch(run), scope.peaks)
+        latency = rows.result()
     overall = {row.metric: row for row in latency if row.scenario == ALL}
     slos = slo_results(run, scope.slos, overall)
     if scope.swept is not None:
         slos = judged_by_sweep(slos, config.slos)
-    flow = traffic(run, scope.measured, steady_stretch(run))
     if isinstance(run, PartOfRun):
         flow = replace(flow, sent=flow.planned - flow.dropped)  # here, though some of them elsewhere first
     table: tuple[WhatIf, ...] = ()

@@ -22,6 +22,7 @@ MINUTE_S = 60.0
 MOST_COPIES = 1_000
 TENTH_NS, TENTHS = 100_000_000, 600  # of a second; in a minute
 MOST_TENTHS = 10_000_000
+MANY = 100_000  # arrivals, for which it pays to look for the fullest minute twice
 REQUESTS = pl.col("at_s").is_not_null().cast(pl.Int64)  # one each, to count with
 ARRIVALS = ("at_s", "prompt_tokens", "max_tokens", "completion_tokens")
 Whole = npt.NDArray[np.int64]
@@ -199,22 +200,27 @@ def peaks_per_minute(demand: Demand, *amounts: pl.Expr) -> list[float]:
     if demand.span_s < MINUTE_S:
         return [float(column.sum()) * MINUTE_S / demand.span_s for column in columns]
     at_ns = (demand.arrivals["at_s"] * NS_PER_S).round().cast(pl.Int64).to_numpy()
-    return [_most_in_a_minute(at_ns, column) for column in columns]
+    if len(at_ns) < MANY or at_ns[-1] >= MOST_TENTHS * TENTH_NS:
+        everywhere = np.arange(len(at_ns))
+        return [_most_in_a_minute(at_ns, column, everywhere) for column in columns]
+    tenths = at_ns // TENTH_NS
+    return [_most_in_a_minute(at_ns, column, _candidates(tenths, column)) for column in columns]
 
 
-def _most_in_a_minute(at_ns: Whole, amount: Whole) -> float:
-    """The most within any (t - 60 s, t]; looked for only where the tenths of a second it would lie in hold enough."""
-    so_far = np.concatenate(([0], np.cumsum(amount)))
-    last = np.arange(len(at_ns))
-    if at_ns[0] >= 0 and at_ns[-1] < MOST_TENTHS * TENTH_NS:
-        tenth = at_ns // TENTH_NS
-        up_to = np.concatenate(([0.0], np.cumsum(np.bincount(tenth, amount))))
-        ends = np.arange(1, len(up_to))
-        least = (up_to[1:] - up_to[np.maximum(ends - TENTHS, 0)]).max()
-        may_be = up_to[1:] - up_to[np.maximum(ends - TENTHS - 1, 0)] >= least
-        last = np.flatnonzero(may_be[tenth])
+def _candidates(tenths: Whole, amount: Whole) -> Whole:
+    """Arrivals with which the fullest minute may end: by the tenths of a second that such a minute lies in."""
+    up_to = np.concatenate(([0.0], np.cumsum(np.bincount(tenths, amount))))
+    ends = np.arange(1, len(up_to))
+    least = (up_to[1:] - up_to[np.maximum(ends - TENTHS, 0)]).max()
+    may_be = up_to[1:] - up_to[np.maximum(ends - TENTHS - 1, 0)] >= least
+    return np.flatnonzero(may_be[tenths])
+
+
+def _most_in_a_minute(at_ns: Whole, amount: Whole, last: Whole) -> float:
+    """The most within any (t - 60 s, t] that ends with one of those arrivals."""
+    so_far = np.cumsum(amount)
     past = np.searchsorted(at_ns, at_ns[last] - round(MINUTE_S * NS_PER_S), side="right")
-    return float((so_far[last + 1] - so_far[past]).max())
+    return float((so_far[last] - np.where(past > 0, so_far[past - 1], 0)).max())
 
 
 def grown(demand: Demand, factor: float) -> Demand:

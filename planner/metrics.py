@@ -23,6 +23,7 @@ NS_PER_US = 1_000
 ALL = "all"  # scenarios
 DRAWN = ("ttft", "itl", "tpot", "service_time", "response_time")
 LINE_POINTS = 400
+AT_ONCE = 3  # metrics that are held at once
 
 _due, _admitted, _sent = pl.col("due_ns"), pl.col("admitted_ns"), pl.col("sent_ns")
 _first_token, _last_token, _done = pl.col("first_token_ns"), pl.col("last_token_ns"), pl.col("done_ns")
@@ -79,10 +80,11 @@ def values_by_scenario(run: Run, *metrics: str) -> Iterator[tuple[str, str, Asce
 
     Metrics of the same rows are read together: a record may have ten million.
     """
-    for names in (OF_ANSWERS, OF_ALL_SENT):
-        asked = {name: METRICS[name] for name in metrics if name in names}
-        if asked:
-            yield from _values_of_rows(run.samples.filter(STEADY & (OK if names is OF_ANSWERS else SENT)), asked)
+    for names, rows in ((OF_ANSWERS, OK), (OF_ALL_SENT, SENT)):
+        asked = [name for name in metrics if name in names]
+        for first in range(0, len(asked), AT_ONCE):
+            definitions = {name: METRICS[name] for name in asked[first : first + AT_ONCE]}
+            yield from _values_of_rows(run.samples.filter(STEADY & rows), definitions)
     for name in metrics:
         if METRICS[name] is None:
             yield from _values_of_gaps(run, name)

@@ -17,6 +17,7 @@ from planner.demand import MINUTE_S, REQUESTS, Demand, busiest, demand_of_run, g
 from planner.instances import SweptCapacity
 from planner.prices import PriceBook, TokenPrice
 from planner.rows import PartOfRun, config_of
+from planner.traffic import peaks
 
 WATCHED_S = 600.0  # a quota is watched for ten minutes,
 LEAST_WATCHED_S = 180.0  # or three of its own where ten hold too many arrivals to replay
@@ -33,6 +34,7 @@ class Scope:
     book: PriceBook
     measured: Demand  # the run's steady phase
     planned: Demand  # what the plan is for, growth included
+    peaks: tuple[float, float]  # of `measured`: requests and tokens in its busiest minutes
     peak_per_s: float  # of `planned`, in its busiest minute
     of_own_mix: bool  # the planned demand is the run's own
     today: date | None  # None: prices have no age
@@ -102,14 +104,15 @@ class Scope:
 
     def _part(self, part: PartOfRun) -> Scope:
         measured = demand_of_run(part)
-        planned = grown(measured, self.growth)
+        planned, most = grown(measured, self.growth), peaks(part, measured)
         return replace(
             self,
             run=part,
             config=config_of(part),
             measured=measured,
             planned=planned,
-            peak_per_s=peak_per_s(planned),
+            peaks=most,
+            peak_per_s=most[0] / MINUTE_S if planned is measured else peak_per_s(planned),
             of_own_mix=True,
         )
 

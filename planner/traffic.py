@@ -35,11 +35,19 @@ def in_flight(run: Run) -> pl.LazyFrame:
     return changes.sort("at_ns").select("at_ns", in_flight=pl.col("change").cum_sum())
 
 
-def traffic(run: Run, demand: Demand, stretch: Stretch) -> Traffic:
-    """The ledger and the billed tokens of the whole run; rates, means and peaks of its steady phase (`demand`)."""
+def peaks(run: Run, demand: Demand) -> tuple[float, float]:
+    """Requests, and tokens as the quota counts them at the door, in the demand's busiest minutes."""
+    requests, tokens = peaks_per_minute(demand, REQUESTS, admission_tokens(config_of(run).quota.admission))
+    return requests, tokens
+
+
+def traffic(run: Run, demand: Demand, stretch: Stretch, known: tuple[float, float] | None = None) -> Traffic:
+    """The ledger and the billed tokens of the whole run; rates, means and peaks of its steady phase (`demand`).
+
+    `known`: the demand's peaks, where they were looked for before.
+    """
     totals, tokens = count_totals(run.samples), _tokens(run, stretch)
-    at_the_door = admission_tokens(config_of(run).quota.admission)
-    peak_requests, peak_tokens = peaks_per_minute(demand, REQUESTS, at_the_door)
+    peak_requests, peak_tokens = peaks(run, demand) if known is None else known
     return Traffic(
         planned=totals["planned"],
         sent=totals["sent"],
