@@ -115,6 +115,7 @@ PURE = (
     "simulator/virtual",
     "simulator/hardware",
 )  # and wire, which also knows samples
+PURE_OF_PLANNER = ("closure", "curves", "first_token", "fitted", "fitting", "outlook", "saturation", "spread")
 IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
 
 
@@ -149,6 +150,12 @@ def test_imports_point_downwards_and_libraries_stay_in_their_place(path):
 def test_pure_files_import_no_clock_socket_or_frame(name):
     for module in imports(ROOT / "loadgen" / f"{name}.py"):
         assert not within(module, IMPURE), f"loadgen/{name}.py is pure and may not import {module}"
+
+
+@pytest.mark.parametrize("name", PURE_OF_PLANNER)
+def test_pure_files_of_the_planner_import_no_clock_socket_or_frame(name):
+    for module in imports(ROOT / "planner" / f"{name}.py"):
+        assert not within(module, IMPURE), f"planner/{name}.py is pure and may not import {module}"
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
