@@ -82,6 +82,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "planner/",
         "dashboards/",
     ),
+    "numpy": ("planner/",),
     "PIL": ("scenarios/vision.py", "loadgen/pictures.py", "loadgen/simulator/"),
 }
 PURE = (
@@ -115,7 +116,27 @@ PURE = (
     "simulator/virtual",
     "simulator/hardware",
 )  # and wire, which also knows samples
-PURE_OF_PLANNER = ("closure", "curves", "first_token", "fitted", "fitting", "outlook", "saturation", "spread")
+PURE_OF_PLANNER = (  # they know a frame only by the columns of a Demand
+    "cost",
+    "cost_case",
+    "cost_plan",
+    "cost_results",
+    "cost_words",
+    "demand_path",
+    "following",
+    "growth",
+    "hybrid",
+    "options",
+    "uncertainty",
+    "closure",
+    "curves",
+    "first_token",
+    "fitted",
+    "fitting",
+    "outlook",
+    "saturation",
+    "spread",
+)
 IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
 
 
