@@ -62,7 +62,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/spread/worker.py",
         "loadgen/spread/distant.py",
     ),
-    "httpx": ("loadgen/target.py", "planner/retail.py"),
+    "httpx": ("loadgen/probe.py", "planner/retail.py"),
     "asyncio_throttle": ("planner/retail.py",),
     "httptools": ("loadgen/wire.py", "loadgen/simulator/protocol.py"),
     "plotly": ("dashboards/",),
