@@ -3,6 +3,6 @@
 import os
 import sys
 
-# Containers often forbid bytecode. Hundreds of processes start here, and each would compile its imports anew: 4 s a run.
+# As in the Makefile: where containers forbid bytecode, each of hundreds of processes would compile all it imports anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
