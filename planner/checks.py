@@ -1,4 +1,4 @@
-"""What a gate says of one thing: the same for a threshold and for a comparison, whatever it is written into."""
+"""One judgement: what was asked, what was measured, and the verdict."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Verdict = Literal["pass", "fail", "inconclusive", "skipped"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """Figures are in the unit that the message names; None means: the data cannot say."""
+    """What a gate found; None: the data cannot say. The values are in the unit that the name and the message say."""
 
     name: str
     verdict: Verdict
-    message: str  # one sentence, with the figures
+    message: str
     measured: float | None
     limit: float | None
-    n: int  # what the verdict rests on: requests, or runs
-    low: float | None  # 95 % interval of what was measured
+    n: int | None
+    low: float | None  # 95 % interval
     high: float | None
