@@ -134,7 +134,10 @@ def main() -> int:
             for slower in ((0.10, 0.10), (0.0, 0.15), (0.0, 0.0))
         ]
         found = [counts[0][Verdict.REGRESSED], counts[1][Verdict.REGRESSED], counts[2][Verdict.EQUIVALENT]]
-        print(f"  {runs} x {requests}, spread {spread:3.0%}  {' | '.join(f'{each / n:6.1%}' for each in found)}", flush=True)
+        print(
+            f"  {runs} x {requests}, spread {spread:3.0%}  {' | '.join(f'{each / n:6.1%}' for each in found)}",
+            flush=True,
+        )
     print("\n95 % intervals that hold the truth, p50 | p95: of one run's percentile, of the ratio of 10 runs to 10")
     for shape in SHAPES:
         one = run_coverage(shape, 400, runs=n, seed=9)

@@ -9,7 +9,6 @@ from functools import lru_cache
 from planner.student import beta_quantile
 
 
-
 def fisher_above(bad_base: int, n_base: int, bad_new: int, n_new: int) -> float:
     """The chance that so many of the bad, or more, fall to the new side if both are alike (Fisher's exact test).
 
@@ -70,7 +69,7 @@ def signed_rank_above(differences: Sequence[float]) -> float:
     sizes = sorted((abs(each), each > 0) for each in differences if each)
     seen = sum(rank for rank, (_, positive) in enumerate(sizes, 1) if positive)
     counts = _rank_sums(len(sizes))
-    return sum(counts[seen:]) / 2 ** len(sizes)
+    return sum(counts[seen:]) / sum(counts)
 
 
 @lru_cache(maxsize=256)
