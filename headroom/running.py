@@ -22,7 +22,7 @@ from rich.console import Console
 
 from dashboards.live import LiveView, Progress
 from headroom import planning
-from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED
+from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED, INVALID, MISSED
 from headroom.processes import cpu_model
 from headroom.scheduling import store_schedule
 from headroom.targets import check, naming, prices_of, probed, simulated
@@ -33,7 +33,6 @@ from loadgen.guards import StopCause
 from loadgen.samples import Manifest, WorkerHealth, create, finish
 from loadgen.tokens import ESTIMATOR
 
-INVALID, MISSED = 4, 99
 EXIT_CODES = {
     StopCause.HAND: INTERRUPTED,
     StopCause.BUDGET: BUDGET_USED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,21 @@ class Player:
     """Plays one run after the other on a deployment; their budgets together are one."""
 
     def __init__(
-        self, places: Mapping[str, str], environment: Mapping[str, str], deployment: dict[str, Any], *, whole: str
+        self,
+        places: Mapping[str, str],
+        environment: Mapping[str, str],
+        deployments: Sequence[dict[str, Any]],
+        *,
+        whole: str,
     ) -> None:
         """`whole` is what the runs are together, in words."""
         self._whole = whole
-        self._places, self._environment, self._deployment = places, environment, deployment
+        self._places, self._environment, self._deployments = places, environment, deployments
         self._used: Counter[str] = Counter()
 
     def play(self, config: RunConfig, folder: Path) -> None:
         """One run to its end, and its record closed. Raises Interrupted, and HeadroomError where it crashed."""
-        manifest = begin(folder, self._within_budget(config), [self._deployment])
+        manifest = begin(folder, self._within_budget(config), self._deployments)
         quiet = not sys.stderr.isatty()  # a line a step is enough for a log
         played = play(folder, manifest, self._places, self._environment, quiet=quiet)
         reason = close(folder, played)

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from dashboards.sweep import print_sweep, step_line
 from dashboards.sweep_report import write_sweep_report
-from headroom.commands.app import INTERRUPTED
-from headroom.running import INVALID, MISSED, manifest_of, ready, run_folder
+from headroom.commands.app import INTERRUPTED, INVALID, MISSED
+from headroom.running import manifest_of, ready, run_folder
 from headroom.series import Interrupted, Player
 from headroom.targets import check
 from loadgen.config import Kind, RunConfig, ThrottleMode
@@ -93,7 +93,7 @@ def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json
     console = Console(stderr=as_json)
     say: Callable[[Any], None] = (lambda _: None) if quiet else lambda line: console.print(line, soft_wrap=True)
     with ready(asked) as (settled, environment, (deployment,)):
-        player = Player(places, environment, deployment, whole="sweep")
+        player = Player(places, environment, [deployment], whole="sweep")
         course = _Course(terms, settled, assumptions, deployment, player)
         say(f"{course.sweep.model} at {course.sweep.target}; {', '.join(settled.slo)}")
         code = course.run(say)
