@@ -38,18 +38,18 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def _table(rows: Sequence[MetricComparison]) -> Table:
-    table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
-    for name in ("", "verdict", "base ms", "new ms", "change", "95 %", "tolerance", "spread", "finds"):
-        table.add_column(name, justify="left" if name in ("", "verdict") else "right", overflow="fold")
+    table = Table(box=None, padding=(0, 0, 0, 1), header_style="dim", pad_edge=False)
+    for name in ("", "verdict", "base ms", "new ms", "change", "95 %", "spread", "finds"):
+        words = name in ("", "verdict")
+        table.add_column(name, justify="left" if words else "right", no_wrap=words, overflow="fold")
     for row in rows:
         table.add_row(
-            readable(row.name),
+            readable(f"{row.name}:+{row.tolerance_share * 100:g}%"),
             Text(row.verdict.value, STYLES[row.verdict]),
             digits(row.base_ms),
             digits(row.new_ms),
             _more(row.ratio),
-            f"{_more(row.low)} to {_more(row.high)}",
-            f"{row.tolerance_share * 100:+.3g} %",
+            f"{_more(row.low)} to {_more(row.high)}".replace(" % to", " to"),
             _share(row.spread_share),
             UNKNOWN if row.detectable_share is None else f"{row.detectable_share * 100:+.0f} %",
         )
@@ -104,13 +104,13 @@ def print_baseline(baseline: Baseline, console: Console) -> None:
     """What its runs were like, a line a run."""
     table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
     figures = [("ttft", 50.0), ("ttft", 95.0), ("tpot", 50.0), ("tpot", 95.0), ("response_time", 95.0)]
-    for name in ("run", "started", "requests", "unanswered", *(f"{metric}.p{at:g}" for metric, at in figures)):
+    for name in ("run", "started", "requests", "unanswered", *(f"{metric} p{at:g}" for metric, at in figures)):
         table.add_column(name, justify="left" if name in ("run", "started") else "right", overflow="fold")
     for run in baseline.runs:
         found = [run.quantile(metric, at) for metric, at in figures]
         table.add_row(
             readable(run.name),
-            readable(run.started_utc),
+            readable(run.started_utc)[:16].replace("T", " "),
             count(run.arrivals),
             percent(run.unanswered / run.arrivals if run.arrivals else None),
             *(digits(None if each is None else each.value_ms) for each in found),

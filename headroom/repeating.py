@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -20,9 +21,13 @@ from headroom.series import Interrupted, Player
 from headroom.targets import check
 from loadgen.config import RunConfig, TargetConfig
 from loadgen.errors import ConfigError, RunFolderError
+from loadgen.samples import Run
+from planner.generator import generator_reasons
+from planner.metrics import ALL
 from planner.plan import Plan
 
 MOST_RUNS = 100
+MOST_SPOILED = 3  # are played again
 ARMS = ("a", "b")
 
 
@@ -60,19 +65,19 @@ def compare_in_turns(
         check(each)
     with ready(configs[0]) as first, ready(configs[1]) as second:
 
-        def in_turns(place: Path) -> tuple[int, Path, Path]:
+        def in_turns(place: Path) -> tuple[int, _Arm, _Arm]:
             arms = [
                 _Arm(place / name, settled, Player(places, environment, deployments, whole="comparison"), pairs)
                 for name, (settled, environment, deployments) in zip(ARMS, (first, second), strict=True)
             ]
             _join(arms)
-            return _played(arms, pairs, quiet=quiet or as_json), arms[0].folder, arms[1].folder
+            return _played(arms, pairs, quiet=quiet or as_json), arms[0], arms[1]
 
-        code, *sides = in_turns(folder)
-        found = None if code else comparing.compared(*sides, terms)
+        code, a, b = in_turns(folder)
+        found = None if code else comparing.compared(a.folder, b.folder, terms)
         if found is not None and found.code == REGRESSED and confirm:
-            code, *sides = in_turns(folder / "confirm")
-            found = None if code else comparing.compared(*sides, terms, confirming=found)
+            code, a, b = in_turns(folder / "confirm")
+            found = None if code else comparing.compared(a.folder, b.folder, terms, confirming=found)
     if found is not None:
         comparing.tell(found, as_json=as_json, quiet=quiet)
     if not as_json:
@@ -105,26 +110,31 @@ class _Arm:
             reason=None,
             asked=asked,
             runs=(),
+            spoiled=(),
         )
         try:
             folder.mkdir(parents=True)
         except OSError as error:
             raise RunFolderError(f"cannot write {folder}: {error.strerror}; choose another --out") from None
 
-    def play(self) -> tuple[str, Plan]:
-        """The next run: its name, and its plan, whose summary is written."""
-        name = f"{len(self.set.runs) + 1:02d}"
-        folder = self.folder / name
-        output = self._config.output.model_copy(update={"dir": folder, "report": False})
-        config = self._config.model_copy(update={"output": output})
-        self._player.play(config, folder)
-        plan = planning.write(folder, config)
+    def play(self, say: Callable[[str, Plan], None]) -> None:
+        """The next run, and again, so often at most, where the load generator spoiled it: that is no one's speed."""
+        while True:
+            name = f"{len(self.set.runs) + len(self.set.spoiled) + 1:02d}"
+            folder = self.folder / name
+            output = self._config.output.model_copy(update={"dir": folder, "report": False})
+            config = self._config.model_copy(update={"output": output})
+            self._player.play(config, folder)
+            plan = planning.write(folder, config)
+            say(name, plan)
+            if not (_is_spoiled(folder, plan) and len(self.set.spoiled) < MOST_SPOILED):
+                break
+            self.write(spoiled=(*self.set.spoiled, name))
         if not plan.validity.valid:
             self.code = INVALID
         elif any(slo.met is False for slo in plan.slos):
             self.code = self.code or MISSED
         self.write(runs=(*self.set.runs, name))
-        return name, plan
 
     def write(self, **changes: object) -> None:
         self.set = replace(self.set, **changes)  # type: ignore[arg-type]
@@ -140,12 +150,15 @@ def _join(arms: list[_Arm]) -> None:
 def _played(arms: list[_Arm], runs: int, *, quiet: bool) -> int:
     """Play so many of each arm; every second time the last goes first. Returns the exit code of an early end, or 0."""
     console = Console(stderr=True)
+
+    def say(arm: _Arm, name: str, plan: Plan) -> None:
+        if not quiet:
+            console.print(_line(arm, name, plan), markup=False, highlight=False, soft_wrap=True)
+
     with _recorded(arms) as ended:
         for number in range(runs):
             for arm in arms if number % 2 == 0 else reversed(arms):
-                name, plan = arm.play()
-                if not quiet:
-                    console.print(_line(arm, name, plan), markup=False, highlight=False, soft_wrap=True)
+                arm.play(partial(say, arm))
     return ended[0] if ended else 0
 
 
@@ -177,9 +190,15 @@ def _end(arms: list[_Arm], state: str, reason: str | None) -> None:
         sys.stderr.write(f"headroom: {readable(reason)}\n")
 
 
+def _is_spoiled(folder: Path, plan: Plan) -> bool:
+    """By the load generator, and by nothing else."""
+    latency = {row.metric: row for row in plan.latency if row.scenario == ALL}
+    return not plan.validity.valid and {*plan.validity.reasons} <= {*generator_reasons(Run.open(folder), latency)}
+
+
 def _line(arm: _Arm, name: str, plan: Plan) -> str:
     """`a/03  TTFT p50 201 ms, p95 361 ms; response time p50 812 ms, p95 1,204 ms; 400 ok`."""
-    rows = {row.metric: row for row in plan.latency if row.scenario == "all"}
+    rows = {row.metric: row for row in plan.latency if row.scenario == ALL}
     parts = [
         f"{label} p50 {digits(rows[metric].p50.value_ms)} ms, p95 {digits(rows[metric].p95.value_ms)} ms"
         for metric, label in (("ttft", "TTFT"), ("response_time", "response time"))

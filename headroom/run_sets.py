@@ -24,6 +24,7 @@ class RunSet:
     reason: str | None  # of an interruption
     asked: int  # so many runs
     runs: tuple[str, ...]  # folders that have ended, in the order of play
+    spoiled: tuple[str, ...]  # by the load generator, and played again under the next number
 
 
 def write(folder: Path, run_set: RunSet) -> None:

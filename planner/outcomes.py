@@ -43,8 +43,8 @@ def compare_outcomes(sides: Sides, *, p_worse: float, p_better: float) -> Outcom
         verdict = Verdict.REGRESSED
     elif p_better < ALPHA and base - new > floor:
         verdict = Verdict.IMPROVED
-    elif _most_worse(bad, n, bad_new, n_new) < floor:
-        verdict = Verdict.EQUIVALENT
+    elif (n_new and not bad_new) or _most_worse(bad, n, bad_new, n_new) < floor:
+        verdict = Verdict.EQUIVALENT  # where all were answered, the latencies are of all
     shares = f"{new:.2%} of the requests were not answered, against {base:.2%}".replace("%", " %")
     unsure = f": too few requests to tell whether {floor:.0%} more were not".replace("%", " %")
     return OutcomeComparison(
