@@ -34,12 +34,13 @@ class RunQuantile:
 
     @property
     def log_error(self) -> float | None:
-        """The standard error of the logarithm, with BLOCKS - 1 degrees of freedom."""
-        if not self.value_ms or (not self.low_ms and not self.high_ms):
+        """The standard error of the logarithm, with BLOCKS - 1 degrees of freedom; None where an end is not known.
+
+        The one end says nothing of the other: above a high percentile values lie further apart than below it.
+        """
+        if not self.low_ms or self.high_ms is None:
             return None
-        low, high = self.low_ms or self.value_ms, self.high_ms or self.value_ms
-        sides = (self.low_ms is not None) + (self.high_ms is not None)
-        return math.log(high / low) / sides / _T
+        return math.log(self.high_ms / self.low_ms) / 2 / _T
 
 
 def run_quantile(metric: str, percentile: float, values_ms: Floats) -> RunQuantile:
