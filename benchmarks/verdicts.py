@@ -1,6 +1,6 @@
 """How often `headroom compare` is wrong: false alarms, missed regressions and intervals, over synthetic runs.
 
-    python benchmarks/verdicts.py [--comparisons 2000]
+    python benchmarks/verdicts.py [--comparisons 500]
 
 A run has requests whose latencies are log-normal (sigma 0.35) or worse, and an effect of its own: what one run differs
 from the next by, although nothing changed. Every verdict is made by the rule that `headroom compare` uses. Nothing is
@@ -125,7 +125,7 @@ def run_coverage(shape: str, requests: int, *, runs: int, seed: int) -> list[flo
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--comparisons", type=int, default=2_000)
+    parser.add_argument("--comparisons", type=int, default=500)
     n = parser.parse_args().comparisons
     print(f"false alarms of {n:,} comparisons of 10 runs of 400 requests with 10 like them (Welch | ranks)")
     for effects in SPREADS:

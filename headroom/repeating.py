@@ -27,7 +27,7 @@ from planner.metrics import ALL
 from planner.plan import Plan
 
 MOST_RUNS = 100
-MOST_SPOILED = 3  # are played again
+LEAST_SPARE = 3  # runs that may be spoiled and are played again; as many as are asked for, if that is more
 ARMS = ("a", "b")
 
 
@@ -127,7 +127,7 @@ class _Arm:
             self._player.play(config, folder)
             plan = planning.write(folder, config)
             say(name, plan)
-            if not (_is_spoiled(folder, plan) and len(self.set.spoiled) < MOST_SPOILED):
+            if not (_is_spoiled(folder, plan) and len(self.set.spoiled) < max(LEAST_SPARE, self.set.asked)):
                 break
             self.write(spoiled=(*self.set.spoiled, name))
         if not plan.validity.valid:
@@ -159,6 +159,10 @@ def _played(arms: list[_Arm], runs: int, *, quiet: bool) -> int:
         for number in range(runs):
             for arm in arms if number % 2 == 0 else reversed(arms):
                 arm.play(partial(say, arm))
+                if arm.code == INVALID and len(arms) > 1:
+                    raise Interrupted(
+                        f"{arm.folder / arm.set.runs[-1]} is INVALID: there is nothing to compare", INVALID
+                    )
     return ended[0] if ended else 0
 
 
