@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ ARMS = ("a", "b")
 
 def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bool) -> int:
     """Play a run so many times, with a load process of its own each; leaves a folder of them. Returns the exit code."""
-    _check_number("--repeat", runs)
+    _check_number("--repeat", runs, config)
     check(config)
     folder = run_folder(config)
     with ready(config) as (settled, environment, deployments):
@@ -58,18 +59,19 @@ def compare_in_turns(
 
     With `confirm` a regression must show in a second set of pairs too.
     """
-    _check_number("--pairs", pairs)
+    _check_number("--pairs", pairs, config)
     folder = run_folder(config)
     configs = [config.model_copy(update={"targets": (_at(config, url),)}) for url in targets]
     for each in configs:
         check(each)
+    used: Counter[str] = Counter()
     with ready(configs[0]) as first, ready(configs[1]) as second:
 
         def in_turns(place: Path) -> tuple[int, _Arm, _Arm]:
-            arms = [
-                _Arm(place / name, settled, Player(places, environment, deployments, whole="comparison"), pairs)
-                for name, (settled, environment, deployments) in zip(ARMS, (first, second), strict=True)
-            ]
+            arms = []
+            for name, (settled, environment, deployments) in zip(ARMS, (first, second), strict=True):
+                player = Player(places, environment, deployments, whole="comparison", used=used)
+                arms.append(_Arm(place / name, settled, player, pairs))
             _join(arms)
             return _played(arms, pairs, quiet=quiet or as_json), arms[0], arms[1]
 
@@ -85,9 +87,11 @@ def compare_in_turns(
     return code if found is None else found.code
 
 
-def _check_number(flag: str, runs: int) -> None:
+def _check_number(flag: str, runs: int, config: RunConfig) -> None:
     if not 1 <= runs <= MOST_RUNS:
         raise ConfigError(f"{flag} {runs} is not between 1 and {MOST_RUNS}")
+    if config.load.master:
+        raise ConfigError(f"--master: workers come for one run, and {flag} plays several: leave one of them out")
 
 
 def _at(config: RunConfig, url: str) -> TargetConfig:

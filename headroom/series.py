@@ -32,11 +32,12 @@ class Player:
         deployments: Sequence[dict[str, Any]],
         *,
         whole: str,
+        used: Counter[str] | None = None,
     ) -> None:
-        """`whole` is what the runs are together, in words."""
+        """`whole` is what the runs are together, in words; `used` is of the budget, by all that share it."""
         self._whole = whole
         self._places, self._environment, self._deployments = places, environment, deployments
-        self._used: Counter[str] = Counter()
+        self._used: Counter[str] = Counter() if used is None else used
 
     def play(self, config: RunConfig, folder: Path) -> None:
         """One run to its end, and its record closed. Raises Interrupted, and HeadroomError where it crashed."""

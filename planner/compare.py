@@ -11,7 +11,7 @@ from planner.checks import Check
 from planner.checks import Verdict as CheckVerdict
 from planner.comparable import check_comparable, circumstances
 from planner.compared_metric import compare_metric, figures_of, finite
-from planner.comparison import ComparedRuns, Comparison, LengthComparison, MetricComparison
+from planner.comparison import ComparedRuns, Comparison, LengthComparison, MetricComparison, OutcomeComparison
 from planner.outcomes import compare_outcomes, fewer_answered, mix_doubts, outcome_chances
 from planner.run_facts import RunFacts
 from planner.shifts import holm, welch
@@ -44,37 +44,38 @@ def compare(
     pairs = pairs and len(base) == len(new) > 1
     named = tuple(tolerances) or chosen(sides)
     figures = [figures_of(sides, tolerance) for tolerance in named]
+    lengths = _lengths(sides)
+    outcomes, rows = _judged(sides, named, figures, test=test, pairs=pairs)
+    metrics = tuple(_qualified(row, sides, lengths) for row in rows)
+    verdict = _worst([outcomes.verdict, *(row.verdict for row in metrics)])
+    reason = _reason(verdict, outcomes, metrics)
+    names = [tuple(run.name for run in side) for side in sides]
+    return Comparison(
+        format=FORMAT,
+        verdict=verdict,
+        headline=f"{verdict.value.upper()}: {reason}",
+        reason=reason,
+        metrics=metrics,
+        outcomes=outcomes,
+        lengths=lengths,
+        runs=ComparedRuns(base=names[0], new=names[1], paired=pairs, test=test.value),
+        doubts=_doubts(sides, figures, named, lengths, test),
+    )
+
+
+def _judged(
+    sides: Sides, tolerances: Sequence[Tolerance], figures: Sequence[Figures | None], *, test: Test, pairs: bool
+) -> tuple[OutcomeComparison, list[MetricComparison]]:
+    """Each by chances that are corrected for all of them together."""
     shifts = [None if each is None else shift_of(each, test=test, pairs=pairs) for each in figures]
     worse, better = outcome_chances(sides)
     slower = holm([worse, *(1.0 if shift is None else shift.p_slower for shift in shifts)])
     faster = holm([better, *(1.0 if shift is None else shift.p_faster for shift in shifts)])
-    outcomes = compare_outcomes(sides, p_worse=slower[0], p_better=faster[0])
-    lengths = _lengths(sides)
     rows = [
         compare_metric(sides, tolerance, of_runs, shift, p_slower=p, p_faster=q, compared=len(slower), pairs=pairs)
-        for tolerance, of_runs, shift, p, q in zip(named, figures, shifts, slower[1:], faster[1:], strict=True)
+        for tolerance, of_runs, shift, p, q in zip(tolerances, figures, shifts, slower[1:], faster[1:], strict=True)
     ]
-    metrics = tuple(_qualified(row, sides, lengths) for row in rows)
-    draft = Comparison(
-        format=FORMAT,
-        verdict=_worst([outcomes.verdict, *(row.verdict for row in metrics)]),
-        headline="",
-        reason="",
-        metrics=metrics,
-        outcomes=outcomes,
-        lengths=lengths,
-        runs=ComparedRuns(
-            base=tuple(run.name for run in base), new=tuple(run.name for run in new), paired=pairs, test=test.value
-        ),
-        doubts=(),
-    )
-    reason = _reason(draft)
-    return replace(
-        draft,
-        reason=reason,
-        headline=f"{draft.verdict.value.upper()}: {reason}",
-        doubts=_doubts(sides, figures, named, lengths, test),
-    )
+    return compare_outcomes(sides, p_worse=slower[0], p_better=faster[0]), rows
 
 
 def chosen(sides: Sides) -> tuple[Tolerance, ...]:
@@ -124,13 +125,13 @@ def _worst(verdicts: Sequence[Verdict]) -> Verdict:
     return Verdict.IMPROVED if worst is Verdict.EQUIVALENT and Verdict.IMPROVED in verdicts else worst
 
 
-def _reason(comparison: Comparison) -> str:
-    judged = [(comparison.outcomes.verdict, comparison.outcomes.reason)]
-    judged += [(row.verdict, row.reason) for row in comparison.metrics]
-    if comparison.verdict is Verdict.EQUIVALENT:
-        names = ", ".join(row.name for row in comparison.metrics)
+def _reason(verdict: Verdict, outcomes: OutcomeComparison, metrics: Sequence[MetricComparison]) -> str:
+    """What decided it."""
+    if verdict is Verdict.EQUIVALENT:
+        names = ", ".join(row.name for row in metrics)
         return f"no slowdown beyond its tolerance in {names}, nor more requests unanswered"
-    first, *others = (reason for verdict, reason in judged if verdict is comparison.verdict)
+    judged = [(outcomes.verdict, outcomes.reason), *((row.verdict, row.reason) for row in metrics)]
+    first, *others = (reason for each, reason in judged if each is verdict)
     return f"{first} (and {len(others)} more)" if others else first
 
 

@@ -35,6 +35,7 @@ def test_two_deployments_are_played_in_turns_and_compared(tmp_path):
     [
         (["run", "--repeat", "0"], "--repeat 0 is not between 1 and 100"),
         (["run", "--repeat", "101"], "--repeat 101 is not between 1 and 100"),
+        (["run", "--repeat", "2", "--master", "--target", "http://127.0.0.1:1"], "workers come for one run"),
         (["ab"], "ab needs --a URL and --b URL"),
         (["ab", "--a", "sim"], "ab needs --a URL and --b URL"),
         (["ab", "--a", "sim", "--b", "sim", "--pairs", "0"], "--pairs 0 is not between"),
