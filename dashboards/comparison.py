@@ -70,7 +70,10 @@ def _lengths(lengths: LengthComparison) -> str:
 
 
 def _runs(comparison: Comparison) -> str:
-    runs, test = comparison.runs, {"welch": "Welch's t", "ranks": "ranks"}[comparison.runs.test]
+    runs, test = (
+        comparison.runs,
+        {"welch": "Student's t" if comparison.runs.paired else "Welch's t", "ranks": "ranks"}[comparison.runs.test],
+    )
     how = f"in pairs, by {test}" if runs.paired else f"by {test}"
     return f"{len(runs.new)} new against {len(runs.base)}, {how}"
 
