@@ -13,7 +13,7 @@ from dashboards.text import UNKNOWN, count, digits, percent, readable
 from planner.baseline import Baseline
 from planner.comparison import Comparison, LengthComparison, MetricComparison
 from planner.history import History
-from planner.verdict import Verdict
+from planner.verdict import Test, Verdict
 
 STYLES = {
     Verdict.REGRESSED: "red",
@@ -70,12 +70,9 @@ def _lengths(lengths: LengthComparison) -> str:
 
 
 def _runs(comparison: Comparison) -> str:
-    runs, test = (
-        comparison.runs,
-        {"welch": "Student's t" if comparison.runs.paired else "Welch's t", "ranks": "ranks"}[comparison.runs.test],
-    )
-    how = f"in pairs, by {test}" if runs.paired else f"by {test}"
-    return f"{len(runs.new)} new against {len(runs.base)}, {how}"
+    runs = comparison.runs
+    by = "ranks" if runs.test == Test.RANKS else "Student's t" if runs.paired else "Welch's t"
+    return f"{len(runs.new)} new against {len(runs.base)}, {'in pairs, ' if runs.paired else ''}by {by}"
 
 
 def print_history(history: History, console: Console) -> None:
