@@ -8,7 +8,7 @@ from time import monotonic_ns
 from gevent import GreenletExit
 
 from loadgen.alarm import Alarm
-from loadgen.budget import FREE, Price
+from loadgen.budget import FREE, Budget, Price
 from loadgen.config import Kind, RunConfig, TargetConfig, ThrottleMode
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
@@ -19,7 +19,7 @@ from loadgen.proxy import proxy_of
 from loadgen.quota import Grant, pacing
 from loadgen.refusals import remaining_of
 from loadgen.requests import RequestSpec
-from loadgen.samples import Outcome, Sample
+from loadgen.samples import OK, Outcome, Sample
 from loadgen.tally import Tally
 from loadgen.target import address_of, check_allowed, check_encrypted, credential_of
 from loadgen.throttle import DistantGate, Gate, Throttle
@@ -95,10 +95,12 @@ class Lane:
         self, sample: Sample, spec: RequestSpec, connection: Connection, wanted_ns: int
     ) -> ResponseReader | None:
         """One attempt, wanted at that instant, and its row. None where quota or budget never admit it."""
-        cost = self.cost(spec)
+        sample.reserved_tokens = cost = self.cost(spec)
         sample.estimated_prompt_tokens = spec.prompt_tokens
+        sample.admitted_ns = wanted_ns - self.endpoint.start_ns
+        budget, throttle = self._guards.budget, self.throttle
         try:
-            grant = self._admit(sample, cost, wanted_ns - self.endpoint.start_ns)
+            grant = None if throttle is None else self._admit(throttle, sample, cost)
         except (GreenletExit, ConfigError) as stop:
             if sample.attempt == 0:  # else the arrival has been sent, and its row says what became of it
                 why = "never_fits_quota" if isinstance(stop, ConfigError) else "stopped_while_throttled"
@@ -106,16 +108,25 @@ class Lane:
             if isinstance(stop, ConfigError):
                 return None
             raise
-        if self._guards.budget is not None and not self._guards.reserve(*self.estimate(spec)):
+        if budget is not None and not self._guards.reserve(*self.estimate(spec)):
             self._refuse(sample, grant, "budget")
             return None
         now_ns = monotonic_ns()
         if now_ns > self.endpoint.send_until_ns:  # a worker that has lost touch: its master may count on others by now
             self._refuse(sample, grant, "lease_ended")
-            if self._guards.budget is not None:
-                self._settle_budget(spec, sample)
+            if budget is not None:
+                self._settle_budget(budget, spec, sample)
             return None
         self._tally.note_sent(now_ns - self.endpoint.start_ns, cost)
+        reader = self._exchange(sample, spec, connection)
+        if throttle is not None and grant is not None:
+            self._settle(throttle, grant, spec, sample, reader)
+        if budget is not None:
+            self._settle_budget(budget, spec, sample)
+        return reader
+
+    def _exchange(self, sample: Sample, spec: RequestSpec, connection: Connection) -> ResponseReader:
+        """Send what is admitted, and record what came of it."""
         try:
             reader = connection.attempt(spec, sample, f"{self._id_prefix}-{sample.seq}-{sample.attempt}")
         except GreenletExit:
@@ -124,13 +135,11 @@ class Lane:
         finally:
             if self.throttle is not None:
                 self.throttle.release()
-        if spec.check is not None and sample.outcome == Outcome.OK:
+        if spec.check is not None and sample.outcome == OK:
             sample.error = fault_of(spec.check, reader)
         self._tally.add(sample, reader.gaps_us)
-        self._guards.see(sample)
-        self._settle(grant, spec, sample, reader)
-        if self._guards.budget is not None:
-            self._settle_budget(spec, sample)
+        if sample.outcome != OK:
+            self._guards.see(sample)
         return reader
 
     def admit_elsewhere(self, gate: DistantGate) -> None:
@@ -150,57 +159,49 @@ class Lane:
         if sample.attempt == 0:
             self._tally.drop(sample, why)
 
-    def _settle_budget(self, spec: RequestSpec, sample: Sample) -> None:
+    def _settle_budget(self, budget: Budget, spec: RequestSpec, sample: Sample) -> None:
         """Correct the estimate by the server's usage. Where that is not known the estimate stays."""
-        assert self._guards.budget is not None
         tokens, usd = self.estimate(spec)
         if sample.sent_ns is None:
-            self._guards.budget.settle(-tokens, -usd, requests=-1)
+            budget.settle(-tokens, -usd, requests=-1)
         elif sample.outcome == Outcome.THROTTLED:  # refused at the door, and not billed
-            self._guards.budget.settle(-tokens, -usd, requests=sample.resent)
+            budget.settle(-tokens, -usd, requests=sample.resent)
         elif sample.prompt_tokens is not None:
             completion_tokens = sample.completion_tokens or 0
             real_usd = self._price.usd(sample.prompt_tokens, completion_tokens)
             sends = 1 + sample.resent  # the server may have read each of them
             real_tokens = sends * (sample.prompt_tokens + completion_tokens)
-            self._guards.budget.settle(real_tokens - tokens, sends * real_usd - usd, requests=sample.resent)
+            budget.settle(real_tokens - tokens, sends * real_usd - usd, requests=sample.resent)
 
-    def _admit(self, sample: Sample, cost: int, wanted_ns: int) -> Grant | None:
-        sample.reserved_tokens = cost
-        sample.admitted_ns = wanted_ns
-        if self.throttle is None:
-            return None
+    def _admit(self, throttle: Gate, sample: Sample, cost: int) -> Grant:
         asked_ns = monotonic_ns()
-        grant = self.throttle.admit(cost)
+        grant = throttle.admit(cost)
         # A request that had not to wait was admitted when it was wanted: what delays it from there is our own lateness.
         if grant.at_ns > asked_ns + 1_000_000:
             sample.admitted_ns = grant.at_ns - self.endpoint.start_ns
         return grant
 
-    def _settle(self, grant: Grant | None, spec: RequestSpec, sample: Sample, reader: ResponseReader) -> None:
-        if self.throttle is None or grant is None:
-            return
+    def _settle(self, throttle: Gate, grant: Grant, spec: RequestSpec, sample: Sample, reader: ResponseReader) -> None:
         if sample.outcome == Outcome.THROTTLED:
-            self.throttle.settle(grant, 0)  # its tokens were not counted; that it asked may have been
+            throttle.settle(grant, 0)  # its tokens were not counted; that it asked may have been
         elif sample.sent_ns is None:
-            self.throttle.cancel(grant)
+            throttle.cancel(grant)
         elif sample.prompt_tokens is not None:
             real = self._admission.cost(
                 prompt_tokens=sample.prompt_tokens,
                 max_tokens=spec.max_tokens,
                 completion_tokens=sample.completion_tokens,
             )
-            self.throttle.settle(grant, real)
+            throttle.settle(grant, real)
         if self._feedback:
-            self._learn(sample, reader)
+            self._learn(throttle, sample, reader)
 
-    def _learn(self, sample: Sample, reader: ResponseReader) -> None:
-        assert self.throttle is not None
+    def _learn(self, throttle: Gate, sample: Sample, reader: ResponseReader) -> None:
         if sample.outcome == Outcome.THROTTLED:
-            self.throttle.pause(self._obeyed_ms(sample.retry_after_ms))
+            throttle.pause(self._obeyed_ms(sample.retry_after_ms))
         tokens, requests = remaining_of(reader.headers, b"tokens"), remaining_of(reader.headers, b"requests")
         if tokens is not None or requests is not None:
-            self.throttle.observe_remaining(tokens=tokens, requests=requests)
+            throttle.observe_remaining(tokens=tokens, requests=requests)
 
     def _obeyed_ms(self, asked_ms: int | None) -> int:
         """How long to send nothing after a 429. A server that asks for a day would otherwise end the run in silence."""

@@ -22,7 +22,7 @@ from loadgen.claim import hold
 from loadgen.errors import RunFolderError
 from loadgen.samples import Gaps, Recorder, Sample, row_of
 
-PUBLISH_S = 0.6  # with what a load process takes to hand its rows over, less than a second
+PUBLISH_S = 0.5  # with what a load process takes to hand its rows over, less than a second even on a busy machine
 _HEADER = struct.Struct("<I")
 
 

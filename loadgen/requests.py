@@ -34,6 +34,7 @@ class Route(StrEnum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
     IMAGE_EMBEDDINGS = "image embeddings"
+    __hash__ = str.__hash__  # it is looked up for each request, and an enumeration's own is a function in Python
 
     @property
     def path(self) -> str:

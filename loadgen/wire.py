@@ -335,7 +335,7 @@ class ResponseReader:
             return Outcome.BROKEN_STREAM, self.broken
         try:
             answer = read_json(self._body)
-            if self.route.embeds:
+            if self.route is not Route.CHAT and self.route.embeds:
                 return self._verdict_of_vectors(answer, redact)
             choice = answer["choices"][0]
             reason = choice.get("finish_reason")
