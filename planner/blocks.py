@@ -2,7 +2,7 @@
 
 The interval is Woodruff's (1952): the share of values below the percentile is a mean, whose error is taken from blocks
 of the run in time, and the ranks that it reaches are read off the sorted values. A bootstrap of the same blocks covers
-a p95 of 400 requests 85 to 90 times in 100 instead of 95, since what it draws again is too few blocks.
+a p95 of 400 requests 88 to 92 times in 100 instead of 95, since what it draws again is too few blocks.
 """
 
 from __future__ import annotations
