@@ -34,3 +34,9 @@ class RunFolderError(HeadroomError):
     """A run folder that cannot be written, read or trusted."""
 
     exit_code = 2
+
+
+class InvalidRun(HeadroomError):  # noqa: N818 - the run is, and it is no fault of ours
+    """A run that measured its own generator, or too little, where one is needed that may be believed."""
+
+    exit_code = 4
