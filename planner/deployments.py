@@ -26,7 +26,8 @@ from planner.quota import REFUSED_SHARE
 from planner.replay import Door, Flags, Part, Whole
 from planner.search import smallest
 
-PHASES = 20  # of the fixed minute against the demand
+PHASES = 20  # of the fixed minute against the demand,
+FEWER_PHASES = 5  # where the quota would count otherwise than it is taken to
 RESAMPLES = 1_000
 TAIL = 0.025  # of a 95 % interval, on each side
 LEAST_MINUTES = 10  # of which anything can be drawn again
@@ -75,7 +76,7 @@ class QuotaNeed:
     high: int | None
     target_share: float  # of the requests that can fit
     by_policy: tuple[PolicyNeed, ...]
-    phases: int  # of the fixed minute that were tried
+    phases: int  # of the fixed minute that were tried; of other admissions and slices, at most FEWER_PHASES
     bootstrap_blocks: int | None  # stretches drawn for each resample; None: no interval
     block_minutes: int | None  # how long each is
     binds: str  # "tokens" | "requests": the limit that is nearer in most minutes
@@ -98,7 +99,8 @@ def quota_need(
     offsets_ns = (0, *(int(at) for at in np.random.default_rng(seed).integers(0, MINUTE_NS, max(0, phases - 1))))
     search = Search(watched, target_share, offsets_ns, blocks)
     own = [search.need(way, window) for window, way in windows(quota).items()]
-    others = [search.need(way, window) for other in _others(watched, quota) for window, way in windows(other).items()]
+    fewer = replace(search, phases_ns=offsets_ns[:FEWER_PHASES])
+    others = [fewer.need(way, window) for other in _others(watched, quota) for window, way in windows(other).items()]
     deployments = max(policy.deployments for policy in own)
     when = binding(watched, quota, deployments)
     return QuotaNeed(
