@@ -53,8 +53,8 @@ def need_in_words(need: QuotaNeed) -> list[str]:
     ]
     own = [each for each in need.by_policy if _counting(each) == _counting(need.by_policy[0])]
     lines += [
-        f"{each.never_fit:,} requests are larger than a {each.window} ever admits: enforced so, no number of deployments "
-        "would serve them; they are not counted among those refused."
+        f"{each.never_fit:,} requests are larger than a {each.window} ever admits: enforced so, no number of "
+        "deployments would serve them; they are not counted among those refused."
         for each in own
         if each.never_fit
     ]
