@@ -18,7 +18,8 @@ from loadgen.lengths import parse_lengths
 from loadgen.quota import Admission, Quota, WindowKind
 from planner.clients import CLIENTS, Client, retried
 from planner.demand import Demand, demand_from_trace
-from planner.deployments import Blocks, quota_need
+from planner.deployments import Blocks, Search, quota_need
+from planner.doors import windows
 from planner.quota import what_if
 from planner.quota_plan import quota_plan
 from planner.search import smallest
@@ -229,3 +230,34 @@ def test_the_plan_of_a_trace_is_printed_as_json(tmp_path, capfdbinary):
     plan = json.loads(capfdbinary.readouterr().out)
     assert (plan["need"]["deployments"], plan["need"]["low"], plan["rows"][-1]["deployments"]) == (2, 2, 2)
     assert {each["client"] for each in plan["clients"]} == {client.name for client in CLIENTS}
+
+
+# --- whether the interval holds ---
+
+
+def varying(minutes, lasting, seed, rate_per_s=2.5):
+    """Poisson arrivals at a rate whose logarithm is autoregressive from minute to minute, with deviation 0.4."""
+    draw = np.random.default_rng(seed)
+    level = np.zeros(minutes + 2)
+    for minute in range(1, len(level)):
+        level[minute] = lasting * level[minute - 1] + draw.normal(0, 0.4 * math.sqrt(1 - lasting**2))
+    areas = np.concatenate(([0.0], np.cumsum(np.exp(level)))) * 60
+    area = np.cumsum(draw.exponential(1 / rate_per_s, int(rate_per_s * 60 * minutes)))
+    at_s = np.interp(area[area < areas[-1]], areas, np.arange(len(areas)) * 60.0)
+    prompts = np.rint(draw.lognormal(6.5, 0.9, len(at_s))).astype(np.int64) + 1
+    frame = {"at_s": at_s, "prompt_tokens": prompts, "completion_tokens": 150, "max_tokens": 1_000}
+    return Demand(pl.DataFrame(frame), 60.0 * minutes, "drawn")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("minutes", "lasting", "least"), [(60, 0.5, 36), (60, 0.8, 30), (240, 0.5, 36), (240, 0.8, 36)]
+)
+def test_the_interval_of_an_hour_holds_what_the_long_run_needs(minutes, lasting, least):
+    way = windows(Quota())["minute"]
+    truth = Search(varying(1_300, lasting, 999), 0.01, (0,), None).tried(way).deployments
+    found = []
+    for seed in range(40):
+        demand = varying(minutes, lasting, seed)
+        found.append(Search(demand, 0.01, (0, 17 * 10**9, 40 * 10**9), Blocks.of(demand, 1)).need(way, "minute"))
+    assert sum(need.low <= truth <= need.high for need in found) >= least
