@@ -16,8 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from dashboards.calibration import print_calibration
+from headroom.commands.app import INVALID
 from headroom.processes import OthersMeter, serving
-from headroom.running import INVALID, manifest_of, play
+from headroom.running import manifest_of, play
 from loadgen.config import Kind, RunConfig
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
