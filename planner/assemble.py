@@ -212,12 +212,13 @@ def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> Serve
 def _serverless_together(scope: Scope, parts: Sequence[Part], table: tuple[WhatIf, ...]) -> ServerlessCost | None:
     """What the targets cost together, each at its own price; None where one has none."""
     known = [part.price for part, _ in parts if part.price is not None]
-    spent = [figures.serverless for _, figures in parts if figures.serverless is not None]
+    spent = [(part.run, figures.serverless) for part, figures in parts if figures.serverless is not None]
     if not spent or len(known) < len(parts) or "serverless" in scope.unsaid:
         return None
-    requests = billed_requests(scope.run)
-    so_far_usd = sum(cost.so_far_usd for cost in spent)
-    per_hour_usd = so_far_usd / requests * scope.planned.requests_per_s * S_PER_HOUR
+    requests = [billed_requests(run) for run, _ in spent]
+    each_usd = (n * cost.per_request_usd for n, (_, cost) in zip(requests, spent, strict=True))
+    per_request_usd = sum(each_usd) / sum(requests)
+    per_hour_usd = per_request_usd * scope.planned.requests_per_s * S_PER_HOUR
     inputs, outputs = ({getattr(price, name) for price in known} for name in ("input_usd_per_1k", "output_usd_per_1k"))
     return ServerlessCost(
         model=scope.model,
@@ -225,11 +226,11 @@ def _serverless_together(scope: Scope, parts: Sequence[Part], table: tuple[WhatI
         output_usd_per_1k=outputs.pop() if len(outputs) == 1 else None,
         source="; ".join(dict.fromkeys(price.source for price in known)),
         dated=min(price.dated for price in known).isoformat(),
-        so_far_usd=so_far_usd,
-        per_request_usd=so_far_usd / requests,
+        so_far_usd=sum(cost.so_far_usd for _, cost in spent),
+        per_request_usd=per_request_usd,
         per_hour_usd=per_hour_usd,
         per_month_usd=per_hour_usd * HOURS_PER_MONTH,
-        deployments=deployments_needed(table) or sum(cost.deployments for cost in spent),
+        deployments=deployments_needed(table) or sum(cost.deployments for _, cost in spent),
     )
 
 

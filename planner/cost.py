@@ -71,6 +71,12 @@ def serverless_cost(
     )
 
 
+def region_priced(sku: Sku, region: str) -> str | None:
+    """The region itself where the SKU has a price there, else eastus, else the first that has one; None: none has."""
+    known = sorted(sku.usd_per_hour)
+    return next((place for place in (region, FALLBACK_REGION, *known) if place in sku.usd_per_hour), None)
+
+
 def managed_costs(
     skus: Iterable[Sku],
     *,
@@ -95,7 +101,7 @@ def managed_costs(
 def _managed_cost(
     sku: Sku, region: str, instances: int, usd_per_request: float | None, most_requests_per_s: float
 ) -> ManagedCost:
-    usd_per_hour = sku.usd_per_hour[region]
+    usd_per_hour, origin = sku.usd_per_hour[region], sku.origin(region)
     per_hour_usd = usd_per_hour * instances
     break_even = per_hour_usd / (usd_per_request * S_PER_HOUR) if usd_per_request else math.inf
     return ManagedCost(
@@ -103,8 +109,8 @@ def _managed_cost(
         gpus=sku.gpus,
         usd_per_hour=usd_per_hour,
         region=region,
-        source=sku.source,
-        dated=sku.dated.isoformat(),
+        source=origin.source,
+        dated=origin.dated.isoformat(),
         instances=instances,
         per_hour_usd=per_hour_usd,
         per_month_usd=per_hour_usd * HOURS_PER_MONTH,

@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from loadgen.errors import ConfigError
 
 _Entry = TypeVar("_Entry")
 
+HOURS_OF_TERM = {"1 Year": 8_760, "3 Years": 26_280, "5 Years": 43_800}  # of reservations
 BOOK = Path(__file__).with_name("prices.toml")
 
 
@@ -23,6 +24,12 @@ class TokenPrice:
     model: str
     input_usd_per_1k: float
     output_usd_per_1k: float
+    source: str
+    dated: date
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
     source: str
     dated: date
 
@@ -36,6 +43,13 @@ class Sku:
     usd_per_hour: Mapping[str, float]  # by region
     source: str
     dated: date
+    origins: Mapping[str, Origin] = field(default_factory=dict)  # by region, where a price has one of its own
+    reserved_usd_per_hour: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by region, then by term
+    retired: date | None = None  # when Azure ends it: nothing new is planned on it
+
+    def origin(self, region: str) -> Origin:
+        """Where the price of the region comes from: its own origin, else the section's."""
+        return self.origins.get(region, Origin(self.source, self.dated))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +64,10 @@ class PriceBook:
         """None for a model that is not sold per token, or is unknown."""
         return self.tokens.get(plain_name(model))
 
-    def skus_for(self, model: str) -> tuple[Sku, ...]:
-        """The smallest first; empty for an unknown model."""
-        return tuple(self.skus[name] for name in self.hosts.get(plain_name(model), ()))
+    def skus_for(self, model: str, *, retired: bool = False) -> tuple[Sku, ...]:
+        """The smallest first; empty for an unknown model. Those that Azure retires only where they are asked for."""
+        skus = (self.skus[name] for name in self.hosts.get(plain_name(model), ()))
+        return tuple(sku for sku in skus if retired or sku.retired is None)
 
 
 def plain_name(model: str) -> str:
@@ -90,14 +105,17 @@ class _Reader:
 
     def _tokens(self, serverless: dict[str, Any]) -> dict[str, TokenPrice]:
         prices: dict[str, TokenPrice] = {}
-        for model, price in self._table(serverless, "models", "serverless.").items():
+        models = self._table(serverless, "models", "serverless.")
+        for model in models:
+            price = self._table(models, model, "serverless.models.")
             place = f'serverless.models."{model}"'
+            of = {key: (price, place) if key in price else (serverless, "serverless") for key in ("source", "dated")}
             token_price = TokenPrice(
                 model=model,
                 input_usd_per_1k=self._price(price, "input_usd_per_1k", place),
                 output_usd_per_1k=self._price(price, "output_usd_per_1k", place),
-                source=self._source(serverless, "serverless"),
-                dated=self._dated(serverless, "serverless"),
+                source=self._source(*of["source"]),
+                dated=self._dated(*of["dated"]),
             )
             self._put(prices, model, token_price, place)
         return prices
@@ -115,8 +133,29 @@ class _Reader:
                 usd_per_hour={region: self._price(prices, region, f"{place}.usd_per_hour") for region in prices},
                 source=self._source(managed, "managed"),
                 dated=self._dated(managed, "managed"),
+                origins=self._origins(sku, place),
+                reserved_usd_per_hour=self._reserved(sku, place),
+                retired=self._dated(sku, place, "retired") if "retired" in sku else None,
             )
         return skus
+
+    def _origins(self, sku: dict[str, Any], place: str) -> dict[str, Origin]:
+        read = {}
+        for region, origin in self._table(sku, "origins", f"{place}.").items():
+            here = f"{place}.origins.{region}"
+            read[region] = Origin(self._source(origin, here), self._dated(origin, here))
+        return read
+
+    def _reserved(self, sku: dict[str, Any], place: str) -> dict[str, dict[str, float]]:
+        regions = self._table(sku, "reserved_usd_per_hour", f"{place}.")
+        reserved: dict[str, dict[str, float]] = {}
+        for region in regions:
+            terms, here = self._table(regions, region, f"{place}.reserved_usd_per_hour."), f"{place}.reserved"
+            unknown = [term for term in terms if term not in HOURS_OF_TERM]
+            if unknown:
+                raise self._error(f"{here}.{region}", f"has the term {unknown[0]!r}: known are {list(HOURS_OF_TERM)}")
+            reserved[region] = {term: self._price(terms, term, f"{here}.{region}") for term in terms}
+        return reserved
 
     def _hosts(self, managed: dict[str, Any], skus: Mapping[str, Sku]) -> dict[str, tuple[str, ...]]:
         hosts: dict[str, tuple[str, ...]] = {}
@@ -159,18 +198,17 @@ class _Reader:
             raise self._error(place, "is there twice, in another spelling")
         table[plain_name(model)] = entry
 
-    def _source(self, raw: dict[str, Any], place: str) -> str:
-        source = raw.get("source")
+    def _source(self, raw: Any, place: str) -> str:
+        source = raw.get("source") if isinstance(raw, dict) else None
         if not isinstance(source, str) or not source.strip():
             raise self._error(f"{place}.source", "must say where the prices come from")
         return source
 
-    def _dated(self, raw: dict[str, Any], place: str) -> date:
-        value = raw.get("dated")
+    def _dated(self, raw: Any, place: str, key: str = "dated") -> date:
+        value = raw.get(key) if isinstance(raw, dict) else None
         if type(value) is not date:
-            raise self._error(
-                f"{place}.dated", f"must be the day the prices were collected, like 2026-11-20, not {value!r}"
-            )
+            meaning = "the prices were collected" if key == "dated" else "Azure retires it"
+            raise self._error(f"{place}.{key}", f"must be the day {meaning}, like 2026-11-20, not {value!r}")
         return value
 
     def _error(self, key: str, message: str) -> ConfigError:

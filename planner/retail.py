@@ -24,11 +24,19 @@ import httpx
 from asyncio_throttle.throttler import Throttler
 
 from loadgen.durable import publish_bytes
-from loadgen.errors import ConfigError, HeadroomError
+from loadgen.errors import ConfigError
 from planner.prices import BOOK, plain_name, read_prices
+from planner.retail_rows import (
+    AGAIN,
+    OTHER_LAYOUT,
+    PHI_PRODUCT,
+    RetailError,
+    hourly_prices,
+    reserved_prices,
+    token_prices,
+)
 
 SOURCE = "Azure Retail Prices API"
-PHI_PRODUCT = "Azure Phi Models"  # other makers' meters are abbreviated, each in its own way: "V3.2 Inp glbl Tokens"
 PHI_FILTER = f"productName eq '{PHI_PRODUCT}' and priceType eq 'Consumption'"
 REQUESTS_PER_S = 5
 TIMEOUT_S = 20.0  # of each step of a request
@@ -37,21 +45,8 @@ MOST_PAGES = 50  # of one question; a SKU has a page or two
 MOST_WAITS = 2  # of one request, each as long as Retry-After says
 LONGEST_WAIT_S = 60
 WAIT_S = 5  # where Retry-After is missing, or a date
-MOST_USD = 1e6  # above any price per hour or per 1,000 tokens
-# Parts of the names, without blanks and in lower case, of what has a VM's armSkuName and is no Linux VM by the hour.
-OTHER_OFFERS = ("windows", "spot", "lowpriority", "cloudservices", "dedicatedhost")
-TOKEN_METER = re.compile(r"(?P<model>.+?)[- ](?P<way>input|output) tokens", re.IGNORECASE)
-AGAIN = "try again later"
-OTHER_LAYOUT = "check that --api is the Azure Retail Prices API, or update Headroom"
 
 Raw = dict[str, Any]  # a price book or a part of it, as TOML holds it
-
-
-class RetailError(HeadroomError):
-    """The API gave no prices that can be trusted; nothing was written."""
-
-    def __init__(self, what: str, to_do: str) -> None:
-        super().__init__(f"no prices were refreshed, and the price book is as it was: {what}; {to_do}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +57,15 @@ class Quote:
     usd: tuple[float, ...]
     source: str
     dated: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What the API lists: by SKU and region dollars an hour, also by term, and by model those per 1,000 tokens."""
+
+    hourly: Mapping[str, Mapping[str, float]]
+    reserved: Mapping[str, Mapping[str, Mapping[str, float]]]
+    tokens: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +82,21 @@ def read_book(path: Path) -> Raw:
     """
     read_prices(path)
     book = tomllib.loads(path.read_text("utf-8"))
-    for place, section, price in _origins(book):
-        if not isinstance(price, dict):
-            raise ConfigError(f"{path}: {place} must be a table with source and dated")
-        for key, kind in (("source", str), ("dated", date)):
-            if type(price.setdefault(key, section.get(key))) is not kind:
-                raise ConfigError(f"{path}: {place}.{key} must be a {kind.__name__}, as in [{place.partition('.')[0]}]")
+    for section, price in _origins(book):
+        for key in ("source", "dated"):
+            price.setdefault(key, section.get(key))
     return book
 
 
-def _origins(book: Raw) -> Iterator[tuple[str, Raw, Raw]]:
-    """For each price its place in the file, its section, and the table that says where it comes from."""
+def _origins(book: Raw) -> Iterator[tuple[Raw, Raw]]:
+    """For each price its section, and the table that says where it comes from."""
     serverless, managed = book.setdefault("serverless", {}), book.setdefault("managed", {})
-    for model, price in serverless.get("models", {}).items():
-        yield f'serverless.models."{model}"', serverless, price
-    for name, sku in managed.get("skus", {}).items():
-        place, origins = f"managed.skus.{name}.origins", sku.setdefault("origins", {})
+    for price in serverless.get("models", {}).values():
+        yield serverless, price
+    for sku in managed.get("skus", {}).values():
+        origins = sku.setdefault("origins", {})
         for region in sku.setdefault("usd_per_hour", {}):
-            yield f"{place}.{region}", managed, origins.setdefault(region, {}) if isinstance(origins, dict) else origins
+            yield managed, origins.setdefault(region, {})
 
 
 def token_quotes(book: Raw) -> list[Quote]:
@@ -106,12 +107,13 @@ def token_quotes(book: Raw) -> list[Quote]:
 
 
 def hourly_quotes(book: Raw, region: str) -> list[Quote]:
-    """Of the SKUs that have a price in the region."""
-    return [
-        Quote(name, (sku["usd_per_hour"][region],), sku["origins"][region]["source"], sku["origins"][region]["dated"])
-        for name, sku in book["managed"].get("skus", {}).items()
-        if region in sku["usd_per_hour"]
-    ]
+    """Of the SKUs that have a price in the region; the name of one that Azure retires says when."""
+    quotes = []
+    for name, sku in book["managed"].get("skus", {}).items():
+        if region in sku["usd_per_hour"]:
+            origin, ends = sku["origins"][region], f" (retired {sku['retired']})" if "retired" in sku else ""
+            quotes.append(Quote(name + ends, (sku["usd_per_hour"][region],), origin["source"], origin["dated"]))
+    return quotes
 
 
 def refresh(path: Path, *, api: str, regions: Sequence[str], today: date) -> Refreshed:
@@ -125,8 +127,13 @@ def refresh(path: Path, *, api: str, regions: Sequence[str], today: date) -> Ref
     skus = book["managed"].get("skus", {})
     places = tuple(regions) or tuple(dict.fromkeys(region for sku in skus.values() for region in sku["usd_per_hour"]))
     answers = asyncio.run(_ask(_address(api), [_vm_filter(sku, places) for sku in skus] + [PHI_FILTER]))
-    hourly = {sku: hourly_prices(rows, sku, places, today) for sku, rows in zip(skus, answers, strict=False)}
-    refreshed = _update(book, hourly, token_prices(answers[-1], places, today), places, today)
+    of_skus = list(zip(skus, answers, strict=False))
+    listed = Listed(
+        hourly={sku: hourly_prices(rows, sku, places, today) for sku, rows in of_skus},
+        reserved={sku: reserved_prices(rows, sku, places, today) for sku, rows in of_skus},
+        tokens=token_prices(answers[-1], places, today),
+    )
+    refreshed = _update(book, listed, places, today)
     if not refreshed.found:
         raise RetailError(f"{api} lists none of them", "check --api, and --region, which is written like eastus")
     _publish(path, book)
@@ -147,7 +154,8 @@ def _address(api: str) -> httpx.URL:
 
 def _vm_filter(sku: str, regions: Iterable[str]) -> str:
     places = " or ".join(f"armRegionName eq {_quoted(region)}" for region in regions)
-    machine = f"serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and armSkuName eq {_quoted(sku)}"
+    kinds = "(priceType eq 'Consumption' or priceType eq 'Reservation')"
+    machine = f"serviceName eq 'Virtual Machines' and {kinds} and armSkuName eq {_quoted(sku)}"
     return f"{machine} and ({places})" if places else machine
 
 
@@ -244,79 +252,23 @@ class _Api:
         self._resume_s = max(self._resume_s, asyncio.get_running_loop().time() + wait_s)
 
 
-def hourly_prices(rows: Iterable[Any], sku: str, regions: Sequence[str], today: date) -> dict[str, float]:
-    """By region. Raises RetailError for rows that lack a key, or contradict one another."""
-    prices: dict[str, float] = {}
-    for row in rows:
-        names = "".join(_text(row, key) for key in ("productName", "skuName", "meterName")).replace(" ", "").lower()
-        if any(offer in names for offer in OTHER_OFFERS) or _text(row, "armSkuName") != sku:
-            continue
-        region = _text(row, "armRegionName")
-        if region in regions and _is_base_price(row, "1 Hour", today):
-            _enter(prices, region, row, f"{sku} in {region}")
-    return prices
-
-
-def token_prices(rows: Iterable[Any], regions: Sequence[str], today: date) -> dict[str, tuple[float, float]]:
-    """Input and output by the model's plain name, where both are listed; the regions must agree. Raises RetailError."""
-    prices: dict[tuple[str, str], float] = {}
-    for row in rows:
-        meter = TOKEN_METER.fullmatch(_text(row, "meterName"))
-        ours = _text(row, "productName") == PHI_PRODUCT and _is_base_price(row, "1K", today)
-        if meter and ours and (not regions or _text(row, "armRegionName") in (*regions, "Global", "")):
-            _enter(prices, (plain_name(meter["model"]), meter["way"].lower()), row, repr(meter[0]))
-    models = {model for model, _ in prices if {(model, "input"), (model, "output")} <= prices.keys()}
-    return {model: (prices[model, "input"], prices[model, "output"]) for model in models}
-
-
-def _is_base_price(row: Raw, unit: str, today: date) -> bool:
-    """Pay as you go, the first tier, and in force: a reservation's price is for its whole term."""
-    try:
-        since = date.fromisoformat(_text(row, "effectiveStartDate")[:10])
-    except ValueError:
-        raise RetailError("a row's effectiveStartDate is no date", OTHER_LAYOUT) from None
-    bought_ahead = _text(row, "type") != "Consumption" or row.get("reservationTerm")
-    first_tier = row.get("tierMinimumUnits") in (0, None)
-    return not bought_ahead and first_tier and _text(row, "unitOfMeasure") == unit and since <= today
-
-
-def _text(row: Any, key: str) -> str:
-    value = row.get(key) if isinstance(row, dict) else None
-    if not isinstance(value, str):
-        raise RetailError(f"a row of the answer has no {key}", OTHER_LAYOUT)
-    return value
-
-
-def _enter(prices: dict[Any, float], key: Any, row: Raw, name: str) -> None:
-    """What is listed at zero or less has no price yet, or none any more."""
-    usd = row.get("retailPrice")
-    if not isinstance(usd, int | float) or isinstance(usd, bool) or not -MOST_USD < usd < MOST_USD:
-        raise RetailError(f"{name} has no number as its retailPrice", OTHER_LAYOUT)
-    if _text(row, "currencyCode") != "USD":
-        raise RetailError(f"{name} is listed in {row['currencyCode']!r}, not USD", OTHER_LAYOUT)
-    if usd > 0 and prices.setdefault(key, float(usd)) != usd:
-        choice = "name one region with --region, or write the price into the book by hand"
-        raise RetailError(f"{name} is listed both at {prices[key]:g} and at {usd:g} USD", choice)
-
-
-def _update(
-    book: Raw,
-    hourly: Mapping[str, Mapping[str, float]],
-    tokens: Mapping[str, tuple[float, float]],
-    regions: Sequence[str],
-    today: date,
-) -> Refreshed:
+def _update(book: Raw, listed: Listed, regions: Sequence[str], today: date) -> Refreshed:
     found, kept = [], []
     origin = {"source": SOURCE, "dated": today}
-    for name, region in ((name, region) for name in hourly for region in regions):
-        sku = book["managed"]["skus"][name]
-        if region in hourly[name]:
-            sku["usd_per_hour"][region], sku["origins"][region] = hourly[name][region], dict(origin)
-            found.append(f"{name} in {region}")
+    for name, region in ((name, region) for name in listed.hourly for region in regions):
+        sku, here = book["managed"]["skus"][name], f"{name} in {region}"
+        if region in listed.hourly[name]:
+            sku["usd_per_hour"][region], sku["origins"][region] = listed.hourly[name][region], dict(origin)
+            found.append(here)
+            reserved, old = listed.reserved[name].get(region, {}), _reserved_of(sku, region)
+            kept += [f"{here} for {term}" for term in old if term not in reserved]
+            if reserved:
+                sku.setdefault("reserved_usd_per_hour", {})[region] = {**old, **reserved}
+                found += [f"{here} for {term}" for term in reserved]
         elif region in sku["usd_per_hour"]:
-            kept.append(f"{name} in {region}")
+            kept.append(here)
     for name, price in book["serverless"].get("models", {}).items():
-        if usd := tokens.get(plain_name(name)):
+        if usd := listed.tokens.get(plain_name(name)):
             price.update(input_usd_per_1k=usd[0], output_usd_per_1k=usd[1], **origin)
             found.append(name)
         elif plain_name(name).startswith("phi"):
@@ -325,10 +277,15 @@ def _update(
     return Refreshed(tuple(found), tuple(kept))
 
 
+def _reserved_of(sku: Raw, region: str) -> Mapping[str, float]:
+    old: Mapping[str, float] = sku.get("reserved_usd_per_hour", {}).get(region, {})
+    return old
+
+
 def _sum_up_origins(book: Raw) -> None:
     """A section names all sources of its prices, and the day of the oldest."""
     for section in (book["serverless"], book["managed"]):
-        own = [price for _, its_section, price in _origins(book) if its_section is section]
+        own = [price for its_section, price in _origins(book) if its_section is section]
         if own:
             section["source"] = "; ".join(dict.fromkeys(price["source"] for price in own))
             section["dated"] = min(price["dated"] for price in own)

@@ -135,14 +135,14 @@ def throttled_share(run: Run) -> float:
 
 
 def billed_requests(run: Run) -> int:
-    """How many attempts are billed."""
-    n: int = billed_attempts(run).select(pl.len()).collect().item()
+    """How many attempts of the steady phase are billed."""
+    n: int = billed_attempts(run).filter(STEADY).select(pl.len()).collect().item()
     return n
 
 
 def billed_request(run: Run) -> tuple[float, float] | None:
-    """Mean prompt and completion tokens of an attempt that is billed; None where none is."""
+    """Mean prompt and completion tokens of an attempt that is billed, in the steady phase; None where none is."""
     prompt_tokens, completion_tokens = (
-        billed_attempts(run).select(pl.col("prompt_tokens", "completion_tokens").mean()).collect().row(0)
+        billed_attempts(run).filter(STEADY).select(pl.col("prompt_tokens", "completion_tokens").mean()).collect().row(0)
     )
     return None if prompt_tokens is None else (prompt_tokens, completion_tokens)

@@ -206,6 +206,7 @@ class Figures:
         self.answers = [row for row in self.rows if row["outcome"] == "ok"]
         with_usage = [row for row in self.rows if row["usage_source"] == "server"]
         self.billed = self.answers + [row for row in with_usage if row["outcome"] in ("filtered", "broken_stream")]
+        self.billed_steady = [row for row in self.billed if row["phase"] == "steady"]
         self.measured = self._demand(Fraction(1))
         self.planned = self._demand(Fraction(self.config["plan"]["growth"]))
         self.found = {"open_loop": self.load["users"] is None}
@@ -423,23 +424,29 @@ class Figures:
             ours = (("input", "prompt"), ("output", "completion"))
             price = {f"{there}_usd_per_1k": self.target[f"usd_per_1k_{here}"] for there, here in ours}
             source = {"source": "the target's configuration", "dated": "2026-11-20"}
-        prompts, completions = (sum(row[kind] for row in self.billed) for kind in ("prompt", "completion"))
-        spent = prompts / 1_000 * price["input_usd_per_1k"] + completions / 1_000 * price["output_usd_per_1k"]
-        per_hour = spent / len(self.billed) * len(self.planned[0]) * float(60 * MINUTE / self.planned[1])
+        spent, of_steady = (
+            sum(row["prompt"] for row in rows) / 1_000 * price["input_usd_per_1k"]
+            + sum(row["completion"] for row in rows) / 1_000 * price["output_usd_per_1k"]
+            for rows in (self.billed, self.billed_steady)
+        )
+        each = of_steady / len(self.billed_steady)
+        per_hour = each * len(self.planned[0]) * float(60 * MINUTE / self.planned[1])
         refusing = {row["deployments"] for row in table if row["rejected_requests_share"] > 0.01}
         enough = min({row["deployments"] for row in table} - refusing, default=table[-1]["deployments"])
         return {
             "model": name, **price, **source, "so_far_usd": spent,
-            "per_request_usd": spent / len(self.billed), "per_hour_usd": per_hour, "per_month_usd": per_hour * 730,
+            "per_request_usd": each, "per_hour_usd": per_hour, "per_month_usd": per_hour * 730,
             "deployments": enough,
         }  # fmt: skip
 
     def _serverless_together(self, costs):
         spent = sum(cost["so_far_usd"] for cost in costs)
-        per_hour = spent / len(self.billed) * len(self.planned[0]) * float(60 * MINUTE / self.planned[1])
+        billed = [len(part.billed_steady) for part in self.parts]
+        each = sum(n * cost["per_request_usd"] for n, cost in zip(billed, costs, strict=True)) / sum(billed)
+        per_hour = each * len(self.planned[0]) * float(60 * MINUTE / self.planned[1])
         return {
             **{name: None for name in ("input_usd_per_1k", "output_usd_per_1k") if len({c[name] for c in costs}) > 1},
-            "so_far_usd": spent, "per_request_usd": spent / len(self.billed), "per_hour_usd": per_hour,
+            "so_far_usd": spent, "per_request_usd": each, "per_hour_usd": per_hour,
             "per_month_usd": per_hour * 730, "deployments": sum(cost["deployments"] for cost in costs),
         }  # fmt: skip
 
@@ -471,7 +478,7 @@ class Figures:
             }  # fmt: skip
             if row["break_even_requests_per_s"] > most:
                 row["break_even_requests_per_s"] = None
-            table += [row] if each else []
+            table += [row] if each and "retired" not in sku else []
         return sorted(table, key=lambda row: (row["per_hour_usd"], row["gpus"]))
 
     def workers(self):

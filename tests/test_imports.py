@@ -83,6 +83,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "planner/",
         "dashboards/",
     ),
+    "numpy": ("planner/",),
     "PIL": ("scenarios/vision.py", "loadgen/pictures.py", "loadgen/simulator/"),
 }
 PURE = (
@@ -116,6 +117,19 @@ PURE = (
     "simulator/virtual",
     "simulator/hardware",
 )  # and wire, which also knows samples
+PURE_OF_PLANNER = (  # they know a frame only by the columns of a Demand
+    "cost",
+    "cost_case",
+    "cost_plan",
+    "cost_results",
+    "cost_words",
+    "demand_path",
+    "following",
+    "growth",
+    "hybrid",
+    "options",
+    "uncertainty",
+)
 IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
 
 
@@ -150,6 +164,12 @@ def test_imports_point_downwards_and_libraries_stay_in_their_place(path):
 def test_pure_files_import_no_clock_socket_or_frame(name):
     for module in imports(ROOT / "loadgen" / f"{name}.py"):
         assert not within(module, IMPURE), f"loadgen/{name}.py is pure and may not import {module}"
+
+
+@pytest.mark.parametrize("name", PURE_OF_PLANNER)
+def test_what_computes_costs_imports_no_clock_socket_or_frame(name):
+    for module in imports(ROOT / "planner" / f"{name}.py"):
+        assert not within(module, IMPURE), f"planner/{name}.py is pure and may not import {module}"
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -223,7 +223,7 @@ def test_a_quota_is_watched_long_enough_to_fill_its_windows_and_no_longer(rate, 
 )
 def test_a_model_is_found_whatever_the_spelling_of_its_name(name):
     assert BOOK.token_price(name) is PRICE
-    assert [sku.name for sku in BOOK.skus_for(name)][:2] == ["Standard_NC6s_v3", "Standard_NC12s_v3"]
+    assert [sku.name for sku in BOOK.skus_for(name)][:2] == ["Standard_NC24ads_A100_v4", "Standard_NC48ads_A100_v4"]
 
 
 def test_the_book_has_no_price_it_does_not_know():
@@ -361,7 +361,7 @@ def test_serverless_cost_by_hand():
 
 
 def test_managed_cost_by_hand_cheapest_first():
-    skus = BOOK.skus_for("Phi-3-mini-4k")
+    skus = BOOK.skus_for("Phi-3-mini-4k", retired=True)
     rows = managed_costs(reversed(skus), region="westus", instances=2, usd_per_request=0.0001)
     assert [row.sku for row in rows][:2] == ["Standard_NC6s_v3", "Standard_NC24ads_A100_v4"]
     assert (rows[1].per_hour_usd, rows[1].per_month_usd) == (2 * 4.775, 2 * 4.775 * 730)
@@ -517,15 +517,15 @@ def test_the_plan_of_a_minute_worked_out_by_hand(tmp_path):
     assert plan.serverless.per_request_usd == pytest.approx(request_usd)
     assert plan.serverless.per_month_usd == pytest.approx(request_usd * 10 * 3600 * 730)
     assert plan.serverless.deployments == 1
-    assert (plan.managed[0].sku, plan.managed[0].per_hour_usd) == ("Standard_NC6s_v3", 3.06)
+    assert (plan.managed[0].sku, plan.managed[0].per_hour_usd) == ("Standard_NC24ads_A100_v4", 3.673)
     assert (
-        3.06 / request_usd / 3600 > 8 / 0.5
-    )  # a break-even of 21.8/s is more than one instance serves: it never comes
+        3.673 / request_usd / 3600 > 8 / 0.5
+    )  # a break-even of 26.2/s is more than one instance serves: it never comes
     assert plan.managed[0].break_even_requests_per_s is None
     assert plan.goodput.share == 1.0
     assert plan.headline == (
         "ttft.p95<1s was met at 10 requests/s; 1.46 times this load fits into one deployment's tokens per minute; "
-        "serverless is cheaper, at $1,025 a month against $2,234 for 1 x Standard_NC6s_v3."
+        "serverless is cheaper, at $1,025 a month against $2,681 for 1 x Standard_NC24ads_A100_v4."
     )
 
 
@@ -599,7 +599,7 @@ def test_prices_of_another_region_stand_in_where_the_book_has_none_and_that_is_s
         ),
         pytest.param(
             {"sample": lambda i, t: answered(i, t, completion_tokens=900)},
-            "1 x Standard_NC6s_v3 would be cheaper, at $2,234 a month against",
+            "1 x Standard_NC24ads_A100_v4 would be cheaper, at $2,681 a month against",
             id="managed is cheaper",
         ),
     ],

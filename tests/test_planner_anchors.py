@@ -70,7 +70,7 @@ def test_a_full_quota_of_phi_3_mini_costs_less_than_one_gpu():
 
 @pytest.mark.parametrize(("sku", "share"), [("Standard_NC6s_v3", 0.32), ("Standard_NC24ads_A100_v4", 0.45)])
 def test_the_output_share_at_which_a_gpu_costs_what_a_full_quota_does(sku, share):
-    (found,) = (each for each in read_prices().skus_for("Phi-3-mini-4k") if each.name == sku)
+    (found,) = (each for each in read_prices().skus_for("Phi-3-mini-4k", retired=True) if each.name == sku)
     usd_per_hour = found.usd_per_hour["eastus"]
     assert round(break_even_output_share(usd_per_hour, FULL_QUOTA, PHI_3_MINI), 2) == share
 

@@ -6,7 +6,7 @@ import time
 import tomllib
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from re import findall
+from re import findall, search
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from loadgen.errors import ConfigError
 from planner import retail
 from planner.prices import BOOK, read_prices
-from planner.retail import RetailError, hourly_prices, read_book, refresh, token_prices
+from planner.retail import RetailError, hourly_prices, read_book, refresh, reserved_prices, token_prices
 from tests.commands import told
 
 TODAY = date(2026, 12, 1)
@@ -103,6 +103,80 @@ def test_only_a_linux_machine_paid_as_it_goes_gives_the_hourly_price(changes):
 def test_a_price_counts_from_its_own_day_and_in_its_own_region():
     rows = [vm(effectiveStartDate="2026-12-01T00:00:00Z"), vm(region="westus", usd=7)]
     assert hourly_prices(rows, "Standard_A", ["eastus", "westus"], TODAY) == {"eastus": 4.0, "westus": 7.0}
+
+
+def reservation(usd=8_760.0, term="1 Year", **changes):
+    return vm(usd=usd, **{"type": "Reservation", "reservationTerm": term, **changes})
+
+
+@pytest.mark.parametrize(
+    ("claim", "rows", "reserved"),
+    [
+        ("a year's price is that of 8,760 hours", [reservation(21_900.0)], {"1 Year": 2.5}),
+        ("three years' that of 26,280", [reservation(26_280.0, "3 Years")], {"3 Years": 1.0}),
+        ("each term has its own", [reservation(), reservation(13_140.0, "3 Years")], {"1 Year": 1.0, "3 Years": 0.5}),
+        (
+            "the largest machine for three years is above a million",
+            [reservation(1_314_000.0, "3 Years")],
+            {"3 Years": 50.0},
+        ),
+        ("pay as you go is no reservation", [vm()], {}),
+        ("nor is it one for having a term", [vm(reservationTerm="1 Year")], {}),
+        ("a term of other length has unknown hours", [reservation(term="1 Month")], {}),
+        ("no term at all", [reservation(term=None)], {}),
+        ("Windows", [reservation(productName="Virtual Machines NCSv3 Series Windows")], {}),
+        ("Spot", [reservation(skuName="A Spot")], {}),
+        ("another region", [reservation(armRegionName="westus")], {}),
+        ("not in force yet", [reservation(effectiveStartDate="2026-12-02T00:00:00Z")], {}),
+        ("nothing is free", [reservation(0.0)], {}),
+        ("two prices are none", [reservation(8_760.0), reservation(9_000.0)], {}),
+        ("the same price twice is one", [reservation(), reservation()], {"1 Year": 1.0}),
+    ],
+)
+def test_a_reservations_price_is_its_terms_by_the_hour(claim, rows, reserved):
+    found = reserved_prices([vm(), *rows], "Standard_A", ["eastus"], TODAY)
+    assert found == ({"eastus": reserved} if reserved else {}), claim
+
+
+def test_a_reservation_in_another_currency_is_no_price_list_of_ours():
+    with pytest.raises(RetailError, match="Standard_A in eastus for 1 Year is listed in 'EUR'"):
+        reserved_prices([reservation(currencyCode="EUR")], "Standard_A", ["eastus"], TODAY)
+
+
+def test_reservations_are_refreshed_with_their_machine_and_kept_where_not_listed(book):
+    rows = [vm(usd=2.25), vm("Standard_B", usd=5), *PHI_4]
+    refreshed(book, [reservation(17_520.0), reservation(26_280.0, "3 Years"), *rows])
+    assert read_prices(book).skus["Standard_A"].reserved_usd_per_hour == {"eastus": {"1 Year": 2.0, "3 Years": 1.0}}
+    result, _ = refreshed(book, [reservation(8_760.0), *rows])
+    assert "Standard_A in eastus for 1 Year" in result.found
+    assert "Standard_A in eastus for 3 Years" in result.kept
+    assert read_prices(book).skus["Standard_A"].reserved_usd_per_hour == {"eastus": {"1 Year": 1.0, "3 Years": 1.0}}
+
+
+def test_a_price_that_was_refreshed_is_as_old_as_its_own_day_and_not_as_the_oldest(book):
+    refreshed(book, [vm(usd=2.25), *PHI_4])
+    after = read_prices(book)
+    assert (after.token_price("Phi-4").source, after.token_price("Phi-4").dated) == ("Azure Retail Prices API", TODAY)
+    assert after.token_price("Phi-3.5-MoE").dated == OLD
+    a = after.skus["Standard_A"]
+    assert [a.origin(region).dated for region in ("eastus", "westus")] == [TODAY, date(2026, 1, 3)]
+    assert a.dated == date(2026, 1, 3)  # the section's
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('reserved_usd_per_hour = { eastus = { "2 Years" = 1.0 } }', "has the term '2 Years'"),
+        ('reserved_usd_per_hour = { eastus = { "1 Year" = 0.0 } }', "must be a price above zero"),
+        ("reserved_usd_per_hour = { eastus = 1.0 }", "must be a table"),
+        ('retired = "last year"', "retired must be the day Azure retires it"),
+        ('origins = { eastus = { source = "", dated = 2026-01-01 } }', "origins.eastus.source must say"),
+    ],
+)
+def test_what_a_sku_says_beside_its_price_is_checked_too(book, line, message):
+    book.write_text(BOOK_TEXT.replace("[managed.skus.Standard_B]", f"{line}\n[managed.skus.Standard_B]"))
+    with pytest.raises(ConfigError, match=message):
+        read_prices(book)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +295,8 @@ def refreshed(book, rows, *regions, **server):
 def test_what_the_api_lists_is_taken_over_and_all_else_kept(book, lax):
     rows = [{**vm(usd=0.5), **changes} for _, changes in TRAPS] + [vm(usd=2.25), vm("Standard_B", usd=5), *PHI_4]
     result, _ = refreshed(book, rows, lax=lax)
-    assert result.found == ("Standard_A in eastus", "Standard_B in eastus", "Phi-4")
+    for_a_year = "Standard_A in eastus for 1 Year"
+    assert result.found == ("Standard_A in eastus", for_a_year, "Standard_B in eastus", "Phi-4")
     assert result.kept == ("Standard_A in westus", "Phi-3.5-MoE-Instruct")
     new, azure, old = read_book(book), ("Azure Retail Prices API", TODAY), ("a contract", OLD)
     tokens = {each.name: (each.usd, each.source, each.dated) for each in retail.token_quotes(new)}
@@ -277,7 +352,8 @@ def test_the_questions_are_spelt_as_the_api_wants_them(book):
     book.write_text(BOOK_TEXT.replace("skus.Standard_A]", 'skus."it\'s"]').replace('"Standard_A"', '"it\'s"'))
     result, api = refreshed(book, [vm("it's", usd=6)])
     assert result.found == ("it's in eastus",)
-    machine = "serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and armSkuName eq"
+    kinds = "(priceType eq 'Consumption' or priceType eq 'Reservation')"
+    machine = f"serviceName eq 'Virtual Machines' and {kinds} and armSkuName eq"
     regions = "(armRegionName eq 'eastus' or armRegionName eq 'westus')"
     assert sorted(api.filters) == [
         "productName eq 'Azure Phi Models' and priceType eq 'Consumption'",
@@ -421,9 +497,9 @@ def test_a_disk_that_is_full_leaves_the_old_book(book, monkeypatch):
     ("change", "message"),
     [
         (("output_usd_per_1k = 2.5", "output_usd_per_1k = 0"), r"must be a price above zero"),
-        (("output_usd_per_1k = 2.5", "output_usd_per_1k = 2.5, dated = 2026"), r'serverless.models."Phi-4".dated must be a date'),
-        (("cores = 8", "cores = 8\norigins = { eastus = 7 }"), r"managed.skus.Standard_B.origins.eastus must be a table"),
-        (("cores = 8", "cores = 8\norigins = 7"), r"managed.skus.Standard_B.origins.eastus must be a table"),
+        (("output_usd_per_1k = 2.5", "output_usd_per_1k = 2.5, dated = 2026"), r'serverless.models."Phi-4".dated must be the day'),
+        (("cores = 8", "cores = 8\norigins = { eastus = 7 }"), r"managed.skus.Standard_B.origins.eastus.source must say"),
+        (("cores = 8", "cores = 8\norigins = 7"), r"managed.skus.Standard_B.origins must be a table"),
     ],
 )  # fmt: skip
 def test_a_book_that_is_none_is_refused_before_anything_is_asked(book, change, message):
@@ -498,7 +574,8 @@ def test_the_command_fails_with_one_sentence_and_its_own_exit_code(tmp_path, boo
 def test_without_a_book_the_one_that_comes_with_headroom_is_shown_and_words_are_words(tmp_path):
     shown = told(tmp_path, "prices", "show")
     assert shown.returncode == 0
-    assert "Standard_NC24ads_A100_v4                  3.673  2026-11-20" in shown.stdout
+    assert search(r"Standard_NC24ads_A100_v4 +3\.673  2026-11-20", shown.stdout)
+    assert "Standard_NC6s_v3 (retired 2025-09-30)" in shown.stdout
     hostile = tmp_path / "hostile.toml"
     hostile.write_text(BOOK_TEXT.replace("a contract", "[red]a[/] \\u001b[31m"))
     shown = told(tmp_path, "prices", "show", "--book", str(hostile), "--region", "none[/]")
