@@ -4,8 +4,8 @@
 
 Measured: 16 load sweeps of one model on one GPU (inferno_exp2.json of llm-inferno/model-trainer) and six vLLM
 configurations through saturation (kubecon_inferenceperf.json of kubernetes-sigs/inference-perf), where the folder has
-them; made up: sweeps of servers of known form, with noise and a hidden cap. Rolling origin: fitted on the first k steps,
-the next is predicted. The load error is that of the rate at which the time between tokens measured next is reached.
+them; made up: sweeps of servers of known form, with noise and a hidden cap. Rolling origin: fitted on the first k, the
+next is predicted. The load error is that of the rate at which the time between tokens measured next is reached.
 Beside it: the last step again (persistence), the straight line through the last two, and the published queueing model
 (mean field, fitted per sweep). Errors in %, median / 90th percentile.
 """
@@ -44,9 +44,6 @@ class Guess:
     ttft_p50_ms: float
     ttft_p95_ms: float
     rate_per_s: float  # at which the next step's ITL is reached
-
-
-# The published queueing model: llm-d's workload variant autoscaler, and its mean field.
 
 
 @dataclass(frozen=True)
@@ -247,38 +244,45 @@ def add_rows(table: Table, label: str, scores: dict[str, Scores], names: Sequenc
     table.add_section()
 
 
-def print_left_out_workloads(sweeps: dict[tuple[int, int], list[Row]]) -> None:
-    """Fitted on the first seven steps of all shapes but one, whose steps are predicted; error over the mean."""
+def left_out_errors(sweeps: dict[tuple[int, int], list[Row]]) -> dict[str, float]:
+    """Fitted on the first seven steps of all shapes but one, which are predicted: the mean error over the mean."""
     off: dict[str, list[float]] = defaultdict(list)
     measured: dict[str, list[float]] = defaultdict(list)
     for shape in sweeps:
         model = fit([pl.DataFrame(rows[:7]) for each, rows in sweeps.items() if each != shape])
         for at, row in enumerate(sweeps[shape][:7]):
             said = model.predict(row["rate_per_s"], row["prompt_tokens"], row["completion_tokens"])
-            for name, value in (("itl_mean_ms", said.itl_mean_ms), ("ttft_p50_ms", said.ttft_p50_ms)):
-                if at or name == "itl_mean_ms":  # an idle instance starts at once
-                    off[name].append(abs(float(value) - row[name]))  # type: ignore[arg-type]
-                    measured[name].append(row[name])
-    said = {name: 100 * sum(off[name]) / sum(measured[name]) for name in off}
-    CONSOLE.print(f"workload left out: ITL {said['itl_mean_ms']:.1f} %, TTFT {said['ttft_p50_ms']:.1f} %\n")
+            for name in ("itl_mean_ms", "ttft_p50_ms") if at else ("itl_mean_ms",):  # an idle instance starts at once
+                off[name].append(abs(float(getattr(said, name)) - row[name]))
+                measured[name].append(row[name])
+    return {name: sum(off[name]) / sum(measured[name]) for name in off}
 
 
-def print_saturated(folder: Path) -> None:
-    """Fitted on the stages that achieved what was asked for, with the cap known; against what saturation served."""
-    stages: dict[str, list[dict[str, object]]] = defaultdict(list)
+def saturated_rates(folder: Path) -> list[tuple[str, int, Interval | CapacityError, float]]:
+    """Of each configuration its cap, the rate by the stages that achieved what they asked for, and what was served."""
+    stages: dict[str, list[dict]] = defaultdict(list)
     for raw in json.loads((folder / "kubecon_inferenceperf.json").read_bytes()):
         stages[raw["cfg"]].append(raw)
-    table = Table("configuration", "cap", "predicted", "90 %", "served", "error", title="saturated rate, requests/s")
+    found: list[tuple[str, int, Interval | CapacityError, float]] = []
     for name, raws in stages.items():
         served, cap = median(sorted(raw["rps"] for raw in raws)[-3:]), CAPS.get(name, 128)
         steady = pl.DataFrame([stage_row(raw) for raw in raws if raw["ach"] >= 0.97 * raw["req"]])
         try:
-            said = fit(steady, concurrency_cap=cap).max_rate("ttft.p95<1h").rate_per_s
+            said: Interval | CapacityError = fit(steady, concurrency_cap=cap).max_rate("ttft.p95<1h").rate_per_s
         except CapacityError as error:
-            table.add_row(name, str(cap), f"refused: {str(error).partition(';')[0]}", "", f"{served:.1f}", "")
-            continue
-        off = f"{100 * (said.value / served - 1):+.1f} %"
-        table.add_row(name, str(cap), f"{said.value:.1f}", f"{said.low:.1f} to {said.high:.1f}", f"{served:.1f}", off)
+            said = error
+        found.append((name, cap, said, served))
+    return found
+
+
+def print_saturated(folder: Path) -> None:
+    table = Table("configuration", "cap", "predicted", "90 %", "served", "error", title="saturated rate, requests/s")
+    for name, cap, said, served in saturated_rates(folder):
+        if isinstance(said, CapacityError):
+            table.add_row(name, str(cap), f"refused: {str(said).partition(';')[0]}", "", f"{served:.1f}", "")
+        else:
+            off, within = f"{100 * (said.value / served - 1):+.1f} %", f"{said.low:.1f} to {said.high:.1f}"
+            table.add_row(name, str(cap), f"{said.value:.1f}", within, f"{served:.1f}", off)
     CONSOLE.print(table)
 
 
@@ -291,9 +295,6 @@ def stage_row(raw: dict) -> Row:
         "ttft_p95_ms": raw["ttft"]["p95"] * 1e3,
         "e2e_mean_s": raw["e2e"]["mean"],
     }
-
-
-# Servers that are made up: any of the forms, noise, and a cap that the model is not told.
 
 
 def made_up(rng: random.Random, itl_ms: Callable[[float], float], noise: float) -> tuple[list[Row], Row, float]:
@@ -389,7 +390,8 @@ def main(arguments: list[str]) -> int:
     if (given.data / "inferno_exp2.json").is_file():
         sweeps = sweeps_of(given.data)
         print_rolling_origin("16 sweeps: the next step, by the first ones", sweeps.values(), (4, 5, 6, 7))
-        print_left_out_workloads(sweeps)
+        out = left_out_errors(sweeps)
+        CONSOLE.print(f"workload left out: ITL {out['itl_mean_ms']:.1%}, TTFT {out['ttft_p50_ms']:.1%}\n")
         print_saturated(given.data)
     else:
         CONSOLE.print(f"no measured sweeps in {given.data}: servers made up only")
