@@ -46,9 +46,3 @@ class CapacityError(HeadroomError):
     """Measured steps from which no serving model follows, or a question that the model cannot answer."""
 
     exit_code = 2
-
-
-class CapacityError(HeadroomError):
-    """Measured steps from which no serving model follows, or a question that the model cannot answer."""
-
-    exit_code = 2
