@@ -7,10 +7,10 @@ character reaches a terminal, no markup reaches plotly, and the page escapes eve
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable
 from typing import Any
 
+from dashboards.readable import readable as readable  # noqa: PLC0414 - it is part of how texts are written
 from loadgen.samples import WorkerHealth
 from planner.plan import Estimate, LatencyRow, Quantile
 
@@ -30,17 +30,6 @@ METRICS = {
     "tls": ("TLS handshake", "likewise"),
 }
 MAIN_METRICS = ("ttft", "itl", "tpot", "service_time", "response_time")
-
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_LINE_SEPARATORS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
-
-
-def readable(text: str) -> str:
-    """Without control characters, lone surrogates and direction overrides; line breaks become spaces."""
-    kept = (" " if char in _LINE_SEPARATORS else char for char in text)
-    return "".join(
-        char for char in kept if unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI_CONTROLS
-    )
 
 
 def plotly_label(text: str, longest: int = 36) -> str:

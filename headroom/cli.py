@@ -6,6 +6,7 @@ import sys
 
 from headroom.commands import (  # noqa: F401 - each adds its commands to the app
     export,
+    gate,
     load,
     plans,
     prices,
@@ -19,12 +20,14 @@ from loadgen.errors import HeadroomError
 
 
 def main() -> int:
-    """Exit codes: 0 fine; 1 our fault; 2 usage or config; 3 inconclusive; 4 run invalid; 98 regression; 99 objective
+    """Exit codes: 0 fine; 1 our fault; 2 usage or config; 3 inconclusive; 4 run invalid; 98 regression; 99 threshold
     missed; 105 interrupted; 108 stopped by the auto-stop; 111 budget used up; 112 target refused.
     """
     try:
         app()
     except HeadroomError as error:
-        sys.stderr.write(f"headroom: {error}\n")
+        from dashboards.readable import readable  # noqa: PLC0415 - it takes a while, and names may be hostile
+
+        sys.stderr.write("\n".join(map(readable, f"headroom: {error}".splitlines())) + "\n")
         return error.exit_code
     return 0

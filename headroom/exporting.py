@@ -18,10 +18,10 @@ from typing import Any
 import orjson
 
 from headroom.capturing import Captured, captured
+from headroom.failure_criteria import criteria_of, yaml_lines
 from loadgen.config import SIMULATED, RunConfig
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
-from loadgen.slo import Slo
 from loadgen.target import KEY_VARIABLES, address_of
 
 POOL = 64  # requests of each scenario
@@ -31,7 +31,6 @@ RAMP_STEP_S = 2.0
 MOST_USERS_PER_ENGINE = 250  # as advised
 MOST_RATE_PER_S = 500.0  # 45 engines have 11,250 users
 NO_VAULT = "KEY-VAULT-NAME"
-STATISTICS = {"mean": "avg", "max": "max", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99"}
 TEMPLATE = Path(__file__).parent / "templates" / "locustfile.py"
 
 
@@ -147,7 +146,7 @@ def yaml_of(config: RunConfig, streamed: Sequence[str], users: int, key_vault: s
     variable = key_variable(config.target.key)
     model = config.target.model or address_of(config.target.url or "").host
     secret = f"https://{key_vault}.vault.azure.net/secrets/{re.sub('[^A-Za-z0-9-]', '-', variable)}"
-    criteria, unsaid = criteria_of(config.slos, list(config.scenarios), streamed)
+    criteria, unsaid = criteria_of(config.thresholds, list(config.scenarios), streamed)
     lines = [
         "version: v0.1",
         f"testId: {test_id(model)}",
@@ -166,33 +165,12 @@ def yaml_of(config: RunConfig, streamed: Sequence[str], users: int, key_vault: s
         f"  - name: {_quoted(variable)}",
         f"    value: {_quoted(secret)}",
         *(f"# not said here, since the service does not measure it: {_quoted(text)}" for text in unsaid),
-        *(["failureCriteria:"] if criteria else []),
-        *(f"  - {_quoted(name)}: {_quoted(condition)}" for name, condition in criteria),
+        *yaml_lines(criteria),
         "autoStop:",
         "  errorPercentage: 90",
         "  timeWindow: 60",
     ]
     return "\n".join(lines) + "\n"
-
-
-def criteria_of(
-    slos: Sequence[Slo], scenarios: Sequence[str], streamed: Sequence[str]
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """The objectives as names and conditions to fail by, one for each scenario, and those that cannot be said so.
-
-    The service compares whole milliseconds, and knows the percentiles 50, 90, 95 and 99.
-    """
-    said: list[tuple[str, str]] = []
-    unsaid: list[str] = []
-    for slo in slos:
-        names = {"response_time": list(scenarios), "ttft": [f"{name}_ttft" for name in streamed]}.get(slo.metric)
-        statistic = STATISTICS.get(slo.statistic)
-        if not names or statistic is None:
-            unsaid.append(slo.text)
-            continue
-        limit_ms = max(1, slo.limit_ns // 1_000_000)
-        said += [(name, f"{statistic}(response_time_ms) > {limit_ms}") for name in names]
-    return said, unsaid
 
 
 def test_id(model: str) -> str:

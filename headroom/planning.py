@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dashboards.readable import readable
 from dashboards.report import write_report
 from dashboards.sweep import print_sweep
 from dashboards.sweep_report import write_sweep_report
@@ -102,7 +103,7 @@ def conclude(folder: Path, config: RunConfig, *, quiet: bool) -> Plan:
     if quiet:
         sys.stdout.write(f"{folder}\n")
         if not plan.validity.valid or any(slo.met is not True for slo in plan.slos):
-            sys.stderr.write(f"{plan.headline}\n")
+            sys.stderr.write(f"{readable(plan.headline)}\n")
         return plan
     console = Console()
     print_plan(plan, console)

@@ -14,8 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 from dashboards.text import digits, readable
-from headroom import comparing, planning, run_sets
-from headroom.commands.app import INTERRUPTED, INVALID, MISSED, REGRESSED
+from headroom import comparing, gating, planning, run_sets
+from headroom.commands.app import INTERRUPTED, INVALID, REGRESSED
+from headroom.gating import Outputs
 from headroom.run_sets import RunSet
 from headroom.running import ready, run_folder
 from headroom.series import Interrupted, Player
@@ -26,13 +27,14 @@ from loadgen.samples import Run
 from planner.generator import generator_reasons
 from planner.metrics import ALL
 from planner.plan import Plan
+from planner.thresholds import Judgement
 
 MOST_RUNS = 100
 LEAST_SPARE = 3  # runs that may be spoiled and are played again; as many as are asked for, if that is more
 ARMS = ("a", "b")
 
 
-def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bool) -> int:
+def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bool, outputs: Outputs) -> int:
     """Play a run so many times, with a load process of its own each; leaves a folder of them. Returns the exit code."""
     _check_number("--repeat", runs, config)
     check(config)
@@ -40,8 +42,13 @@ def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bo
     with ready(config) as (settled, environment, deployments):
         arm = _Arm(folder, settled, Player(places, environment, deployments, whole="repetition"), runs)
         code = _played([arm], runs, quiet=quiet)
-    sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
-    return code or arm.code
+    if not outputs.to_stdout:
+        sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
+    if not arm.judgements:
+        return code
+    gate = gating.gate_of(arm.judgements)
+    gating.tell(gate, outputs, quiet=quiet)
+    return code or gate.exit_code
 
 
 def compare_in_turns(
@@ -52,6 +59,7 @@ def compare_in_turns(
     *,
     terms: comparing.Terms,
     confirm: bool,
+    outputs: Outputs,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -81,7 +89,7 @@ def compare_in_turns(
             code, a, b = in_turns(folder / "confirm")
             found = None if code else comparing.compared(a.folder, b.folder, terms, confirming=found)
     if found is not None:
-        comparing.tell(found, as_json=as_json, quiet=quiet)
+        comparing.tell(found, outputs, as_json=as_json, quiet=quiet)
     if not as_json:
         sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
     return code if found is None else found.code
@@ -105,7 +113,7 @@ class _Arm:
 
     def __init__(self, folder: Path, config: RunConfig, player: Player, asked: int) -> None:
         self.folder, self._config, self._player = folder, config, player
-        self.code = 0
+        self.judgements: list[Judgement] = []
         self.set = RunSet(
             format=run_sets.FORMAT,
             series=uuid.uuid4().hex,
@@ -134,10 +142,7 @@ class _Arm:
             if not (_is_spoiled(folder, plan) and len(self.set.spoiled) < max(LEAST_SPARE, self.set.asked)):
                 break
             self.write(spoiled=(*self.set.spoiled, name))
-        if not plan.validity.valid:
-            self.code = INVALID
-        elif any(slo.met is False for slo in plan.slos):
-            self.code = self.code or MISSED
+        self.judgements.append(gating.judgement_of(Run.open(folder), plan, config.thresholds))
         self.write(runs=(*self.set.runs, name))
 
     def write(self, **changes: object) -> None:
@@ -163,7 +168,7 @@ def _played(arms: list[_Arm], runs: int, *, quiet: bool) -> int:
         for number in range(runs):
             for arm in arms if number % 2 == 0 else reversed(arms):
                 arm.play(partial(say, arm))
-                if arm.code == INVALID and len(arms) > 1:
+                if arm.judgements[-1].exit_code == INVALID and len(arms) > 1:
                     raise Interrupted(
                         f"{arm.folder / arm.set.runs[-1]} is INVALID: there is nothing to compare", INVALID
                     )

@@ -21,8 +21,11 @@ from typing import IO, Any
 from rich.console import Console
 
 from dashboards.live import LiveView, Progress
-from headroom import planning
-from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED, INVALID, MISSED
+from dashboards.readable import readable
+from headroom import gating, planning
+from headroom.aborting import Watch
+from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED, MISSED
+from headroom.gating import Outputs
 from headroom.processes import cpu_model
 from headroom.scheduling import store_schedule
 from headroom.targets import check, naming, prices_of, probed, simulated
@@ -34,6 +37,7 @@ from loadgen.samples import Manifest, WorkerHealth, create, finish
 from loadgen.tokens import ESTIMATOR
 
 EXIT_CODES = {
+    StopCause.THRESHOLD: MISSED,
     StopCause.HAND: INTERRUPTED,
     StopCause.BUDGET: BUDGET_USED,
     StopCause.AUTO_STOP: AUTO_STOPPED,
@@ -41,14 +45,15 @@ EXIT_CODES = {
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
 
-def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool) -> int:
+def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool, outputs: Outputs) -> int:
     """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
     check(config)
     with ready(config) as (settled, environment, deployments):
         folder = run_folder(config)
         manifest = begin(folder, settled, deployments)
-        played = play(folder, manifest, places, environment, quiet=quiet)
-    return _conclude(folder, settled, played, quiet=quiet)
+        watch = Watch(folder, settled)
+        played = play(folder, manifest, places, environment, quiet=quiet, each_second=watch.look)
+    return _conclude(folder, settled, played, quiet=quiet, outputs=outputs)
 
 
 @contextmanager
@@ -141,6 +146,7 @@ class Played:
         self.degraded: list[str] = []
         self.process: subprocess.Popen[str] | None = None
         self.reason: str | None = None
+        self.missed: str | None = None  # the threshold that ended it
         self.cause = StopCause.HAND
         self.budget: dict[str, dict[str, float]] = {}
         self.exit_code = 0
@@ -163,11 +169,11 @@ def play(
     environment: Mapping[str, str],
     *,
     quiet: bool,
-    each_second: Callable[[], None] = lambda: None,
+    each_second: Callable[[], str | None] = lambda: None,
 ) -> Played:
     """Store the schedule and run the load process to its end, showing its progress.
 
-    Ctrl-C goes to that process, and it decides how to end.
+    Ctrl-C goes to that process, and it decides how to end. What `each_second` says is why the run is to end.
     """
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
@@ -184,7 +190,9 @@ def play(
 
             def show(progress: Progress) -> None:
                 live.show(progress)
-                each_second()
+                if (missed := each_second()) is not None and played.missed is None:
+                    played.missed = missed
+                    process.terminate()
 
             _follow(process.stdout, folder, manifest, played, show)
             played.exit_code = process.wait()
@@ -226,6 +234,8 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, sh
                 played.planned, played.reason = event["planned"], event["reason"]
                 played.cause = StopCause(event["cause"] or StopCause.HAND)
                 played.budget = event["budget"]
+                if played.missed is not None and played.cause is StopCause.HAND and not played.interrupted:
+                    played.cause, played.reason = StopCause.THRESHOLD, played.missed
                 played.workers = [WorkerHealth(**health) for health in event["workers"]]
                 played.degraded = event.get("degraded", [])
 
@@ -271,12 +281,12 @@ def close(folder: Path, played: Played) -> str | None:
     return reason
 
 
-def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -> int:
+def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool, outputs: Outputs) -> int:
     """Close the record, plan from it, and say how it went."""
     crashed = played.exit_code != 0
     try:
         reason = close(folder, played)
-        plan = planning.conclude(folder, config, quiet=quiet)
+        plan = planning.write(folder, config) if outputs.to_stdout else planning.conclude(folder, config, quiet=quiet)
     except OSError as failure:
         raise RunFolderError(
             f"cannot write to {folder}: {failure.strerror}; all that was recorded is in it, and "
@@ -285,8 +295,6 @@ def _conclude(folder: Path, config: RunConfig, played: Played, *, quiet: bool) -
     if crashed:
         raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")
     if reason:
-        sys.stderr.write(f"headroom: {reason}\n")
-        return EXIT_CODES[played.cause]
-    if not plan.validity.valid:
-        return INVALID
-    return MISSED if any(slo.met is False for slo in plan.slos) else 0
+        sys.stderr.write(f"headroom: {readable(reason)}\n")
+    code = EXIT_CODES[played.cause] if reason else None
+    return gating.conclude(folder, plan, outputs, ended=reason, code=code, quiet=quiet)

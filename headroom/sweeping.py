@@ -101,6 +101,14 @@ def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json
     return code
 
 
+def _check_objectives(config: RunConfig) -> None:
+    """A sweep counts requests that keep an objective, of the whole mix."""
+    for text in config.slo:
+        slo = Slo.parse(text)
+        if slo.scenario is not None or slo.target is not None:
+            raise ConfigError(f"slo: {text!r}: a step is judged by all its requests; leave the filter out")
+
+
 def _settled(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
     """The config with what the sweep fills in, and each of that in words."""
     for shape in ("spike", "diurnal"):
@@ -108,8 +116,12 @@ def _settled(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...
             raise ConfigError(f"load.{shape}: each step of a sweep has one rate; leave it out")
     if config.load.master:
         raise ConfigError("load.master: each step of a sweep is made by this machine's processes; leave it out")
+    _check_objectives(config)
     assumptions: list[str] = []
     changes: dict[str, Any] = {}
+    if config.threshold:
+        changes["threshold"] = ()
+        assumptions.append("The thresholds of [[threshold]] are for single runs: no step is judged by them.")
     if not config.slo:
         changes["slo"] = DEFAULT_OBJECTIVES
         assumptions.append(f"No objective was given: {' and '.join(DEFAULT_OBJECTIVES)} are taken.")
@@ -194,8 +206,7 @@ class _Course:
         self._player.play(self._config_of(trial, number, folder), folder)
         run = Run.open(folder)
         publish_bytes(folder / "summary.json", plan_json(plan_run(run)))
-        slos = [Slo.parse(text) for text in self._config.slo]
-        self._add(step_of(run, slos, number=number, folder=name, rate_per_s=trial.rate_per_s))
+        self._add(step_of(run, self._config.slos, number=number, folder=name, rate_per_s=trial.rate_per_s))
 
     def _config_of(self, trial: Trial, number: int, folder: Path) -> RunConfig:
         load, output = self._config.load, self._config.output

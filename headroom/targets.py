@@ -18,6 +18,7 @@ from loadgen.prompts import Prompts
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.schedule import TraceRow
+from loadgen.slo import COST
 from loadgen.target import Credential, address_of, check_allowed, check_budgeted, check_encrypted, credential_of, probe
 from planner.prices import TokenPrice, read_prices
 
@@ -100,25 +101,29 @@ def probed(config: RunConfig, target: TargetConfig, environment: Mapping[str, st
 
 
 def prices_of(config: RunConfig, deployments: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """What a budget in US dollars is kept at, by target. Raises ConfigError where a model has no price."""
-    if config.budget.usd is None:
+    """What a budget in US dollars is kept at, or a threshold is about, by target. Raises ConfigError for a model that
+    has none."""
+    priced = next((threshold.text for threshold in config.thresholds if threshold.metric == COST), None)
+    what = priced if config.budget.usd is None else "--budget-usd"
+    if what is None:
         return {}
     book, prices = read_prices(config.plan.prices), {}
     for target, deployment in zip(config.targets, deployments, strict=True):
         with naming(config, target):
             model = target.model or str(deployment.get("model_name") or "")
             name = target.name or address_of(target.url or "").origin
-            prices[name] = _price_of(target, book.token_price(model), model)
+            prices[name] = _price_of(target, book.token_price(model), model, what)
     return prices
 
 
-def _price_of(target: TargetConfig, listed: TokenPrice | None, model: str) -> dict[str, float]:
+def _price_of(target: TargetConfig, listed: TokenPrice | None, model: str, what: str) -> dict[str, float]:
     if target.usd_per_1k_prompt is not None and target.usd_per_1k_completion is not None:
         return {"input_usd_per_1k": target.usd_per_1k_prompt, "output_usd_per_1k": target.usd_per_1k_completion}
     if listed is None:
         raise ConfigError(
-            f"the price book has no serverless price for {model or 'this model'}, so --budget-usd cannot be kept: give "
-            "--model with a name that `headroom prices show` lists, --prices FILE with its price, or --budget-tokens"
+            f"the price book has no serverless price for {model or 'this model'}, so {what} cannot be kept: give "
+            "--model with a name that `headroom prices show` lists, or --prices FILE with its price"
+            + (", or --budget-tokens" if what == "--budget-usd" else "")
         )
     return {"input_usd_per_1k": listed.input_usd_per_1k, "output_usd_per_1k": listed.output_usd_per_1k}
 

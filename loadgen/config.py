@@ -17,7 +17,7 @@ from loadgen.load_shape import LoadShape
 from loadgen.prompts_config import PromptsConfig
 from loadgen.quota import Quota
 from loadgen.requests import MADE_HERE
-from loadgen.slo import Slo
+from loadgen.slo import COST, Slo, Threshold, check_thresholds
 from loadgen.spread_config import SpreadConfig
 from loadgen.target_config import (
     SIMULATED,
@@ -123,6 +123,28 @@ class PlanConfig(Section):
     growth: float = Field(1.0, gt=0, allow_inf_nan=False, description="plan for this many times the measured demand")
 
 
+class ThresholdConfig(Section):
+    """A threshold that may end the run: a table of its own, `[[threshold]]`."""
+
+    expr: str = Field(description="a threshold or objective, as in `slo`")
+    abort_on_fail: bool = Field(
+        False, description="end the run, with 99, as soon as its 95 % interval lies wholly beyond the limit"
+    )
+    delay: Seconds = Field(0.0, description="so long after the warm-up nothing is aborted")
+
+    @model_validator(mode="after")
+    def _parses(self) -> Self:
+        self.threshold  # noqa: B018 - raises where it cannot be read
+        return self
+
+    @property
+    def threshold(self) -> Threshold:
+        try:
+            return Threshold.parse(self.expr, abort_on_fail=self.abort_on_fail, delay_s=self.delay)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+
 class RunConfig(Section):
     """A whole loadtest.toml."""
 
@@ -141,7 +163,11 @@ class RunConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     slo: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(
-        (), description="objectives, like `ttft.p95<1s`"
+        (), description="objectives, like `ttft.p95<1s`, and thresholds, like `failed<1%`; see Gates in CI"
+    )
+    threshold: Annotated[tuple[ThresholdConfig, ...], BeforeValidator(one_or_several_tables)] = Field(
+        (),
+        description="more of them, as tables that may end the run: `expr`, `abort_on_fail`, `delay`",
     )
     output: OutputConfig = OutputConfig()
     plan: PlanConfig = PlanConfig()
@@ -151,7 +177,7 @@ class RunConfig(Section):
     def _slos_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             try:
-                Slo.parse(text)
+                Threshold.parse(text)
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return value
@@ -213,5 +239,23 @@ class RunConfig(Section):
         return self
 
     @property
+    def thresholds(self) -> tuple[Threshold, ...]:
+        """All that the run must keep, objectives included."""
+        return (*(Threshold.parse(text) for text in self.slo), *(each.threshold for each in self.threshold))
+
+    @property
     def slos(self) -> tuple[Slo, ...]:
-        return tuple(Slo.parse(text) for text in self.slo)
+        """Those that each request can keep or miss."""
+        return tuple(threshold.slo for threshold in self.thresholds if threshold.slo is not None)
+
+    @model_validator(mode="after")
+    def _thresholds_are_of_this_run(self) -> Self:
+        thresholds = self.thresholds
+        try:
+            check_thresholds(thresholds, self.scenarios, [each.name for each in self.targets if each.name is not None])
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        priced = any(threshold.metric == COST for threshold in thresholds)
+        if priced and any(target.kind is Kind.MANAGED for target in self.targets):
+            raise ValueError(f"{COST} is of prices per token: a managed deployment is paid by the hour")
+        return self

@@ -17,6 +17,7 @@ class StopCause(StrEnum):
     HAND = "hand"  # Ctrl-C, SIGTERM, the file STOP, or the end of the process that had started the load
     BUDGET = "budget"
     AUTO_STOP = "auto_stop"
+    THRESHOLD = "threshold"  # one that may end it was missed
 
 
 class Guards:

@@ -1,8 +1,10 @@
-"""Service-level objectives as users write them: `ttft.p95<1s`."""
+"""What a run must keep, as users write it: `ttft.p95<1s`, `failed<1%`, `ttft{scenario=vision}.p95<2s`."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from loadgen.errors import ConfigError
@@ -16,8 +18,27 @@ NS_PER_UNIT = {
     "h": 3_600_000_000_000,
 }
 LATENCIES = ("ttft", "ttft_from_due", "ttfb", "itl", "tpot", "service_time", "response_time")
-_SLO = re.compile(r"\s*(?P<metric>\w+)\.(?P<statistic>p\d{1,2}(?:\.\d+)?|mean|max)\s*<=?\s*(?P<limit>\S+)\s*", re.ASCII)
+SHARES = ("goodput", "failed", "throttled", "dropped", "errors")
+RATES = ("requests_per_s", "output_tokens_per_s")
+COUNT, COST = "requests", "cost_per_1k_requests"
+KNOWN = (*LATENCIES, *SHARES, *RATES, COUNT, COST)
+FILTERS = ("scenario", "target")
+STATISTICS = "p50, p95, p99, mean, max, min"
+_THRESHOLD = re.compile(
+    r"\s*(?P<metric>\w+)\s*(?:\{(?P<filter>[^{}]*)\})?\s*(?:\.\s*(?P<statistic>[\w.]+))?\s*"
+    r"(?P<relation><=|>=|<|>)\s*(?P<limit>\S.*?)\s*",
+    re.ASCII | re.DOTALL,
+)
+_STATISTIC = re.compile(r"p\d{1,2}(?:\.\d+)?|mean|max|min", re.ASCII)
 _DURATION = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)\s*", re.ASCII)
+_LIMIT = re.compile(r"(?P<dollar>\$?)(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[%/a-zA-Z]*)", re.ASCII)
+_PER_UNIT = {  # by what a limit may be of, what its units come to
+    "share": {"": 1.0, "%": 0.01},
+    "rate": {"": 1.0, "/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600},
+    "count": {"": 1.0},
+    "usd": {"": 1.0, "usd": 1.0},
+}
+_EXAMPLES = {"share": "1% or 0.01", "rate": "5/s or 300/min", "count": "1000", "usd": "0.40usd"}
 
 
 def parse_duration_ns(text: str) -> int:
@@ -31,12 +52,17 @@ def parse_duration_ns(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """A latency metric, a statistic of it (`p95`, `mean`, `max`), and the limit it must stay below."""
+    """A latency metric, a statistic of it (`p95`, `mean`, `max`), and the limit it must stay below.
+
+    It holds for the requests of one scenario or target where that is given.
+    """
 
     metric: str
     statistic: str
     limit_ns: int
     text: str
+    scenario: str | None = None
+    target: str | None = None
 
     @property
     def quantile(self) -> float | None:
@@ -45,12 +71,144 @@ class Slo:
 
     @classmethod
     def parse(cls, text: str) -> Slo:
-        """Raises ConfigError for an unknown metric or statistic, or a limit that is no duration."""
-        found = _SLO.fullmatch(text)
+        """Raises ConfigError for an unknown metric or statistic, a limit that is no duration, and what no single
+        request can keep."""
+        slo = Threshold.parse(text).slo
+        if slo is None:
+            raise ConfigError(
+                f"{text!r} is a threshold of a whole run, and no objective that each request keeps or misses: "
+                f"`headroom check` judges it; the latencies are {', '.join(LATENCIES)}"
+            )
+        return slo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """A figure of a run, and the limit that it must keep."""
+
+    text: str
+    metric: str  # one of KNOWN
+    statistic: str | None  # of a latency: p95, mean, max, min
+    relation: str  # "<", "<=", ">" or ">="
+    limit: float  # latency: ms; share: 0 to 1; rate: per second; cost: US dollars
+    scenario: str | None = None
+    target: str | None = None
+    abort_on_fail: bool = False
+    delay_s: float = 0.0
+
+    @property
+    def quantile(self) -> float | None:
+        return float(self.statistic[1:]) / 100 if self.statistic and self.statistic[0] == "p" else None
+
+    @property
+    def upper(self) -> bool:
+        """Whether the figure must stay below the limit."""
+        return self.relation.startswith("<")
+
+    def keeps(self, measured: float) -> bool:
+        match self.relation:
+            case "<":
+                return measured < self.limit
+            case "<=":
+                return measured <= self.limit
+            case ">":
+                return measured > self.limit
+            case _:
+                return measured >= self.limit
+
+    @property
+    def slo(self) -> Slo | None:
+        """The objective that each request can keep or miss; None for what only a whole run has, and for the least."""
+        if self.metric not in LATENCIES or self.statistic is None or self.statistic == "min":
+            return None
+        limit_ns = round(self.limit * NS_PER_UNIT["ms"])
+        return Slo(self.metric, self.statistic, limit_ns, self.text, self.scenario, self.target)
+
+    @classmethod
+    def parse(cls, text: str, *, abort_on_fail: bool = False, delay_s: float = 0.0) -> Threshold:
+        """Raises ConfigError naming what is not known, and what is."""
+        found = _THRESHOLD.fullmatch(text)
         if found is None:
             raise ConfigError(
-                f"{text!r} is not an objective; write it like ttft.p95<1s (statistics: p50, p95, p99, mean, max)"
+                f"{text!r} is not an objective or threshold; write it like ttft.p95<1s, goodput>0.95 or failed<1%"
             )
-        if found["metric"] not in LATENCIES:
-            raise ConfigError(f"{text!r} names no metric of Headroom's; the latencies are {', '.join(LATENCIES)}")
-        return cls(found["metric"], found["statistic"], parse_duration_ns(found["limit"]), "".join(text.split()))
+        metric, statistic, relation = found["metric"], found["statistic"], found["relation"]
+        if metric not in KNOWN:
+            near = difflib.get_close_matches(metric, KNOWN, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KNOWN)}"
+            raise ConfigError(f"{text!r} names no metric of Headroom's; {hint}")
+        _check_statistic(text, metric, statistic, relation)
+        scenario, target = _filter(text, found["filter"])
+        return cls(
+            text="".join(text.split()),
+            metric=metric,
+            statistic=statistic,
+            relation=relation,
+            limit=_limit(text, metric, found["limit"], relation),
+            scenario=scenario,
+            target=target,
+            abort_on_fail=abort_on_fail,
+            delay_s=delay_s,
+        )
+
+
+def _check_statistic(text: str, metric: str, statistic: str | None, relation: str) -> None:
+    if metric not in LATENCIES:
+        if statistic is not None:
+            raise ConfigError(f"{text!r}: {metric} is one figure and has no {statistic}; write it like {metric}<LIMIT")
+        return
+    if statistic is None:
+        raise ConfigError(f"{text!r} is not an objective: it names no statistic, like {metric}.p95 ({STATISTICS})")
+    if not _STATISTIC.fullmatch(statistic) or (statistic[0] == "p" and float(statistic[1:]) == 0):
+        raise ConfigError(
+            f"{text!r}: {statistic!r} is no statistic of {metric}; known are {STATISTICS} (any pN below 100)"
+        )
+    if relation.startswith(">"):
+        raise ConfigError(f"{text!r}: a latency has an upper limit; write {metric}.{statistic}<LIMIT")
+
+
+def _filter(text: str, given: str | None) -> tuple[str | None, str | None]:
+    """The scenario and the target of `scenario=vision,target=east`."""
+    found: dict[str, str] = {}
+    for pair in () if given is None else given.split(","):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if name not in FILTERS or not equals or not value or name in found:
+            raise ConfigError(
+                f"{text!r}: {pair.strip()!r} is no filter; write {{scenario=NAME}}, {{target=NAME}} or both"
+            )
+        found[name] = value
+    return found.get("scenario"), found.get("target")
+
+
+def _limit(text: str, metric: str, written: str, relation: str) -> float:
+    if metric in LATENCIES:
+        return parse_duration_ns(written) / NS_PER_UNIT["ms"]
+    kind = "share" if metric in SHARES else "rate" if metric in RATES else "usd" if metric == COST else "count"
+    found = _LIMIT.fullmatch(written)
+    units = _PER_UNIT[kind]
+    if found is None or found["unit"].lower() not in units or (found["dollar"] and kind != "usd"):
+        raise ConfigError(f"{text!r}: {written!r} is no limit of {metric}; write it like {_EXAMPLES[kind]}")
+    limit = float(found["number"]) * units[found["unit"].lower()]
+    if kind == "share" and limit > 1:
+        raise ConfigError(f"{text!r}: a share lies between 0 and 1; is {written}% meant?")
+    if (limit == 0 and relation == "<") or (kind == "share" and limit == 1 and relation == ">"):
+        raise ConfigError(f"{text!r} can never be kept; write {relation}= for the limit itself")
+    return limit
+
+
+def check_thresholds(thresholds: Collection[Threshold], scenarios: Collection[str], targets: Collection[str]) -> None:
+    """Each filter names what there is, and goodput has objectives. Raises ConfigError."""
+    for threshold in thresholds:
+        for name, value, known in (
+            ("scenario", threshold.scenario, scenarios),
+            ("target", threshold.target, targets),
+        ):
+            if value is not None and value not in known:
+                there = f"there are {', '.join(known)}" if known else "the only one has no name"
+                raise ConfigError(f"{threshold.text!r}: {name} {value!r} is not part of this run; {there}")
+        if threshold.metric == "goodput" and not any(each.slo is not None for each in thresholds):
+            raise ConfigError(
+                f"{threshold.text!r} needs an objective that says which answers are good: add one like ttft.p95<1s"
+            )
+        if threshold.abort_on_fail and not threshold.upper and threshold.metric == COUNT:
+            raise ConfigError(f"{threshold.text!r} cannot end a run early: any run begins with too few")

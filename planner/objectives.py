@@ -8,8 +8,8 @@ from dataclasses import replace
 import polars as pl
 
 from loadgen.samples import Run
-from loadgen.slo import Slo
-from planner.metrics import max_ms, mean_ms, quantile, sorted_values, values
+from loadgen.slo import FILTERS, Slo, Threshold
+from planner.metrics import max_ms, mean_ms, quantile, values
 from planner.plan import Goodput, SloResult
 from planner.quantiles import wilson
 from planner.rows import NS_PER_MS, OK, PAST_BUDGET, STEADY
@@ -20,7 +20,22 @@ def slo_results(run: Run, slos: Sequence[Slo]) -> tuple[SloResult, ...]:
 
     Only percentiles have an interval here.
     """
-    return tuple(_result(slo, sorted_values(run, slo.metric)["value_ns"]) for slo in slos)
+    return tuple(_result(slo, sorted_of(run, slo)) for slo in slos)
+
+
+def part(rule: Slo | Threshold) -> pl.Expr:
+    """The rows of the scenario and the target that it is about."""
+    about = pl.lit(value=True)
+    for name in FILTERS:
+        value = getattr(rule, name)
+        about = about if value is None else about & (pl.col(name) == value)
+    return about
+
+
+def sorted_of(run: Run, rule: Slo | Threshold) -> pl.Series:
+    """All values of its metric, in ns, ascending."""
+    found = values(run, rule.metric, STEADY & part(rule)).select("value_ns").sort("value_ns").collect()
+    return found["value_ns"]
 
 
 def judged_by_sweep(results: Sequence[SloResult], swept: Sequence[Slo]) -> tuple[SloResult, ...]:
@@ -55,17 +70,18 @@ def _keeps(slo: Slo, measured_ms: float) -> bool:
     return measured_ms <= limit_ms if "<=" in slo.text else measured_ms < limit_ms
 
 
-def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
+def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY) -> Goodput | None:
     """Share of the steady phase's arrivals of which an attempt was answered within the limit of every objective.
 
     Each limit is applied to the request itself, whatever statistic the objective names; that of itl to each of its
     gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it. None without
-    objectives or arrivals.
+    objectives or arrivals. An objective of one scenario or target is asked of its requests alone. `of`: rows of the
+    steady phase, where not all of them are meant.
     """
-    offered = run.samples.filter(STEADY & ~PAST_BUDGET).select(pl.col("seq").n_unique()).collect().item()
+    offered = run.samples.filter(of & ~PAST_BUDGET).select(pl.col("seq").n_unique()).collect().item()
     if not slos or not offered:
         return None
-    good_attempts = run.samples.filter(STEADY & OK)
+    good_attempts = run.samples.filter(of & OK)
     for slo in slos:
         good_attempts = good_attempts.join(_missed(run, slo), on=["seq", "attempt"], how="anti")
     good = good_attempts.select(pl.col("seq").n_unique()).collect().item()
@@ -75,7 +91,7 @@ def goodput(run: Run, slos: Sequence[Slo]) -> Goodput | None:
 
 def _missed(run: Run, slo: Slo) -> pl.LazyFrame:
     """The answered attempts that did not keep the limit. Columns seq, attempt."""
-    return values(run, slo.metric).filter(beyond(slo)).select("seq", "attempt")
+    return values(run, slo.metric, STEADY & part(slo)).filter(beyond(slo)).select("seq", "attempt")
 
 
 def beyond(slo: Slo) -> pl.Expr:

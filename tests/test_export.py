@@ -13,7 +13,7 @@ from headroom import exporting
 from headroom.capturing import Captured
 from headroom.exporting import POOL, criteria_of, stages_of, test_id
 from loadgen.config import RunConfig
-from loadgen.slo import Slo
+from loadgen.slo import Threshold
 from tests.commands import deployment, headroom
 from tests.servers import Server, always, response
 from tests.simulators import simulated
@@ -139,7 +139,7 @@ def test_the_folder_is_what_the_service_needs_and_nothing_else(exported):
     ],
 )
 def test_objectives_become_conditions_to_fail_by_or_are_said_to_be_left_out(objective, said, unsaid):
-    assert criteria_of([Slo.parse(objective)], ["chat"], []) == (said, unsaid)
+    assert criteria_of([Threshold.parse(objective)], ["chat"], []) == (said, unsaid)
 
 
 def test_a_closed_loop_is_so_many_users_without_a_pace():

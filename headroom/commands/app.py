@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,19 @@ app = typer.Typer(
 )
 
 Objectives = Annotated[list[str] | None, typer.Option("--slo", help="An objective, like 'ttft.p95<1s'; repeatable.")]
+Thresholds = Annotated[
+    list[str] | None,
+    typer.Option("--slo", help="An objective or threshold, like 'ttft.p95<1s' or 'failed<1%'; repeatable."),
+]
+JUnit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the verdict as JUnit XML.")]
+Markdown = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write the verdict as Markdown.")]
+GitHub = Annotated[
+    bool, typer.Option("--github", help="Annotate the job, and write the step's summary, in GitHub Actions.")
+]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE|-", help="Write the verdict as JSON; - prints it alone."),
+]
 
 
 @app.callback(invoke_without_command=True)

@@ -1,7 +1,8 @@
-"""headroom export: a workload for another tool."""
+"""headroom export and headroom import: a workload for another tool, and what another tool asks of a run."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from loadgen.loadtest import FLAG_OF, SHAPES
 
 export = typer.Typer(help="Write a workload for another tool.", no_args_is_help=True)
 app.add_typer(export, name="export")
+import_ = typer.Typer(help="Read what another tool asks of a run.", no_args_is_help=True)
+app.add_typer(import_, name="import")
 _NO_PART = (  # the service decides how load is spread, and nothing there keeps a quota or tries again
     *("load.trace", "load.auto_stop", "load.throttle", "load.retries", "load.split", "budget.", "output.", "plan."),
     *("load.processes", "load.master", "load.bind", "load.workers", "quota."),
@@ -46,3 +49,18 @@ def azure_load_testing(
         sys.stderr.write("headroom: interrupted\n")
         raise typer.Exit(INTERRUPTED) from None
     sys.stdout.write(f"{out}\n")
+
+
+@import_.command("azure-load-testing")
+def thresholds_of_azure_load_testing(
+    file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The YAML of a test of Azure Load Testing.")],
+) -> None:
+    """Print its failureCriteria as thresholds for a loadtest.toml; those without a counterpart are comments."""
+    from headroom.failure_criteria import read_criteria  # noqa: PLC0415
+
+    thresholds, unsaid = read_criteria(file)
+    lines = ["slo = [", *(f"  {json.dumps(text)}," for text in thresholds), "]"]
+    lines += [f"# not said here: {json.dumps(text)}" for text in unsaid]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if unsaid:
+        sys.stderr.write(f"headroom: {len(unsaid)} of {len(unsaid) + len(thresholds)} have no counterpart here\n")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, Objectives, app
+from headroom.commands.app import INTERRUPTED, GitHub, Json, JUnit, Markdown, Thresholds, app
 from loadgen.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -107,12 +107,16 @@ def run(
     no_auto_stop: Annotated[
         bool, typer.Option("--no-auto-stop", help="Go on whatever fails: without it 401, 403 or 90 % errors end it.")
     ] = False,
-    slo: Objectives = None,
+    slo: Thresholds = None,
     repeat: Annotated[
         int | None, typer.Option(help="Play it so many times, each afresh, into one folder: for `compare`.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; must not exist.")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
+    junit: JUnit = None,
+    markdown: Markdown = None,
+    github: GitHub = False,
+    json_: Json = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the run folder.")] = False,
 ) -> None:
     """Load-test a deployment, record what happened, and plan from it."""
@@ -139,9 +143,10 @@ def worker(
 
 def _run(file: Path | None, given: Mapping[str, Any]) -> int:
     from headroom import running, targets  # noqa: PLC0415
+    from headroom.gating import Outputs  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
-    config = load_config(file, flags_of(given), os.environ)
+    config, outputs = load_config(file, flags_of(given), os.environ), Outputs.of(given)
     places = {name: place_of(name) for name in config.scenarios}
     if given["check"]:
         targets.check(config)
@@ -150,8 +155,8 @@ def _run(file: Path | None, given: Mapping[str, Any]) -> int:
     if given["repeat"] is not None:
         from headroom import repeating  # noqa: PLC0415
 
-        return repeating.repeat(config, places, given["repeat"], quiet=given["quiet"])
-    return running.run(config, places, quiet=given["quiet"])
+        return repeating.repeat(config, places, given["repeat"], quiet=given["quiet"], outputs=outputs)
+    return running.run(config, places, quiet=given["quiet"], outputs=outputs)
 
 
 def flags_of(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""Gates: a run's thresholds judged, told to whoever reads them in CI, and turned into an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic import TypeAdapter
+
+from dashboards import ci
+from headroom.commands.app import INCONCLUSIVE, INVALID, MISSED
+from loadgen.damage import naming_damage
+from loadgen.durable import publish_bytes
+from loadgen.errors import ConfigError, RunFolderError
+from loadgen.samples import Run
+from loadgen.slo import Threshold
+from planner.assemble import plan_run
+from planner.plan import Plan
+from planner.rows import config_of
+from planner.thresholds import FORMAT, Gate, Judgement, Ruling, headline_of, judge, not_judged, overall, settled
+
+EXIT_CODES = {"pass": 0, "skipped": 0, "inconclusive": INCONCLUSIVE, "fail": MISSED, "invalid": INVALID}
+WORST_FIRST = ("fail", "invalid", "inconclusive", "pass", "skipped")
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Where a verdict goes, beside the terminal."""
+
+    junit: Path | None = None
+    markdown: Path | None = None
+    github: bool = False
+    json: str | None = None  # a file, or - for standard output
+
+    @classmethod
+    def of(cls, flags: Mapping[str, object]) -> Outputs:
+        """From a command's parameters. Raises ConfigError for a file that cannot be written, before any load."""
+        outputs = cls(
+            junit=_path(flags.get("junit")),
+            markdown=_path(flags.get("markdown")),
+            github=bool(flags.get("github")),
+            json=None if flags.get("json_") is None else str(flags["json_"]),
+        )
+        for flag, path in (("--junit", outputs.junit), ("--markdown", outputs.markdown), ("--json", outputs.json_file)):
+            if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+                raise ConfigError(f"{flag} {path}: cannot be written there: name a file in a folder that exists")
+        return outputs
+
+    @property
+    def json_file(self) -> Path | None:
+        return None if self.json in (None, "-") else Path(str(self.json))
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether standard output belongs to the JSON alone."""
+        return self.json == "-"
+
+
+def _path(given: object) -> Path | None:
+    return given if isinstance(given, Path) else None
+
+
+def judgement_of(run: Run, plan: Plan, thresholds: Sequence[Threshold], *, ended: str | None = None) -> Judgement:
+    """A run's. `ended`: why it ended before its time. Validity comes first: an invalid run is not judged."""
+    reasons = () if ended is None else (ended,)
+    if not plan.validity.valid:
+        checks = not_judged(thresholds, "the run is INVALID")
+        reasons = tuple(dict.fromkeys((*reasons, *plan.validity.reasons)))
+        verdict: Ruling = "invalid"
+    else:
+        checks = judge(run, thresholds)
+        verdict = overall(checks)
+    return Judgement(
+        subject=str(run.folder),
+        verdict=verdict,
+        exit_code=EXIT_CODES[verdict],
+        headline=headline_of(plan, checks),
+        reasons=reasons,
+        checks=checks,
+    )
+
+
+def gate_of(judgements: Sequence[Judgement]) -> Gate:
+    """The worst verdict of all, with its exit code. A miss beats what could not be judged, and that what is unclear."""
+    worst = min(judgements, key=lambda each: WORST_FIRST.index(each.verdict))
+    return Gate(format=FORMAT, verdict=worst.verdict, exit_code=worst.exit_code, judgements=tuple(judgements))
+
+
+def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
+    """The verdict on the terminal, and wherever else it is wanted. Raises RunFolderError."""
+    if outputs.to_stdout:
+        sys.stdout.buffer.write(ci.to_json(gate))
+        sys.stdout.flush()
+    elif not quiet and any(judgement.checks for judgement in gate.judgements):
+        sys.stdout.write("\n".join(["", *ci.plain(gate)]) + "\n")
+    written = (
+        (outputs.junit, ci.junit(gate)),
+        (outputs.markdown, ci.markdown(gate).encode()),
+        (outputs.json_file, ci.to_json(gate)),
+    )
+    for path, content in written:
+        if path is not None:
+            try:
+                publish_bytes(path, content)
+            except OSError as error:
+                raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
+    if outputs.github:
+        _tell_github(gate, sys.stderr if outputs.to_stdout else sys.stdout)
+
+
+def _tell_github(gate: Gate, log: TextIO) -> None:
+    """Annotations into the job's log, and the summary where the runner says that it wants it."""
+    log.write("".join(f"{line}\n" for line in ci.commands(gate)))
+    summary = os.environ.get(STEP_SUMMARY)
+    if not summary:
+        return
+    try:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(ci.markdown(gate, ci.MOST_SUMMARY_BYTES - Path(summary).stat().st_size))
+    except OSError as error:
+        raise RunFolderError(f"cannot write {summary} ({STEP_SUMMARY}): {error.strerror}") from None
+
+
+def check(folders: Sequence[Path], texts: Sequence[str] | None, outputs: Outputs, *, quiet: bool) -> int:
+    """Judge runs that have ended. Returns the exit code. Raises ConfigError and RunFolderError."""
+    judgements = []
+    for folder in folders:
+        with naming_damage(folder):
+            run = Run.open(folder)
+            thresholds = settled(run, texts)
+            if not thresholds:
+                raise ConfigError(f"{folder} was made without thresholds: give --slo, like --slo 'ttft.p95<1s'")
+            plan = plan_run(run, slos=[each.slo for each in thresholds if each.slo is not None])
+            judgements.append(judgement_of(run, plan, thresholds, ended=run.manifest.reason))
+    gate = gate_of(judgements)
+    tell(gate, outputs, quiet=quiet)
+    return gate.exit_code
+
+
+def conclude(folder: Path, plan: Plan, outputs: Outputs, *, ended: str | None, code: int | None, quiet: bool) -> int:
+    """Judge a run that has just ended. `code`: that of its early end, which stands. Returns the exit code."""
+    run = Run.open(folder)
+    judgement = judgement_of(run, plan, config_of(run).thresholds, ended=ended)
+    if code is not None:
+        judgement = replace(judgement, verdict="fail" if code == MISSED else judgement.verdict, exit_code=code)
+    tell(gate_of([judgement]), outputs, quiet=quiet)
+    return judgement.exit_code
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of what `--json` writes (docs/gate.schema.json)."""
+    found = TypeAdapter(Gate).json_schema(mode="serialization")
+    for rule in (found, *found["$defs"].values()):
+        rule["additionalProperties"] = False
+        rule["required"] = list(rule["properties"])
+    identity = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"Headroom gate, format {FORMAT}"}
+    return found | identity
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

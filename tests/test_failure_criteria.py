@@ -1,0 +1,128 @@
+"""failureCriteria of Azure Load Testing, read as thresholds and written from them."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from headroom.failure_criteria import criteria_of, read_criteria, yaml_lines
+from loadgen.config import RunConfig
+from loadgen.errors import ConfigError
+from loadgen.slo import Threshold
+from tests.commands import told
+
+TEST = """\
+version: v0.1
+testId: sample
+failureCriteria:   # the test fails where one is true
+  # of all requests
+  - avg(response_time_ms) > 300
+  - percentage(error) > 50  # half
+  - "p99(latency) > 5000"
+  - GetCustomerDetails: avg(latency) > 200
+  - "a: b": 'p97.5(response_time_ms) > 20'
+  - chat_ttft: p95(response_time_ms) > 800
+  - avg(requests_per_sec) < 78
+  - count(requests) < 1000
+  - max(response_time_ms) < 5
+  - median(response_time_ms) > 5
+  - sum(bytes) > 5
+autoStop:
+  errorPercentage: 80
+"""
+NESTED = """\
+failureCriteria:
+    clientMetrics:
+    - min(latency) > 20
+    serverMetrics:
+    - resourceId: /subscriptions/x/server
+      metricName: CpuPercentage
+      value: 80
+configurationFiles:
+- a.csv
+"""
+
+
+def test_each_condition_becomes_what_must_hold_or_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test.yaml").write_text(TEST)
+    thresholds, unsaid = read_criteria(tmp_path / "test.yaml")
+    assert thresholds == [
+        "response_time.mean<=300ms",
+        "errors<=50%",
+        "ttfb.p99<=5000ms",
+        "ttfb{scenario=GetCustomerDetails}.mean<=200ms",
+        "response_time{scenario=a: b}.p97.5<=20ms",
+        "ttft{scenario=chat}.p95<=800ms",
+        "requests_per_s>=78/s",
+        "requests>=1000",
+    ]
+    assert [line.partition(": ")[0] for line in unsaid] == ["line 13", "line 14", "line 15"]
+    assert "a latency has an upper limit" in unsaid[0] and "no such figure" in unsaid[2]
+
+
+def test_criteria_of_servers_are_named_and_not_dropped(tmp_path: Path) -> None:
+    (tmp_path / "test.yaml").write_text(NESTED)
+    thresholds, unsaid = read_criteria(tmp_path / "test.yaml")
+    assert thresholds == ["ttfb.min<=20ms"]
+    assert len(unsaid) == 1 and "Headroom measures no server's resources" in unsaid[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        pytest.param(
+            "failureCriteria: [avg(latency) > 5]\n", "line 1: write failureCriteria as a list", id="in brackets"
+        ),
+        pytest.param("failureCriteria:\n  avg: 5\n", "line 2: 'avg: 5' is no item", id="a table"),
+        pytest.param("failureCriteria:\n  - >-\n    avg(latency) > 5\n", "line 3: .* is no item", id="a folded text"),
+    ],
+)
+def test_yaml_that_is_written_otherwise_is_refused_by_line(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "test.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        read_criteria(tmp_path / "test.yaml")
+
+
+def test_what_is_printed_is_a_loadtest_toml(tmp_path: Path) -> None:
+    (tmp_path / "test.yaml").write_text(TEST.replace("GetCustomerDetails", "chat").replace('"a: b"', "chat"))
+    done = told(tmp_path, "import", "azure-load-testing", "test.yaml")
+    assert done.returncode == 0 and "3 of 11 have no counterpart" in done.stderr, done.stderr
+    config = RunConfig.model_validate(tomllib.loads(done.stdout))
+    assert len(config.thresholds) == 8
+    assert done.stdout.count("# not said here: ") == 3
+    assert told(tmp_path, "import", "azure-load-testing", "none.yaml").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        ("errors<=5%", [(None, "percentage(error) > 5")]),
+        ("errors{scenario=chat}<0.5%", [("chat", "percentage(error) > 0.5")]),
+        ("requests_per_s>=78/s", [(None, "avg(requests_per_sec) < 78")]),
+        ("requests>=1000", [(None, "count(requests) < 1000")]),
+        ("ttfb.p99<=5s", [("chat", "p99(latency) > 5000"), ("streaming", "p99(latency) > 5000")]),
+        ("response_time{scenario=chat}.min<=20ms", [("chat", "min(response_time_ms) > 20")]),
+        ("ttft.p95<800ms", [("streaming_ttft", "p95(response_time_ms) > 800")]),
+        ("ttft{scenario=chat}.p95<800ms", []),
+        ("response_time{target=east}.p95<1s", []),
+        ("goodput>0.95", []),
+        ("failed<1%", []),
+        ("dropped<1%", []),
+        ("cost_per_1k_requests<1usd", []),
+    ],
+)
+def test_thresholds_are_written_and_what_cannot_be_is_named(threshold: str, said: list[tuple[str | None, str]]) -> None:
+    found, unsaid = criteria_of([Threshold.parse(threshold)], ["chat", "streaming"], ["streaming"])
+    assert found == said
+    assert unsaid == ([] if said else [threshold])
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    texts = ["errors<=5%", "requests_per_s>=78/s", "requests>=1000", 'ttfb{scenario=a "b"}.p99<=5000ms']
+    criteria, _ = criteria_of([Threshold.parse(text) for text in texts], ['a "b"'], [])
+    (tmp_path / "test.yaml").write_text("\n".join(yaml_lines(criteria)))
+    assert read_criteria(tmp_path / "test.yaml") == (texts, [])
+    assert json.dumps('a "b"') in (tmp_path / "test.yaml").read_text()
