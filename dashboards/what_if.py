@@ -1,23 +1,73 @@
-"""How a demand would fare at a quota, as a table for the terminal."""
+"""How a demand would fare at a quota, for the terminal: what it needs, what is refused, and how retries fare."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
 
-from loadgen.quota import Quota
+from planner.clients import ClientOutcome
+from planner.deployments import PolicyNeed, QuotaNeed
 from planner.plan import WhatIf
+from planner.quota_plan import QuotaPlan
 
 
-def print_what_if(rows: Sequence[WhatIf], quota: Quota, console: Console) -> None:
-    """One line for each number of deployments and each way the quota may be enforced."""
-    console.print(
-        f"{quota.tokens_per_minute:,} tokens and {quota.requests_per_minute:,} requests a minute each; a request "
-        f"counts {quota.admission} (for a trace, its completion); arrivals are dealt out in turn",
-        highlight=False,
+def print_quota_plan(plan: QuotaPlan, console: Console) -> None:
+    """For a demand without a run."""
+    _say(
+        console,
+        f"{plan.tokens_per_minute:,} tokens and {plan.requests_per_minute:,} requests a minute each; a request "
+        f"counts {plan.admission} (for a trace, its completion); arrivals are dealt out in turn",
     )
+    if plan.need is not None:
+        for line in need_in_words(plan.need):
+            _say(console, line)
+    console.print()
+    print_what_if(plan.rows, console)
+    if plan.need is not None:
+        _print_policies(plan.need, console)
+    _print_clients(plan.clients, console)
+
+
+def need_in_words(need: QuotaNeed) -> list[str]:
+    """Sentences: how many deployments, how sure that is, what binds when, and what a lower max_tokens would win."""
+    interval = "too short to say how sure that is: give ten minutes or more"
+    if need.low is not None:
+        interval = (
+            f"{_range(need.low, need.high)} with 95 % confidence, in the ways below, by {need.bootstrap_blocks} "
+            f"stretches of {need.block_minutes} min drawn again"
+        )
+    when = need.binds_when
+    nearer = when.tokens_nearer_share if need.binds == "tokens" else 1 - when.tokens_nearer_share
+    busiest = f"The busiest minute, {_into(when.busiest_minute_s)}, fills {when.busiest_minute_load:.1f} deployments"
+    if when.busiest_hour_s is not None:
+        busiest += f", the busiest hour, {_into(when.busiest_hour_s)}, {when.busiest_hour_load:.1f}"
+    lines = [
+        f"{_deployments(need.deployments)} {'refuses' if need.deployments == 1 else 'refuse'} at most "
+        f"{need.target_share * 100:g} % of the requests, however the quota is enforced ({interval}).",
+        f"The {need.binds} bind: they are nearer their limit than the "
+        f"{'requests' if need.binds == 'tokens' else 'tokens'} in {nearer:.0%} of the minutes. {busiest}, "
+        f"the mean minute {when.mean_load:.1f}.",
+    ]
+    own = [each for each in need.by_policy if _counting(each) == _counting(need.by_policy[0])]
+    lines += [
+        f"{each.never_fit:,} requests are larger than a {each.window} ever admits: enforced so, no number of "
+        "deployments would serve them; they are not counted among those refused."
+        for each in own
+        if each.never_fit
+    ]
+    lines += [
+        f"With max_tokens at most {trim.max_tokens:,} (p{trim.percentile * 100:g} of the completions) "
+        f"{_deployments(trim.deployments)} would do; {trim.cut_short_share:.1%} of the answers would be cut short."
+        for trim in need.max_tokens_trim
+    ]
+    return lines
+
+
+def print_what_if(rows: Sequence[WhatIf], console: Console) -> None:
+    """One line for each number of deployments and each way the quota may be enforced."""
     table = Table(box=None, pad_edge=False)
     table.add_column("deployments", justify="right")
     table.add_column("enforced as", no_wrap=True)
@@ -36,5 +86,71 @@ def print_what_if(rows: Sequence[WhatIf], quota: Quota, console: Console) -> Non
     console.print(table)
 
 
+def _print_policies(need: QuotaNeed, console: Console) -> None:
+    """A line for each admission and slice, a column for each window."""
+    _say(console, "\nDeployments needed (95 % interval), by how the quota may be enforced, which is not documented:")
+    windows = list(dict.fromkeys(policy.window for policy in need.by_policy))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("a request counts", no_wrap=True)
+    table.add_column("checked each", justify="right")
+    for window in windows:
+        table.add_column(window, justify="right", no_wrap=True)
+    for (admission, slice_s), policies in groupby(need.by_policy, _counting):
+        by_window = {policy.window: policy for policy in policies}
+        table.add_row(admission, f"{slice_s} s", *(_needed(by_window[window]) for window in windows))
+    console.print(table)
+
+
+def _print_clients(clients: Sequence[ClientOutcome], console: Console) -> None:
+    if not clients:
+        return
+    _say(console, f"\nClients that try again, enforced as {clients[0].window}; refused tries are not billed:")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("deployments", justify="right")
+    table.add_column("client", no_wrap=True)
+    for name in ("tries a request", "% never admitted", "wait p50", "wait p99", "longest"):
+        table.add_column(name, justify="right")
+    for each in clients:
+        table.add_row(
+            str(each.deployments),
+            f"{each.client}, {len(each.refused_after_share)} tries"
+            if len(each.refused_after_share) > 1
+            else each.client,
+            f"{each.attempts_per_request:.2f}",
+            f"{each.refused_share * 100:.2f}",
+            _seconds(each.delay_p50_s),
+            _seconds(each.delay_p99_s),
+            _seconds(each.delay_max_s),
+        )
+    console.print(table)
+
+
+def _counting(policy: PolicyNeed) -> tuple[str, int]:
+    return policy.admission, policy.request_slice_s
+
+
+def _needed(policy: PolicyNeed) -> str:
+    if policy.low is None or policy.low == policy.high == policy.deployments:
+        return f"{policy.deployments}"
+    return f"{policy.deployments} ({_range(policy.low, policy.high)})"
+
+
+def _range(low: int | None, high: int | None) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _deployments(number: int) -> str:
+    return f"{number:,} deployment{'' if number == 1 else 's'}"
+
+
+def _into(at_s: float) -> str:
+    minutes, hours = round(at_s / 60) % 60, round(at_s / 60) // 60
+    return f"{hours} h {minutes} min in" if hours else f"{minutes} min in"
+
+
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f} s"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False)

@@ -14,7 +14,7 @@ from dashboards.report import write_report
 from dashboards.sweep import print_sweep
 from dashboards.sweep_report import write_sweep_report
 from dashboards.terminal import print_plan
-from dashboards.what_if import print_what_if
+from dashboards.what_if import print_quota_plan
 from loadgen.config import RunConfig
 from loadgen.damage import naming_damage
 from loadgen.durable import publish_bytes
@@ -27,7 +27,7 @@ from planner.assemble import plan_run, to_json
 from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run, grown
 from planner.plan import Plan
 from planner.prices import read_prices
-from planner.quota import what_if_table
+from planner.quota_plan import quota_plan
 
 
 def plan_from_run(
@@ -79,11 +79,11 @@ def _plan(
 def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bool) -> None:
     """Print how a trace would fare at the quota, without any run. Raises ConfigError."""
     demand = _demand(trace, None)
-    rows = what_if_table(demand if growth is None else grown(demand, _factor(growth)), quota)
+    plan = quota_plan(demand if growth is None else grown(demand, _factor(growth)), quota)
     if as_json:
-        sys.stdout.buffer.write(to_json(rows))
+        sys.stdout.buffer.write(to_json(plan))
     else:
-        print_what_if(rows, quota, Console())
+        print_quota_plan(plan, Console())
 
 
 def report(folder: Path, out: Path) -> None:

@@ -35,19 +35,22 @@ ARMS = ("a", "b")
 
 
 def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bool, outputs: Outputs) -> int:
-    """Play a run so many times, with a load process of its own each; leaves a folder of them. Returns the exit code."""
+    """Play a run so many times, with a load process of its own each; leaves a folder of them, each of them judged.
+
+    Returns the exit code: of an early end, else of the worst verdict.
+    """
     _check_number("--repeat", runs, config)
     check(config)
     folder = run_folder(config)
     with ready(config) as (settled, environment, deployments):
         arm = _Arm(folder, settled, Player(places, environment, deployments, whole="repetition"), runs)
-        code = _played([arm], runs, quiet=quiet)
-    if not outputs.to_stdout:
-        sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
+        code = _played([arm], runs, quiet=quiet or outputs.to_stdout)
     if not arm.judgements:
         return code
     gate = gating.gate_of(arm.judgements)
     gating.tell(gate, outputs, quiet=quiet)
+    if not outputs.to_stdout:
+        sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
     return code or gate.exit_code
 
 
@@ -113,7 +116,7 @@ class _Arm:
 
     def __init__(self, folder: Path, config: RunConfig, player: Player, asked: int) -> None:
         self.folder, self._config, self._player = folder, config, player
-        self.judgements: list[Judgement] = []
+        self.judgements: list[Judgement] = []  # of the runs that count
         self.set = RunSet(
             format=run_sets.FORMAT,
             series=uuid.uuid4().hex,
@@ -168,7 +171,7 @@ def _played(arms: list[_Arm], runs: int, *, quiet: bool) -> int:
         for number in range(runs):
             for arm in arms if number % 2 == 0 else reversed(arms):
                 arm.play(partial(say, arm))
-                if arm.judgements[-1].exit_code == INVALID and len(arms) > 1:
+                if arm.judgements[-1].verdict == "invalid" and len(arms) > 1:
                     raise Interrupted(
                         f"{arm.folder / arm.set.runs[-1]} is INVALID: there is nothing to compare", INVALID
                     )

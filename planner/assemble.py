@@ -31,6 +31,7 @@ from planner.plan import (
 )
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
+from planner.quota_plan import QuotaPlan
 from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stretch
 from planner.scope import Scope, day_of, watched_part
 from planner.traffic import billed_request, billed_requests, throttled_share, traffic
@@ -78,8 +79,8 @@ def plan_run(
     return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
 
 
-def to_json(plan: Plan | Calibration | Sequence[WhatIf]) -> bytes:
-    """A plan, a quota's table or a calibration as indented JSON in the layout of its class, ending in a newline."""
+def to_json(plan: Plan | Calibration | QuotaPlan) -> bytes:
+    """A plan, a quota's plan or a calibration as indented JSON in the layout of its class, ending in a newline."""
     return orjson.dumps(plan, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 

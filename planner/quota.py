@@ -2,111 +2,180 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
-from loadgen.quota import NS_PER_S, Limiter, Quota, WindowKind, enforcing
+from loadgen.errors import ConfigError
+from loadgen.quota import NS_PER_S, Admission, Quota, WindowKind
 from planner.demand import MINUTE_S, Demand, admission_tokens
+from planner.doors import door_of, enforced, numbers_of, window_name, windows
 from planner.plan import QuotaUse, Traffic, WhatIf
 from planner.quantiles import nearest_rank
+from planner.queues import waits
+from planner.replay import NEVER, REQUESTS, TOKENS, Codes, Door, Flags, Part, Whole
+from planner.search import smallest
 
 REFUSED_SHARE = 0.01  # of the requests: a number of deployments that refuses at most this much is enough
 MOST_ROWS = 12  # numbers of deployments that are tried
-MOST_REPLAYED = 60_000  # arrivals; of more, those of some of the deployments
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """What became of a demand. Shares are of what can fit at all; `never_fit` counts the requests that cannot."""
-
-    requests: int
-    tokens: int
-    never_fit: int
-    rejected_requests: int
-    rejected_tokens: int
-    delays_ns: tuple[int, ...]  # of each admitted request, in the order of arrival; zeros where none may wait
-
-    @property
-    def rejected_requests_share(self) -> float:
-        return self.rejected_requests / self.requests if self.requests else 0.0
-
-    @property
-    def rejected_tokens_share(self) -> float:
-        return self.rejected_tokens / self.tokens if self.tokens else 0.0
-
-    def delay_s(self, q: float) -> float | None:
-        """A percentile of the delays; None where nothing was admitted."""
-        if not self.delays_ns:
-            return None
-        return sorted(self.delays_ns)[nearest_rank(len(self.delays_ns), q) - 1] / NS_PER_S
+QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
+Mode = Literal["reject", "queue"]
 
 
 def what_if(
-    arrivals: pl.DataFrame, quota: Quota, deployments: int, *, mode: Literal["reject", "queue"] = "reject"
-) -> Replay:
-    """Deal the arrivals (columns: demand.ARRIVALS) round-robin to so many deployments, each with the whole quota.
+    arrivals: pl.DataFrame,
+    quota: Quota,
+    deployments: int | Sequence[int],
+    *,
+    admission: Admission | str | None = None,
+    window: WindowKind | str | None = None,
+    mode: Mode = "reject",
+) -> pl.DataFrame:
+    """What would become of the arrivals, dealt in turn to so many deployments with the whole quota each.
+
+    `arrivals` has at_s (seconds, never falling), prompt_tokens, completion_tokens and max_tokens, of which only those
+    that the admission counts must be there; a missing max_tokens is a null, and counts as loadgen.quota says.
+    `admission` and `window` are the quota's own unless given; a window is a WindowKind or one of the names of
+    `windows`, such as "bucket 10 s".
 
     `reject`: a request that does not fit when it comes is refused, and not tried again. `queue`: it waits behind all
     earlier ones of its deployment. A fixed minute counts from the first arrival; buckets start full; a request takes
     its tokens and its one request together, or neither; nothing is given back after the answer.
+
+    One row for each number of deployments: `deployments`, `window`, `admission`, `mode`; `requests` and `tokens`, those
+    that can fit at all, and `never_fit`, the requests that cannot; `refused_requests` and `refused_tokens` with their
+    `_share` of those; `short_of_tokens` and `short_of_requests`, the requests refused or delayed by each limit (by both
+    at once in both); `delayed_requests`, and of all that were admitted `delay_p50_s`, `delay_p95_s`, `delay_p99_s` and
+    `delay_max_s`, by nearest rank, null where none was; `binds`, the limit that more are short of, null without any.
+
+    Raises ConfigError for a column or an argument that cannot be used, naming it.
     """
-    first_s = arrivals["at_s"].first()
-    at_ns = ((arrivals["at_s"] - first_s) * NS_PER_S).round().cast(pl.Int64).to_list() if arrivals.height else []
-    costs = arrivals.select(admission_tokens(quota.admission)).to_series().to_list()
-    limiters = [enforcing(quota, origin_ns=0) for _ in range(deployments)]
-    largest = limiters[0].largest
-    requests = tokens = never_fit = rejected_requests = rejected_tokens = 0
-    delays_ns = []
-    for i, (now_ns, cost) in enumerate(zip(at_ns, costs, strict=True)):
-        if cost > largest:
-            never_fit += 1
-            continue
-        requests += 1
-        tokens += cost
-        admitted_ns = _admitted_ns(limiters[i % deployments], now_ns, cost, mode)
-        if admitted_ns is None:
-            rejected_requests += 1
-            rejected_tokens += cost
-        else:
-            delays_ns.append(admitted_ns - now_ns)
-    return Replay(requests, tokens, never_fit, rejected_requests, rejected_tokens, tuple(delays_ns))
+    door = door_of(arrivals, enforced(quota, admission, window))
+    name = window_name(door.quota)
+    rows = [_summary(door, number, name, mode) for number in numbers_of(deployments)]
+    return pl.DataFrame(rows, schema=_SUMMARY)
 
 
-def _admitted_ns(limiter: Limiter, now_ns: int, cost: int, mode: Literal["reject", "queue"]) -> int | None:
-    grant = limiter.try_take(now_ns, cost) if mode == "reject" else limiter.reserve(now_ns, cost)
-    return None if grant is None else grant.at_ns
+def replayed(
+    arrivals: pl.DataFrame,
+    quota: Quota,
+    deployments: int,
+    *,
+    admission: Admission | str | None = None,
+    window: WindowKind | str | None = None,
+    mode: Mode = "reject",
+) -> pl.DataFrame:
+    """What would become of each arrival: the rows behind `what_if`, whose arguments these are.
+
+    One row for each arrival, in their order: `seq` from 0, `at_s`, `deployment` from 0, `tokens` as the quota counts
+    them, `fits` (whether it could be admitted ever), `admitted`, `delay_s` (null where it was not) and `short_of`
+    ("tokens", "requests" or "both": what it was refused or delayed by; null where it was neither).
+    """
+    door = door_of(arrivals, enforced(quota, admission, window))
+    (number,) = numbers_of(deployments)
+    delays_ns, codes, admitted = _outcomes(door, number, mode)
+    short = pl.Series(codes).replace_strict(
+        {TOKENS: "tokens", REQUESTS: "requests", TOKENS | REQUESTS: "both"}, default=None, return_dtype=pl.String
+    )
+    seq = np.arange(len(codes))
+    return pl.DataFrame(
+        {
+            "seq": seq,
+            "at_s": arrivals["at_s"].cast(pl.Float64),
+            "deployment": seq % number,
+            "tokens": door.tokens,
+            "fits": door.fits,
+            "admitted": admitted,
+            "delay_s": delays_ns / NS_PER_S,
+            "short_of": short,
+        }
+    ).with_columns(delay_s=pl.when("admitted").then("delay_s"))
 
 
-def windows(quota: Quota) -> dict[str, Quota]:
-    """The ways in which the limits may be enforced, by name: what Azure's serverless endpoints do is not documented."""
+_SUMMARY = {
+    **dict.fromkeys(("deployments",), pl.Int64),
+    **dict.fromkeys(("window", "admission", "mode"), pl.String),
+    **dict.fromkeys(("requests", "tokens", "never_fit", "refused_requests"), pl.Int64),
+    **{"refused_requests_share": pl.Float64, "refused_tokens": pl.Int64, "refused_tokens_share": pl.Float64},
+    **dict.fromkeys(("short_of_tokens", "short_of_requests", "delayed_requests"), pl.Int64),
+    **dict.fromkeys((f"delay_{name}_s" for name in QUANTILES), pl.Float64),
+    "binds": pl.String,
+}
+
+
+def _outcomes(door: Door, deployments: int, mode: Mode) -> tuple[Whole, Codes, Flags]:
+    """Of each arrival the delay, what it was short of, and whether it was admitted."""
+    if mode == "queue":
+        delays_ns, codes = waits(door, deployments)
+        return delays_ns, codes, codes != NEVER
+    if mode == "reject":
+        codes = door.refusals(deployments)
+        return np.zeros(len(codes), np.int64), codes, codes == 0
+    raise ConfigError(f"mode must be 'reject' or 'queue', not {mode!r}")
+
+
+def _summary(door: Door, deployments: int, window: str, mode: Mode) -> dict[str, Any]:
+    delays_ns, codes, admitted = _outcomes(door, deployments, mode)
+    delays_ns = np.sort(delays_ns[admitted])
+    refused = door.fits & ~admitted
+    requests, tokens = int(door.fits.sum()), int(door.counted_tokens.sum())
+    refused_requests, refused_tokens = int(refused.sum()), int(door.counted_tokens[refused].sum())
+    of_tokens, of_requests = (int(((codes & limit) != 0).sum()) for limit in (TOKENS, REQUESTS))
     return {
-        "minute": replace(quota, window=WindowKind.MINUTE),
-        "bucket 60 s": replace(quota, window=WindowKind.BUCKET, burst_s=60.0),
-        "bucket 10 s": replace(quota, window=WindowKind.BUCKET, burst_s=10.0),
-        "sliding": replace(quota, window=WindowKind.SLIDING),
+        "deployments": deployments,
+        "window": window,
+        "admission": door.quota.admission.value,
+        "mode": mode,
+        "requests": requests,
+        "tokens": tokens,
+        "never_fit": len(codes) - requests,
+        "refused_requests": refused_requests,
+        "refused_requests_share": refused_requests / requests if requests else 0.0,
+        "refused_tokens": refused_tokens,
+        "refused_tokens_share": refused_tokens / tokens if tokens else 0.0,
+        "short_of_tokens": of_tokens,
+        "short_of_requests": of_requests,
+        "delayed_requests": int((delays_ns > 0).sum()),
+        **{f"delay_{name}_s": _at_rank(delays_ns, q) for name, q in QUANTILES.items()},
+        "binds": ("tokens" if of_tokens >= of_requests else "requests") if of_tokens or of_requests else None,
     }
+
+
+def _at_rank(ascending_ns: Whole, q: float) -> float | None:
+    return float(ascending_ns[nearest_rank(len(ascending_ns), q) - 1]) / NS_PER_S if len(ascending_ns) else None
+
+
+# --- the table of a plan ---
 
 
 def what_if_table(demand: Demand, quota: Quota) -> tuple[WhatIf, ...]:
     """For 1, 2, ... deployments and each way of enforcing, until every way refuses at most 1 % of the requests.
 
-    Where the demand fills many deployments on average, the table starts near that number. At most MOST_ROWS numbers are
-    tried. Empty for a demand that has no arrivals, or no duration.
+    Where the demand fills many deployments on average, the table starts near that number. Where MOST_ROWS numbers in
+    turn are not enough, the last two are those between which the answer lies. Of many arrivals, those of some of the
+    deployments are replayed. Empty for a demand that has no arrivals, or no duration.
     """
     if demand.arrivals.is_empty() or demand.span_s <= 0:
         return ()
+    doors = {name: door_of(demand.arrivals, way) for name, way in windows(quota).items()}
     filled = math.ceil(_mean_load(demand, quota))
     first = 1 if filled <= MOST_ROWS // 2 else filled - 1
-    rows: list[WhatIf] = []
-    for deployments in range(first, first + MOST_ROWS):
-        tried = [_row(demand, window, name, deployments) for name, window in windows(quota).items()]
-        rows += tried
-        if all(row.rejected_requests_share <= REFUSED_SHARE for row in tried):
-            break
-    return tuple(rows)
+    rows: list[list[WhatIf]] = []
+    for number in range(first, first + MOST_ROWS):
+        rows.append([_row(door, name, number) for name, door in doors.items()])
+        if all(row.rejected_requests_share <= REFUSED_SHARE for row in rows[-1]):
+            return tuple(itertools.chain(*rows))
+
+    def is_enough(number: int) -> bool:
+        return all(Part.of(door, number).is_enough(REFUSED_SHARE) for door in doors.values())
+
+    enough = smallest(is_enough, first + MOST_ROWS, demand.arrivals.height)
+    rows[-2:] = [[_row(door, name, number) for name, door in doors.items()] for number in (enough - 1, enough)]
+    return tuple(itertools.chain(*rows))
 
 
 def _mean_load(demand: Demand, quota: Quota) -> float:
@@ -116,31 +185,18 @@ def _mean_load(demand: Demand, quota: Quota) -> float:
     return max(tokens / quota.tokens_per_minute, demand.arrivals.height / quota.requests_per_minute) / minutes
 
 
-def _some_of(arrivals: pl.DataFrame, deployments: int) -> tuple[pl.DataFrame, int]:
-    """The arrivals of as many of the deployments as can be replayed in seconds, and how many those are.
-
-    Arrivals are dealt out in turn, so that each deployment sees the same load, and some of them stand for all.
-    """
-    if arrivals.height <= MOST_REPLAYED:
-        return arrivals, deployments
-    some = max(1, deployments * MOST_REPLAYED // arrivals.height)
-    return arrivals.filter(pl.int_range(pl.len()) % deployments < some), some
-
-
-def _row(demand: Demand, quota: Quota, window: str, deployments: int) -> WhatIf:
-    arrivals, replayed = _some_of(demand.arrivals, deployments)
-    refusing = what_if(arrivals, quota, replayed, mode="reject")
-    # Where none is refused, none would wait.
-    queueing = what_if(arrivals, quota, replayed, mode="queue") if refusing.rejected_requests else refusing
+def _row(door: Door, window: str, deployments: int) -> WhatIf:
+    part = Part.of(door, deployments)
+    refusing, queueing = (_summary(part.door, part.deployments, window, mode) for mode in ("reject", "queue"))
     return WhatIf(
         deployments=deployments,
         window=window,
-        admission=quota.admission.value,
-        rejected_requests_share=refusing.rejected_requests_share,
-        rejected_tokens_share=refusing.rejected_tokens_share,
-        delay_p50_s=queueing.delay_s(0.50),
-        delay_p99_s=queueing.delay_s(0.99),
-        never_fit=refusing.never_fit,
+        admission=door.quota.admission.value,
+        rejected_requests_share=refusing["refused_requests_share"],
+        rejected_tokens_share=refusing["refused_tokens_share"],
+        delay_p50_s=queueing["delay_p50_s"],
+        delay_p99_s=queueing["delay_p99_s"],
+        never_fit=int((~door.fits).sum()),
     )
 
 

@@ -20,8 +20,11 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.closed_loop",
         "loadgen.slo",
         "loadgen.errors",
+        "loadgen.lengths",
         "loadgen.schedule",
         "loadgen.schedule_file",
+        "loadgen.shapes",
+        "loadgen.simulator.autoscale",  # pure: the rules are planned as they are simulated
         "loadgen.tokens",
         "loadgen.traces",
     ),
@@ -62,7 +65,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/spread/worker.py",
         "loadgen/spread/distant.py",
     ),
-    "httpx": ("loadgen/target.py", "planner/retail.py"),
+    "httpx": ("loadgen/probe.py", "planner/retail.py"),
     "asyncio_throttle": ("planner/retail.py",),
     "httptools": ("loadgen/wire.py", "loadgen/simulator/protocol.py"),
     "plotly": ("dashboards/",),
@@ -117,17 +120,34 @@ PURE = (
     "simulator/hardware",
 )  # and wire, which also knows samples
 PURE_OF_PLANNER = (  # they know a frame only by the columns of a Demand
+    "attainment",
+    "autoscaling",
+    "closure",
     "cost",
     "cost_case",
     "cost_plan",
     "cost_results",
     "cost_words",
+    "curves",
     "demand_path",
+    "first_token",
+    "fitted",
+    "fitting",
+    "fleet",
+    "fleet_checks",
+    "fleet_plan",
     "following",
     "growth",
     "hybrid",
+    "one_instance",
     "options",
+    "outlook",
+    "saturation",
+    "sharing",
+    "simulated_rate",
+    "spread",
     "uncertainty",
+    "waiting",
 )
 IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
 
@@ -136,12 +156,16 @@ def source_files():
     return [path for top in OURS for path in sorted((ROOT / top).glob("**/*.py"))]
 
 
+def imported(node):
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from imported(node)
 
 
 def within(module, names):
@@ -166,7 +190,7 @@ def test_pure_files_import_no_clock_socket_or_frame(name):
 
 
 @pytest.mark.parametrize("name", PURE_OF_PLANNER)
-def test_what_computes_costs_imports_no_clock_socket_or_frame(name):
+def test_pure_files_of_the_planner_import_no_clock_socket_or_frame(name):
     for module in imports(ROOT / "planner" / f"{name}.py"):
         assert not within(module, IMPURE), f"planner/{name}.py is pure and may not import {module}"
 
@@ -174,6 +198,31 @@ def test_what_computes_costs_imports_no_clock_socket_or_frame(name):
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_files_stay_readable_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+def file_of(module):
+    """Of a module of ours, or of the one that what is named so stands in."""
+    names = [module, module.rpartition(".")[0]]
+    paths = [ROOT / f"{name.replace('.', '/')}{end}" for name in names for end in (".py", "/__init__.py")]
+    return next((path for path in paths if module.startswith(OURS) and path.is_file()), None)
+
+
+def started_with(path, seen):
+    """All that a file imports as it starts, itself or by others of ours."""
+    for module in {module for node in ast.parse(path.read_text()).body for module in imported(node)} - seen:
+        seen.add(module)
+        if (file := file_of(module)) is not None:
+            started_with(file, seen)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "process",
+    ["loadgen/__main__.py", "loadgen/spread/worker.py", "loadgen/recorder.py", "loadgen/simulator/__main__.py"],
+)
+def test_the_processes_of_a_load_start_without_what_they_make_no_use_of(process):
+    known = {module.partition(".")[0] for module in started_with(ROOT / process, set())}
+    assert known & {"httpx", "numpy", "plotly", "jinja2", "typer", "rich", "planner", "dashboards", "headroom"} == set()
 
 
 def test_the_command_line_starts_without_the_heavy_libraries():

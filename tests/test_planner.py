@@ -39,7 +39,7 @@ from planner.demand import (
 from planner.instances import ASSUMED_CONCURRENCY, concurrency_of_instance, instance_estimate
 from planner.plan import Plan
 from planner.prices import plain_name, read_prices
-from planner.quota import deployments_needed, what_if, what_if_table
+from planner.quota import deployments_needed, replayed, what_if, what_if_table
 from planner.scope import watched_part
 from tests.runs import PHI_3_MINI, answered, dropped, make_run, refused, synthetic_run
 
@@ -161,19 +161,20 @@ def test_a_replay_deals_arrivals_in_turn_and_refuses_or_delays_what_does_not_fit
         rows.insert(2, (700, 7.0))
     demand = arrivals(*((at_s + 100, 0, 0, tokens) for tokens, at_s in rows))
     quota = Quota(**{**asdict(TINY), "tokens_per_minute": 500 if deployments == 1 else 600})
-    refusing = what_if(demand, quota, deployments)
-    assert (refusing.rejected_requests_share, refusing.rejected_tokens_share) == (rejected, rejected_tokens)
-    assert refusing.never_fit == (1 if deployments == 1 else 0)
-    queueing = what_if(demand, quota, deployments, mode="queue")
-    assert [delay_ns / 1e9 for delay_ns in queueing.delays_ns] == delays_s
-    assert queueing.rejected_requests == 0
+    refusing = what_if(demand, quota, deployments).row(0, named=True)
+    assert (refusing["refused_requests_share"], refusing["refused_tokens_share"]) == (rejected, rejected_tokens)
+    assert refusing["never_fit"] == (1 if deployments == 1 else 0)
+    assert what_if(demand, quota, deployments, mode="queue")["refused_requests"].item() == 0
+    queueing = replayed(demand, quota, deployments, mode="queue")
+    assert queueing["delay_s"].drop_nulls().to_list() == delays_s
 
 
 def test_a_queue_is_never_overtaken_and_its_delays_are_nearest_ranks():
     quota = Quota(tokens_per_minute=600, requests_per_minute=60, admission=Admission.USAGE, window=WindowKind.BUCKET)
-    replay = what_if(arrivals((0.0, 600, 0, 0), (0.0, 300, 0, 0), (0.0, 10, 0, 0)), quota, 1, mode="queue")
-    assert replay.delays_ns == (0, 30 * 10**9, 31 * 10**9)  # ten tokens a second come back
-    assert (replay.delay_s(0.5), replay.delay_s(0.99)) == (30, 31)
+    demand = arrivals((0.0, 600, 0, 0), (0.0, 300, 0, 0), (0.0, 10, 0, 0))
+    assert replayed(demand, quota, 1, mode="queue")["delay_s"].to_list() == [0, 30, 31]  # ten tokens a second come back
+    table = what_if(demand, quota, 1, mode="queue")
+    assert (table["delay_p50_s"].item(), table["delay_p99_s"].item()) == (30, 31)
 
 
 def test_the_table_goes_on_until_every_way_of_enforcing_refuses_at_most_one_percent():
@@ -645,7 +646,7 @@ def test_a_run_folder_of_unreadable_config_is_refused_by_name(tmp_path):
         plan_run(Run(run.folder, manifest))
 
 
-def test_a_demand_of_thousands_a_second_is_planned_in_seconds_by_some_of_its_deployments():
+def test_a_demand_of_thousands_a_second_is_planned_in_seconds_with_all_of_its_deployments():
     rate_per_s, cost = 5_000, 300
     arrivals = pl.DataFrame(
         {

@@ -14,7 +14,7 @@ from planner.cost import (
 )
 from planner.demand import demand_from_trace
 from planner.prices import read_prices
-from planner.quota import what_if, windows
+from planner.quota import what_if
 
 CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"
 PHI_3_MINI = read_prices().token_price("Phi-3-mini-4k-Instruct")
@@ -42,22 +42,22 @@ def test_the_trace_is_the_one_that_the_figures_are_of(conversations):
         (2, "15.91", "6.22", "7.22"),
         (3, "2.88", "0.56", "1.23"),
         (4, "0.07", "0.00", "0.01"),
-        (5, "0.00", "0.00", "0.00"),
+        *((deployments, "0.00", "0.00", "0.00") for deployments in (5, 6, 10)),
     ],
 )
 def test_rejected_requests_of_the_conversation_trace(conversations, deployments, minute, bucket_60_s, bucket_10_s):
     """Percent refused of one hour at 200,000 tokens and 1,000 requests a minute, by tokens billed."""
-    ways = windows(Quota(admission=Admission.USAGE))
     found = {
-        name: f"{what_if(conversations.arrivals, ways[name], deployments).rejected_requests_share:.2%}".rstrip("%")
-        for name in ("minute", "bucket 60 s", "bucket 10 s")
+        window: what_if(conversations.arrivals, Quota(), deployments, admission=Admission.USAGE, window=window)
+        for window in ("minute", "bucket 60 s", "bucket 10 s")
     }
-    assert found == {"minute": minute, "bucket 60 s": bucket_60_s, "bucket 10 s": bucket_10_s}
+    shares = [f"{table['refused_requests_share'].item():.2%}".rstrip("%") for table in found.values()]
+    assert shares == [minute, bucket_60_s, bucket_10_s]
 
 
 def test_rejected_tokens_of_the_conversation_trace_at_three_deployments(conversations):
-    replay = what_if(conversations.arrivals, windows(Quota(admission=Admission.USAGE))["minute"], 3)
-    assert f"{replay.rejected_tokens_share:.2%}" == "3.62%"
+    table = what_if(conversations.arrivals, Quota(), 3, admission="usage", window="minute")
+    assert f"{table['refused_tokens_share'].item():.2%}" == "3.62%"
 
 
 def test_a_full_quota_of_phi_3_mini_costs_less_than_one_gpu():

@@ -1,0 +1,280 @@
+"""Arrivals at the door of so many deployments, replayed exactly: who is refused there, and by which limit.
+
+The rules are loadgen.quota's, on integers. Most requests need no replay one by one: whoever would be admitted if nobody
+had been refused is admitted, for a refusal only leaves more. So what fits even then is found for all arrivals at once,
+and only the others, which near the number of deployments that is enough are few, are looked at in turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from loadgen.quota import MINUTE_NS, NS_PER_S, Quota, WindowKind
+
+ADMITTED, TOKENS, REQUESTS, NEVER = 0, 1, 2, 4  # what refused a request, both: TOKENS | REQUESTS; NEVER: too large
+MOST_REPLAYED = 60_000  # arrivals; of more, those of some of the deployments are enough
+EXACT = 1 << 62  # sums up to here are whole numbers of a vector
+
+Whole = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """`rate` units come back each ns, an amount takes `unit` of them for each, and `capacity` is the most there is.
+
+    The units are as large as they can be with every refill a whole number. A bucket is kept by the instant, in units,
+    at which it is full again: the generic cell rate algorithm of ITU-T I.371.
+    """
+
+    rate: int
+    unit: int
+    capacity: int
+
+    @classmethod
+    def refilling(cls, per_minute: int, burst_ns: int) -> Bucket:
+        common = math.gcd(per_minute, MINUTE_NS)
+        return cls(per_minute // common, MINUTE_NS // common, per_minute // common * burst_ns)
+
+    @property
+    def largest(self) -> int:
+        return self.capacity // self.unit
+
+
+@dataclass(frozen=True)
+class Door:
+    """Arrivals that deployments with one quota let in or not, whatever the number to which they are dealt in turn.
+
+    `at_ns` never falls and starts at 0; a fixed minute began `phase_ns` before it. Both vectors hold one entry for each
+    arrival.
+    """
+
+    at_ns: Whole
+    tokens: Whole
+    quota: Quota
+    phase_ns: int = 0
+
+    @property
+    def is_bucket(self) -> bool:
+        return self.quota.window is WindowKind.BUCKET
+
+    @cached_property
+    def slice_ns(self) -> int:
+        return self.quota.request_slice_s * NS_PER_S
+
+    @cached_property
+    def requests_a_slice(self) -> int:
+        return self.quota.requests_per_minute * self.quota.request_slice_s // 60
+
+    @cached_property
+    def tokens_bucket(self) -> Bucket:
+        return Bucket.refilling(self.quota.tokens_per_minute, round(self.quota.burst_s * NS_PER_S))
+
+    @cached_property
+    def requests_bucket(self) -> Bucket:
+        burst_ns = min(round(self.quota.burst_s * NS_PER_S), self.slice_ns)
+        return Bucket.refilling(self.quota.requests_per_minute, burst_ns)
+
+    @cached_property
+    def fits(self) -> Flags:
+        """Which requests are small enough to be admitted ever."""
+        return self.tokens <= (self.tokens_bucket.largest if self.is_bucket else self.quota.tokens_per_minute)
+
+    @cached_property
+    def counted_tokens(self) -> Whole:
+        return np.where(self.fits, self.tokens, 0)
+
+    @cached_property
+    def since(self) -> tuple[Whole, Whole]:
+        """For each arrival the first that counts with it, against the limit of tokens and against that of requests."""
+        return self._since(MINUTE_NS), self._since(self.slice_ns)
+
+    def _since(self, period_ns: int) -> Whole:
+        if self.quota.window is WindowKind.SLIDING:
+            return np.searchsorted(self.at_ns, self.at_ns - period_ns, side="right")
+        cell = (self.at_ns + self.phase_ns) // period_ns
+        return np.searchsorted(cell, cell)
+
+    def refusals(self, deployments: int) -> Codes:
+        """What refused each arrival; a refused one takes nothing, and is not tried again."""
+        codes = np.zeros(len(self.at_ns), np.uint8)
+        if len(codes):
+            (_refuse_at_buckets if self.is_bucket else _refuse_at_windows)(self, deployments, codes)
+            codes[~self.fits] = NEVER
+        return codes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A door as many of the deployments see it as hold MOST_REPLAYED arrivals, where all are too many to replay.
+
+    Arrivals are dealt out in turn, so that each deployment sees the same load, and some of them stand for all.
+    """
+
+    door: Door
+    deployments: int
+    places: Whole | slice  # of its arrivals, in the whole
+
+    @classmethod
+    def of(cls, whole: Door, deployments: int, phase_ns: int = 0) -> Part:
+        count = len(whole.at_ns)
+        some = max(1, deployments * MOST_REPLAYED // count) if count else deployments
+        if some >= deployments:
+            door = whole if phase_ns == whole.phase_ns else replace(whole, phase_ns=phase_ns)
+            return cls(door, deployments, slice(None))
+        rounds = np.arange(0, count, deployments)
+        places = (rounds[:, np.newaxis] + np.arange(some)).ravel()
+        places = places[places < count]
+        return cls(Door(whole.at_ns[places], whole.tokens[places], whole.quota, phase_ns), some, places)
+
+    @cached_property
+    def refused(self) -> Flags:
+        """Of its arrivals, those that could be admitted, and are not."""
+        return np.asarray((self.door.refusals(self.deployments) != 0) & self.door.fits)
+
+    def is_enough(self, target_share: float) -> bool:
+        return bool(self.refused.sum() <= target_share * self.door.fits.sum())
+
+
+def dealt(amounts: Whole, deployments: int) -> Whole:
+    """One row for each round of the deal, one column for each deployment; zeros where the last round is not full."""
+    rounds = -(-len(amounts) // deployments)
+    table = np.zeros(rounds * deployments, np.int64)
+    table[: len(amounts)] = amounts
+    return table.reshape(rounds, deployments)
+
+
+# --- fixed and sliding windows ---
+
+
+def _refuse_at_windows(door: Door, deployments: int, codes: Codes) -> None:
+    tokens = _with_earlier(door.counted_tokens, door.since[0], deployments)
+    requests = _with_earlier(door.fits.astype(np.int64), door.since[1], deployments)
+    over = (tokens > door.quota.tokens_per_minute) | (requests > door.requests_a_slice)
+    late = np.flatnonzero(over & door.fits)
+    late = late[np.argsort(late % deployments, kind="stable")]
+    counts = (late % deployments, late, door.since[0][late], door.since[1][late], tokens[late], requests[late])
+    each = zip(*(count.tolist() for count in counts), door.tokens[late].tolist(), strict=True)
+    codes[late] = list(_refused_in_turn(each, door.quota.tokens_per_minute, door.requests_a_slice))
+
+
+def _with_earlier(amounts: Whole, since: Whole, deployments: int) -> Whole:
+    """With each arrival what came to its deployment since the first that counts with it."""
+    until = np.zeros(((-(-len(amounts) // deployments)) + 1) * deployments, np.int64)
+    until[deployments:] = np.cumsum(dealt(amounts, deployments), axis=0).ravel()
+    place = np.arange(len(amounts))
+    turn = place % deployments
+    first = (since - turn + deployments - 1) // deployments * deployments + turn
+    return np.asarray(until[place + deployments] - until[first])
+
+
+def _refused_in_turn(
+    late: Iterator[tuple[int, int, int, int, int, int, int]], most_tokens: int, most_requests: int
+) -> Iterator[int]:
+    """Take from what came in a window what was refused of it."""
+    at_turn = -1
+    refused: list[int] = []
+    costs: list[int] = []
+    head = head_of_requests = cost_sum = 0
+    for turn, place, since, since_of_requests, tokens, requests, cost in late:
+        if turn != at_turn:
+            at_turn, head, head_of_requests, cost_sum = turn, 0, 0, 0
+            refused, costs = [], []
+        while head < len(refused) and refused[head] < since:
+            cost_sum -= costs[head]
+            head += 1
+        while head_of_requests < len(refused) and refused[head_of_requests] < since_of_requests:
+            head_of_requests += 1
+        code = TOKENS if tokens - cost_sum > most_tokens else ADMITTED
+        if requests - (len(refused) - head_of_requests) > most_requests:
+            code |= REQUESTS
+        if code:
+            refused.append(place)
+            costs.append(cost)
+            cost_sum += cost
+        yield code
+
+
+# --- buckets ---
+
+
+def _refuse_at_buckets(door: Door, deployments: int, codes: Codes) -> None:
+    of_tokens, of_requests = door.tokens_bucket, door.requests_bucket
+    if not _is_exact(door):
+        for turn in range(deployments):
+            _refuse_stretch(door, np.arange(turn, len(codes), deployments), 0, 0, codes)
+        return
+    before_tokens = _full_again(door.at_ns * of_tokens.rate, door.counted_tokens * of_tokens.unit, deployments)
+    before_requests = _full_again(door.at_ns * of_requests.rate, door.fits * of_requests.unit, deployments)
+    owed = before_tokens - door.at_ns * of_tokens.rate
+    owed_requests = before_requests - door.at_ns * of_requests.rate
+    over = owed + door.counted_tokens * of_tokens.unit > of_tokens.capacity
+    over |= owed_requests + min(of_requests.unit, of_requests.capacity) > of_requests.capacity
+    over &= door.fits
+    full = (owed == 0) & (owed_requests == 0)
+    for turn in np.unique(np.flatnonzero(over) % deployments).tolist():
+        places = np.arange(turn, len(codes), deployments)
+        for first, end in _stretches(np.flatnonzero(over[places]), np.flatnonzero(full[places]), len(places)):
+            start = int(places[first])
+            levels = int(before_tokens[start]), int(before_requests[start])
+            _refuse_stretch(door, places[first:end], *levels, codes)
+
+
+def _is_exact(door: Door) -> bool:
+    last_ns = int(door.at_ns[-1])
+    spent = (int(door.counted_tokens.sum()), door.tokens_bucket), (len(door.at_ns), door.requests_bucket)
+    return all(last_ns * each.rate + amount * each.unit + each.capacity < EXACT for amount, each in spent)
+
+
+def _full_again(now: Whole, taken: Whole, deployments: int) -> Whole:
+    """When the bucket of each arrival's deployment would be full again, just before it takes and never before now.
+
+    Lindley's recursion, F = max(F, now) + taken, as a running maximum, for the case that nothing is refused.
+    """
+    times, amounts = dealt(now, deployments), dealt(taken, deployments)
+    before = np.cumsum(amounts, axis=0) - amounts
+    return np.asarray((before + np.maximum.accumulate(times - before, axis=0)).ravel()[: len(now)])
+
+
+def _stretches(over: Whole, full: Whole, count: int) -> Iterator[tuple[int, int]]:
+    """From each first that does not fit, to where both buckets would be full again even if nothing were refused."""
+    end = 0
+    for first in over.tolist():
+        if first >= end:
+            after = int(np.searchsorted(full, first, side="right"))
+            end = int(full[after]) if after < len(full) else count
+            yield first, end
+
+
+def _refuse_stretch(door: Door, places: Whole, full_at: int, requests_full_at: int, codes: Codes) -> None:
+    """One deployment's arrivals in turn, from where its buckets will be full again at those instants."""
+    places = places[door.fits[places]]
+    rate, unit, capacity = door.tokens_bucket.rate, door.tokens_bucket.unit, door.tokens_bucket.capacity
+    of_requests = door.requests_bucket
+    requests_rate, requests_unit, requests_capacity = of_requests.rate, of_requests.unit, of_requests.capacity
+    needed = min(requests_unit, requests_capacity)
+    found = []
+    for at_ns, cost in zip(door.at_ns[places].tolist(), door.tokens[places].tolist(), strict=True):
+        now, now_of_requests = at_ns * rate, at_ns * requests_rate
+        if full_at < now:  # noqa: PLR1730 - a call of max takes longer than all the rest
+            full_at = now
+        if requests_full_at < now_of_requests:  # noqa: PLR1730
+            requests_full_at = now_of_requests
+        after = full_at + cost * unit
+        if after > now + capacity:
+            short = requests_full_at + needed > now_of_requests + requests_capacity
+            found.append(TOKENS | REQUESTS if short else TOKENS)
+        elif requests_full_at + needed > now_of_requests + requests_capacity:
+            found.append(REQUESTS)
+        else:
+            found.append(ADMITTED)
+            full_at = after
+            requests_full_at += requests_unit
+    codes[places] = found
