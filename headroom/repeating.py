@@ -45,12 +45,12 @@ def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bo
     with ready(config) as (settled, environment, deployments):
         arm = _Arm(folder, settled, Player(places, environment, deployments, whole="repetition"), runs)
         code = _played([arm], runs, quiet=quiet or outputs.to_stdout)
+    if not outputs.to_stdout:
+        sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
     if not arm.judgements:
         return code
     gate = gating.gate_of(arm.judgements)
     gating.tell(gate, outputs, quiet=quiet)
-    if not outputs.to_stdout:
-        sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
     return code or gate.exit_code
 
 

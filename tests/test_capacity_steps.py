@@ -3,7 +3,11 @@
 import pytest
 
 from loadgen.config import RunConfig
+from loadgen.samples import Run
+from planner import swept
 from planner.capacity import CapacityError, fit, steps_of
+from planner.steps import step_of
+from planner.sweep import Search
 from tests.runs import answered, make_run, refused
 
 SECONDS, TOKENS, TTFT_S = 20.0, 50, 0.1
@@ -35,6 +39,35 @@ def test_run_folders_become_steps_and_steps_a_model(tmp_path):
     said = fit(table).predict(12.0)
     assert float(said.itl_mean_ms) == pytest.approx(1e3 * itl_s(12), rel=0.03)
     assert said.itl_mean_ms.low <= 1e3 * itl_s(12) <= said.itl_mean_ms.high
+
+
+def test_the_steps_of_a_sweep_are_those_of_its_run_folders(tmp_path):
+    rates = (2, 5, 10)
+    folders = [run_at(tmp_path / "sweep", rate) for rate in rates]
+    steps = [
+        step_of(Run.open(folder), (), number=at, folder=folder.name, rate_per_s=rate)
+        for at, (folder, rate) in enumerate(zip(folders, rates, strict=True), 1)
+    ]
+    swept.write(
+        tmp_path / "sweep",
+        swept.Sweep(
+            format=swept.FORMAT,
+            state="complete",
+            reason=None,
+            started_utc="2026-11-20T10:00:00Z",
+            target="sim",
+            model="Phi-3-mini-4k-Instruct",
+            kind="managed",
+            search=Search(from_per_s=2, to_per_s=10, steps=3, tolerance=0.1),
+            step_s=SECONDS,
+            past_quota=False,
+            objectives=(),
+            assumptions=(),
+            config={},
+            steps=tuple(steps),
+        ),
+    )
+    assert steps_of(tmp_path / "sweep").drop("folder").equals(steps_of(folders).drop("folder"))
 
 
 def test_a_run_that_the_quota_limited_is_set_aside_and_said(tmp_path):

@@ -15,6 +15,7 @@ from loadgen.errors import ConfigError, HeadroomError
 from loadgen.slo import Slo
 from planner.capacity import CapacityError, Interval, MaxRate, Prediction, fit
 from planner.curves import EXPONENTS, nonnegative
+from tests.queueing_model import Queueing
 
 PROMPT, COMPLETION = 512.0, 128.0
 
@@ -132,8 +133,6 @@ def test_the_universal_scalability_law_is_the_quadratic_form():
 
 
 def test_the_published_queueing_model_gives_the_figures_of_its_own_example():
-    from benchmarks.planner_accuracy import Queueing
-
     at = Queueing(alpha=12, beta=0.05, gamma=0.0005, batch=48, queue=128).at(3, 128, 512)
     published = {"response": 10568.446, "wait": 28.27539, "served": 31.620514, "ttft": 75.31746, "itl": 20.534498}
     assert at == pytest.approx(published, rel=1e-4)
