@@ -11,20 +11,23 @@ import orjson
 from rich.console import Console
 
 from dashboards.comparison import print_baseline, print_baselines, print_comparison, print_history
-from headroom import run_sets
+from headroom import gating, run_sets
 from headroom.commands.app import INCONCLUSIVE, REGRESSED
+from headroom.gating import Outputs
 from headroom.run_sets import RunSet
 from loadgen.damage import naming_damage
 from loadgen.errors import ConfigError, RunFolderError
 from loadgen.samples import Run
 from planner import baseline
-from planner.compare import compare
+from planner.compare import checks_of, compare
 from planner.comparison import Comparison
 from planner.history import History, history_of
 from planner.run_facts import RunFacts, facts_of
+from planner.thresholds import Gate, Judgement, Ruling
 from planner.tolerance import Tolerance
 from planner.verdict import Test, Verdict
 
+RULINGS: dict[Verdict, Ruling] = {Verdict.REGRESSED: "fail", Verdict.INCONCLUSIVE: "inconclusive"}
 EXIT_CODES = {Verdict.REGRESSED: REGRESSED, Verdict.INCONCLUSIVE: INCONCLUSIVE}
 
 
@@ -87,22 +90,43 @@ def compared(base: Path, new: Path, terms: Terms, *, confirming: Found | None = 
     return Found(comparison=unconfirmed, first=confirming.comparison)
 
 
-def verdict(base: Path, new: Path, terms: Terms, *, confirm: Path | None, as_json: bool, quiet: bool) -> int:
+def verdict(
+    base: Path, new: Path, terms: Terms, *, confirm: Path | None, outputs: Outputs, as_json: bool, quiet: bool
+) -> int:
     """Compare, tell, and return the exit code. A regression counts only if the runs of `confirm` show it too."""
     found = compared(base, new, terms)
     if confirm is not None and found.code == REGRESSED:
         found = compared(base, confirm, terms, confirming=found)
-    tell(found, as_json=as_json, quiet=quiet)
+    tell(found, outputs, as_json=as_json, quiet=quiet)
     return found.code
 
 
-def tell(found: Found, *, as_json: bool, quiet: bool) -> None:
+def tell(found: Found, outputs: Outputs, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
         sys.stdout.buffer.write(orjson.dumps(found.comparison, option=options))
         sys.stdout.flush()
     elif not quiet:
         print_comparison(found.comparison, Console())
+    gating.tell(gate_of(found), outputs, quiet=True)
+
+
+def gate_of(found: Found) -> Gate:
+    """For JUnit, Markdown and GitHub: one judgement, of the new runs against the base's."""
+    comparison = found.comparison
+    subject = f"{', '.join(comparison.runs.new)} against {', '.join(comparison.runs.base)}"
+    return gating.gate_of(
+        [
+            Judgement(
+                subject=subject,
+                verdict=RULINGS.get(comparison.verdict, "pass"),
+                exit_code=found.code,
+                headline=comparison.headline,
+                reasons=(),
+                checks=checks_of(comparison),
+            )
+        ]
+    )
 
 
 def _side(path: Path, terms: Terms) -> _Side:

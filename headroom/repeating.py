@@ -45,12 +45,12 @@ def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bo
     with ready(config) as (settled, environment, deployments):
         arm = _Arm(folder, settled, Player(places, environment, deployments, whole="repetition"), runs)
         code = _played([arm], runs, quiet=quiet or outputs.to_stdout)
+    if not outputs.to_stdout:
+        sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
     if not arm.judgements:
         return code
     gate = gating.gate_of(arm.judgements)
     gating.tell(gate, outputs, quiet=quiet)
-    if not outputs.to_stdout:
-        sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
     return code or gate.exit_code
 
 
@@ -62,6 +62,7 @@ def compare_in_turns(
     *,
     terms: comparing.Terms,
     confirm: bool,
+    outputs: Outputs,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -91,7 +92,7 @@ def compare_in_turns(
             code, a, b = in_turns(folder / "confirm")
             found = None if code else comparing.compared(a.folder, b.folder, terms, confirming=found)
     if found is not None:
-        comparing.tell(found, as_json=as_json, quiet=quiet)
+        comparing.tell(found, outputs, as_json=as_json, quiet=quiet)
     if not as_json:
         sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
     return code if found is None else found.code

@@ -280,6 +280,16 @@ def at_level(run, day, level):
     return replace(run, run_id=f"{day}", name=f"day{day:02d}", started_utc=started, quantiles=tuple(quantiles))
 
 
+def test_the_verdict_is_written_for_ci(arena, tmp_path):
+    files = {"--junit": tmp_path / "gate.xml", "--markdown": tmp_path / "gate.md"}
+    flags = [word for pair in files.items() for word in pair]
+    done = told(arena, "compare", "before.json", "slow.json", *flags, "--github")
+    assert done.returncode == 98
+    assert "::error title=ttft.p50::" in done.stdout
+    assert "<failure" in files["--junit"].read_text()
+    assert "tpot" in files["--markdown"].read_text()
+
+
 def test_a_change_of_level_is_found_in_a_history(arena, tmp_path):
     (run, *_) = facts(arena / "before")
     for day in range(24):

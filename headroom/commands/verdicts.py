@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, app
+from headroom.commands.app import INTERRUPTED, GitHub, JUnit, Markdown, app
 from headroom.commands.load import also_of, flags_of, place_of, run
 from loadgen.errors import ConfigError
 
@@ -42,19 +42,26 @@ def compare(
         bool, typer.Option("--history", help="Change points over all that is named, instead of a comparison.")
     ] = False,
     baselines: Baselines = Path(".headroom"),
+    junit: JUnit = None,
+    markdown: Markdown = None,
+    github: GitHub = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing: the exit code says it.")] = False,
 ) -> None:
     """Say whether new runs are slower than a base, or fail more."""
     from headroom import comparing  # noqa: PLC0415
+    from headroom.gating import Outputs  # noqa: PLC0415
 
     terms = comparing.Terms.parse(fail_on, test, baselines)
+    outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github})
     if history:
         raise typer.Exit(comparing.history(runs, terms, as_json=as_json))
     if len(runs) != 2:
         raise ConfigError("compare takes a BASE and a NEW: several runs of one side go into one folder, or a baseline")
     base, new = runs
-    raise typer.Exit(comparing.verdict(base, new, terms, confirm=confirm, as_json=as_json, quiet=quiet))
+    raise typer.Exit(
+        comparing.verdict(base, new, terms, confirm=confirm, outputs=outputs, as_json=as_json, quiet=quiet)
+    )
 
 
 @app.command()
@@ -70,12 +77,16 @@ def ab(
         bool, typer.Option("--confirm", help="After a regression play them all again: it must show twice.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the runs; must not exist.")] = None,
+    junit: JUnit = None,
+    markdown: Markdown = None,
+    github: GitHub = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the folder.")] = False,
     **of_run: Any,
 ) -> None:
     """Load two deployments in turns, and say whether the second is slower."""
     from headroom import comparing, repeating  # noqa: PLC0415
+    from headroom.gating import Outputs  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
     if not a or not b:
@@ -83,9 +94,10 @@ def ab(
     config = load_config(file, flags_of({**of_run, "out": out}), os.environ)
     places = {name: place_of(name) for name in config.scenarios}
     terms = comparing.Terms.parse(fail_on, test, Path(".headroom"))
+    outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github})
     try:
         code = repeating.compare_in_turns(
-            config, places, (a, b), pairs, terms=terms, confirm=confirm, as_json=as_json, quiet=quiet
+            config, places, (a, b), pairs, terms=terms, confirm=confirm, outputs=outputs, as_json=as_json, quiet=quiet
         )
     except KeyboardInterrupt:  # before the first run began
         sys.stderr.write("headroom: interrupted\n")
