@@ -29,9 +29,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which has a planner.py of its own
-
 from planner.capacity import CapacityError, Interval, ServingModel, fit
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

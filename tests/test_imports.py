@@ -1,6 +1,8 @@
 """Who may import whom, and which file may know which library."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -225,11 +227,18 @@ def test_the_processes_of_a_load_start_without_what_they_make_no_use_of(process)
     assert known & {"httpx", "numpy", "plotly", "jinja2", "typer", "rich", "planner", "dashboards", "headroom"} == set()
 
 
-def test_the_command_line_starts_without_the_heavy_libraries():
-    import subprocess
-    import sys
+def printed_by(program):
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
-    probe = "import sys, headroom.cli; print([m for m in ('locust', 'gevent', 'polars', 'plotly', 'httpx') if m in sys.modules])"
-    assert (
-        subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+def test_the_command_line_starts_without_the_heavy_libraries():
+    heavy = "('locust', 'gevent', 'polars', 'plotly', 'httpx', 'numpy')"
+    assert printed_by(f"import sys, headroom.cli; print([name for name in {heavy} if name in sys.modules])") == "[]"
+
+
+def test_a_benchmark_finds_the_planner_and_not_the_benchmark_of_that_name():
+    folder = str(ROOT / "benchmarks")
+    program = (
+        f"import sys; sys.path.insert(0, {folder!r}); import planner.quota; print(planner.quota.what_if.__module__)"
     )
+    assert printed_by(program) == "planner.quota"
