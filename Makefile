@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+# Containers often forbid bytecode: each process would compile all it imports anew, which takes 4 s of every run.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup run test test-long check bench soak browser clean
 

@@ -12,6 +12,7 @@ deployments, and against 1, 2, ... 10, must be counted in 10 s each.
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import resource
 import sys
@@ -24,7 +25,11 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, in which `planner` would be this file
+# The programs of this folder find it first on their path, and mean the package of this name.
+sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
+if __name__ == "planner":
+    del sys.modules[__name__]
+    importlib.import_module(__name__)
 
 from loadgen.quota import MINUTE_NS, Quota, enforcing  # noqa: E402
 from planner.doors import door_of, windows  # noqa: E402

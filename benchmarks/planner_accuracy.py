@@ -4,10 +4,10 @@
 
 Measured: 16 load sweeps of one model on one GPU (inferno_exp2.json of llm-inferno/model-trainer) and six vLLM
 configurations through saturation (kubecon_inferenceperf.json of kubernetes-sigs/inference-perf), where the folder has
-them; made up: sweeps of servers of known form, with noise and a hidden cap. Rolling origin: fitted on the first k steps,
-the next is predicted. The load error is that of the rate at which the time between tokens measured next is reached.
+them; made up: sweeps of servers of known form, with noise and a hidden cap. Rolling origin: fitted on the first k, the
+next is predicted. The load error is that of the rate at which the time between tokens measured next is reached.
 Beside it: the last step again (persistence), the straight line through the last two, and the published queueing model
-(mean field, fitted per sweep). Errors in %, median / 90th percentile.
+(mean field, fitted per sweep; also to ITL alone, which it predicts better). Errors in %, median / 90th percentile.
 """
 
 from __future__ import annotations
@@ -46,45 +46,6 @@ class Guess:
     rate_per_s: float  # at which the next step's ITL is reached
 
 
-# The published queueing model: llm-d's workload variant autoscaler, and its mean field.
-
-
-@dataclass(frozen=True)
-class Queueing:
-    """State-dependent queue: alpha, beta, gamma in ms; up to `batch` are served, `queue` wait."""
-
-    alpha: float
-    beta: float
-    gamma: float
-    batch: int
-    queue: int
-
-    def service_ms(self, n: float, prompt: float, completion: float) -> tuple[float, float]:
-        """Prefill and the time of one further token, n being served."""
-        context = prompt + completion / 2
-        iteration = self.alpha + n * (self.beta * (prompt + completion) / (completion + 1) + self.gamma * context)
-        return iteration + (self.beta + self.gamma) * prompt, iteration + self.beta + self.gamma * context
-
-    def served_per_s(self, n: int, prompt: float, completion: float) -> float:
-        prefill, decode = self.service_ms(min(n, self.batch), prompt, completion)
-        return 1e3 * min(n, self.batch) / (prefill + completion * decode)
-
-    def at(self, rate_per_s: float, prompt: float, completion: float) -> dict[str, float]:
-        """The stationary birth-death chain: response, wait, TTFT and ITL in ms, and how many are served."""
-        logs = [0.0]
-        for n in range(1, self.batch + self.queue + 1):
-            logs.append(logs[-1] + math.log(rate_per_s / self.served_per_s(n, prompt, completion)))
-        weights = [math.exp(each - max(logs)) for each in logs]
-        p = [each / sum(weights) for each in weights]
-        served = sum(min(n, self.batch) * each for n, each in enumerate(p))
-        through = rate_per_s * (1 - p[-1]) / 1e3
-        response, in_service = sum(n * each for n, each in enumerate(p)) / through, served / through
-        prefill = self.service_ms(served, prompt, completion)[0]
-        itl = (in_service - prefill) / completion
-        wait = response - in_service
-        return {"response": response, "wait": wait, "served": served, "ttft": wait + prefill + itl, "itl": itl}
-
-
 @dataclass(frozen=True)
 class MeanField:
     alpha: float
@@ -105,12 +66,12 @@ class MeanField:
         return self.beta + iteration, self.beta * row["prompt_tokens"] + (chunks + 1) * iteration
 
     @classmethod
-    def fitted(cls, rows: Sequence[Row]) -> MeanField:
+    def fitted(cls, rows: Sequence[Row], ttft_weight: float) -> MeanField:
         def loss(logs: np.ndarray) -> float:
             model = cls(*np.exp(logs))
             pairs = [(model.latencies_ms(row), row) for row in rows]
             return sum(
-                min(1e6, (itl / row["itl_mean_ms"] - 1) ** 2 + (ttft / row["ttft_p50_ms"] - 1) ** 2)
+                min(1e6, (itl / row["itl_mean_ms"] - 1) ** 2 + ttft_weight * (ttft / row["ttft_p50_ms"] - 1) ** 2)
                 for (itl, ttft), row in pairs
             )
 
@@ -119,11 +80,17 @@ class MeanField:
         return cls(*np.exp(min(found, key=lambda each: each.fun).x))
 
 
-def by_mean_field(rows: Sequence[Row], following: Row) -> Guess:
-    model = MeanField.fitted(rows)
+def by_mean_field(rows: Sequence[Row], following: Row, ttft_weight: float = 1.0) -> Guess:
+    """Fitted to ITL and TTFT alike, as published."""
+    model = MeanField.fitted(rows, ttft_weight)
     itl, ttft = model.latencies_ms(following)
     free = model.alpha / max(1e-9, following["itl_mean_ms"] - model.beta)
-    return Guess(itl, ttft, math.nan, max(0.0, 1 - free) / model.work_ms(following) * 1e3)
+    rate = max(0.0, 1 - free) / model.work_ms(following) * 1e3
+    return Guess(itl, ttft if ttft_weight else math.nan, math.nan, rate)
+
+
+def by_mean_field_of_itl(rows: Sequence[Row], following: Row) -> Guess:
+    return by_mean_field(rows, following, ttft_weight=0.0)
 
 
 def by_persistence(rows: Sequence[Row], _: Row) -> Guess:
@@ -206,7 +173,12 @@ def sweeps_of(folder: Path) -> dict[tuple[int, int], list[Row]]:
 
 
 def print_rolling_origin(title: str, sweeps: Iterable[Sequence[Row]], firsts: Sequence[int]) -> None:
-    others = {"persistence": by_persistence, "line through the last two": by_line, "queueing model": by_mean_field}
+    others = {
+        "persistence": by_persistence,
+        "line through the last two": by_line,
+        "queueing model": by_mean_field,
+        "queueing model, of ITL alone": by_mean_field_of_itl,
+    }
     names = ("itl_mean_ms", "ttft_p50_ms", "ttft_p95_ms", "load")
     table = Table(
         "first steps",
@@ -247,38 +219,45 @@ def add_rows(table: Table, label: str, scores: dict[str, Scores], names: Sequenc
     table.add_section()
 
 
-def print_left_out_workloads(sweeps: dict[tuple[int, int], list[Row]]) -> None:
-    """Fitted on the first seven steps of all shapes but one, whose steps are predicted; error over the mean."""
+def left_out_errors(sweeps: dict[tuple[int, int], list[Row]]) -> dict[str, float]:
+    """Fitted on the first seven steps of all shapes but one, which are predicted: the mean error over the mean."""
     off: dict[str, list[float]] = defaultdict(list)
     measured: dict[str, list[float]] = defaultdict(list)
     for shape in sweeps:
         model = fit([pl.DataFrame(rows[:7]) for each, rows in sweeps.items() if each != shape])
         for at, row in enumerate(sweeps[shape][:7]):
             said = model.predict(row["rate_per_s"], row["prompt_tokens"], row["completion_tokens"])
-            for name, value in (("itl_mean_ms", said.itl_mean_ms), ("ttft_p50_ms", said.ttft_p50_ms)):
-                if at or name == "itl_mean_ms":  # an idle instance starts at once
-                    off[name].append(abs(float(value) - row[name]))  # type: ignore[arg-type]
-                    measured[name].append(row[name])
-    said = {name: 100 * sum(off[name]) / sum(measured[name]) for name in off}
-    CONSOLE.print(f"workload left out: ITL {said['itl_mean_ms']:.1f} %, TTFT {said['ttft_p50_ms']:.1f} %\n")
+            for name in ("itl_mean_ms", "ttft_p50_ms") if at else ("itl_mean_ms",):  # an idle instance starts at once
+                off[name].append(abs(float(getattr(said, name)) - row[name]))
+                measured[name].append(row[name])
+    return {name: sum(off[name]) / sum(measured[name]) for name in off}
 
 
-def print_saturated(folder: Path) -> None:
-    """Fitted on the stages that achieved what was asked for, with the cap known; against what saturation served."""
-    stages: dict[str, list[dict[str, object]]] = defaultdict(list)
+def saturated_rates(folder: Path) -> list[tuple[str, int, Interval | CapacityError, float]]:
+    """Of each configuration its cap, the rate by the stages that achieved what they asked for, and what was served."""
+    stages: dict[str, list[dict]] = defaultdict(list)
     for raw in json.loads((folder / "kubecon_inferenceperf.json").read_bytes()):
         stages[raw["cfg"]].append(raw)
-    table = Table("configuration", "cap", "predicted", "90 %", "served", "error", title="saturated rate, requests/s")
+    found: list[tuple[str, int, Interval | CapacityError, float]] = []
     for name, raws in stages.items():
         served, cap = median(sorted(raw["rps"] for raw in raws)[-3:]), CAPS.get(name, 128)
         steady = pl.DataFrame([stage_row(raw) for raw in raws if raw["ach"] >= 0.97 * raw["req"]])
         try:
-            said = fit(steady, concurrency_cap=cap).max_rate("ttft.p95<1h").rate_per_s
+            said: Interval | CapacityError = fit(steady, concurrency_cap=cap).max_rate("ttft.p95<1h").rate_per_s
         except CapacityError as error:
-            table.add_row(name, str(cap), f"refused: {str(error).partition(';')[0]}", "", f"{served:.1f}", "")
-            continue
-        off = f"{100 * (said.value / served - 1):+.1f} %"
-        table.add_row(name, str(cap), f"{said.value:.1f}", f"{said.low:.1f} to {said.high:.1f}", f"{served:.1f}", off)
+            said = error
+        found.append((name, cap, said, served))
+    return found
+
+
+def print_saturated(folder: Path) -> None:
+    table = Table("configuration", "cap", "predicted", "90 %", "served", "error", title="saturated rate, requests/s")
+    for name, cap, said, served in saturated_rates(folder):
+        if isinstance(said, CapacityError):
+            table.add_row(name, str(cap), f"refused: {str(said).partition(';')[0]}", "", f"{served:.1f}", "")
+        else:
+            off, within = f"{100 * (said.value / served - 1):+.1f} %", f"{said.low:.1f} to {said.high:.1f}"
+            table.add_row(name, str(cap), f"{said.value:.1f}", within, f"{served:.1f}", off)
     CONSOLE.print(table)
 
 
@@ -291,9 +270,6 @@ def stage_row(raw: dict) -> Row:
         "ttft_p95_ms": raw["ttft"]["p95"] * 1e3,
         "e2e_mean_s": raw["e2e"]["mean"],
     }
-
-
-# Servers that are made up: any of the forms, noise, and a cap that the model is not told.
 
 
 def made_up(rng: random.Random, itl_ms: Callable[[float], float], noise: float) -> tuple[list[Row], Row, float]:
@@ -389,7 +365,8 @@ def main(arguments: list[str]) -> int:
     if (given.data / "inferno_exp2.json").is_file():
         sweeps = sweeps_of(given.data)
         print_rolling_origin("16 sweeps: the next step, by the first ones", sweeps.values(), (4, 5, 6, 7))
-        print_left_out_workloads(sweeps)
+        out = left_out_errors(sweeps)
+        CONSOLE.print(f"workload left out: ITL {out['itl_mean_ms']:.1%}, TTFT {out['ttft_p50_ms']:.1%}\n")
         print_saturated(given.data)
     else:
         CONSOLE.print(f"no measured sweeps in {given.data}: servers made up only")

@@ -51,6 +51,13 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         f"{'requests' if need.binds == 'tokens' else 'tokens'} in {nearer:.0%} of the minutes. {busiest}, "
         f"the mean minute {when.mean_load:.1f}.",
     ]
+    own = [each for each in need.by_policy if _counting(each) == _counting(need.by_policy[0])]
+    lines += [
+        f"{each.never_fit:,} requests are larger than a {each.window} ever admits: enforced so, no number of "
+        "deployments would serve them; they are not counted among those refused."
+        for each in own
+        if each.never_fit
+    ]
     lines += [
         f"With max_tokens at most {trim.max_tokens:,} (p{trim.percentile * 100:g} of the completions) "
         f"{_deployments(trim.deployments)} would do; {trim.cut_short_share:.1%} of the answers would be cut short."
@@ -88,7 +95,7 @@ def _print_policies(need: QuotaNeed, console: Console) -> None:
     table.add_column("checked each", justify="right")
     for window in windows:
         table.add_column(window, justify="right", no_wrap=True)
-    for (admission, slice_s), policies in groupby(need.by_policy, lambda each: (each.admission, each.request_slice_s)):
+    for (admission, slice_s), policies in groupby(need.by_policy, _counting):
         by_window = {policy.window: policy for policy in policies}
         table.add_row(admission, f"{slice_s} s", *(_needed(by_window[window]) for window in windows))
     console.print(table)
@@ -116,6 +123,10 @@ def _print_clients(clients: Sequence[ClientOutcome], console: Console) -> None:
             _seconds(each.delay_max_s),
         )
     console.print(table)
+
+
+def _counting(policy: PolicyNeed) -> tuple[str, int]:
+    return policy.admission, policy.request_slice_s
 
 
 def _needed(policy: PolicyNeed) -> str:

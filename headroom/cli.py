@@ -13,14 +13,15 @@ from headroom.commands import (  # noqa: F401 - each adds its commands to the ap
     recovery,
     sweep,
     tools,
+    verdicts,
 )
 from headroom.commands.app import app
 from loadgen.errors import HeadroomError
 
 
 def main() -> int:
-    """Exit codes: 0 fine; 1 our fault; 2 usage or config; 3 inconclusive; 4 run invalid; 99 threshold missed;
-    105 interrupted; 108 stopped by the auto-stop; 111 budget used up; 112 target refused.
+    """Exit codes: 0 fine; 1 our fault; 2 usage or config; 3 inconclusive; 4 run invalid; 98 regression; 99 threshold
+    missed; 105 interrupted; 108 stopped by the auto-stop; 111 budget used up; 112 target refused.
     """
     try:
         app()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,13 @@ from rich.console import Console
 
 from dashboards.sweep import print_sweep, step_line
 from dashboards.sweep_report import write_sweep_report
-from headroom.commands.app import BUDGET_USED, INTERRUPTED, INVALID, MISSED
-from headroom.running import EXIT_CODES, begin, close, manifest_of, play, ready, run_folder
+from headroom.commands.app import INTERRUPTED, INVALID, MISSED
+from headroom.running import manifest_of, ready, run_folder
+from headroom.series import Interrupted, Player
 from headroom.targets import check
 from loadgen.config import Kind, RunConfig, ThrottleMode
 from loadgen.durable import publish_bytes
-from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.errors import ConfigError, RunFolderError
 from loadgen.fields import PerSecond, Seconds
 from loadgen.samples import Run
 from loadgen.slo import Slo
@@ -93,7 +93,8 @@ def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json
     console = Console(stderr=as_json)
     say: Callable[[Any], None] = (lambda _: None) if quiet else lambda line: console.print(line, soft_wrap=True)
     with ready(asked) as (settled, environment, (deployment,)):
-        course = _Course(terms, settled, assumptions, deployment, _Player(places, environment, deployment))
+        player = Player(places, environment, [deployment], whole="sweep")
+        course = _Course(terms, settled, assumptions, deployment, player)
         say(f"{course.sweep.model} at {course.sweep.target}; {', '.join(settled.slo)}")
         code = course.run(say)
     _tell(course.folder, course.sweep, as_json=as_json, quiet=quiet, report=config.output.report)
@@ -139,43 +140,6 @@ def _settled(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...
     return config.model_copy(update=changes), tuple(assumptions)
 
 
-class _Interrupted(Exception):  # noqa: N818 - a way to end
-    """A step was cut short: by hand, by the budget, or by what the answers said."""
-
-    def __init__(self, reason: str, code: int) -> None:
-        super().__init__(reason)
-        self.reason, self.code = reason, code
-
-
-class _Player:
-    """Plays steps, whose budgets together are the sweep's."""
-
-    def __init__(self, places: Mapping[str, str], environment: Mapping[str, str], deployment: dict[str, Any]) -> None:
-        self._places, self._environment, self._deployment = places, environment, deployment
-        self._used: Counter[str] = Counter()
-
-    def play(self, config: RunConfig, folder: Path) -> None:
-        """One step to its end, and its record closed. Raises _Interrupted, and HeadroomError where it crashed."""
-        manifest = begin(folder, self._within_budget(config), [self._deployment])
-        quiet = not sys.stderr.isatty()  # a line a step is enough for a log
-        played = play(folder, manifest, self._places, self._environment, quiet=quiet)
-        reason = close(folder, played)
-        if played.exit_code:
-            raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")
-        if reason is not None:
-            raise _Interrupted(reason, EXIT_CODES[played.cause])
-        self._used.update({name.removesuffix("_s"): use["used"] for name, use in played.budget.items()})
-
-    def _within_budget(self, config: RunConfig) -> RunConfig:
-        """The step may use what is left. Raises _Interrupted where nothing is."""
-        left = {}
-        for name, limit in config.budget.model_dump(exclude_none=True).items():
-            left[name] = limit - self._used[name]
-            if left[name] <= 0:
-                raise _Interrupted(f"the sweep's budget ({name}) is used up", BUDGET_USED)
-        return config.model_copy(update={"budget": config.budget.model_copy(update=left)})
-
-
 class _Course:
     """A sweep while it lasts: the folder, and the record of it, which is written anew after each step."""
 
@@ -185,7 +149,7 @@ class _Course:
         config: RunConfig,
         assumptions: tuple[str, ...],
         deployment: dict[str, Any],
-        player: _Player,
+        player: Player,
     ) -> None:
         self._terms, self._config, self._player = terms, config, player
         self.folder = run_folder(config)
@@ -218,7 +182,7 @@ class _Course:
                 self._play(step)
                 say(step_line(self.sweep.steps[-1]))
             self._write(state="complete", result=step)
-        except _Interrupted as end:
+        except Interrupted as end:
             self._write(state="interrupted", reason=end.reason)
             return end.code
         except KeyboardInterrupt:

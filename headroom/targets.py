@@ -14,12 +14,13 @@ from headroom.processes import serving
 from headroom.scheduling import stated_rows
 from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.probe import probe
 from loadgen.prompts import Prompts
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.schedule import TraceRow
 from loadgen.slo import COST
-from loadgen.target import Credential, address_of, check_allowed, check_budgeted, check_encrypted, credential_of, probe
+from loadgen.target import Credential, address_of, check_allowed, check_budgeted, check_encrypted, credential_of
 from planner.prices import TokenPrice, read_prices
 
 SIMULATED_KEY = "HEADROOM_SIMULATED_KEY"

@@ -36,6 +36,12 @@ class RunFolderError(HeadroomError):
     exit_code = 2
 
 
+class InvalidRun(HeadroomError):  # noqa: N818 - the run is, and it is no fault of ours
+    """A run that measured its own generator, or too little, where one is needed that may be believed."""
+
+    exit_code = 4
+
+
 class CapacityError(HeadroomError):
     """Measured steps from which no serving model follows, or a question that the model cannot answer."""
 

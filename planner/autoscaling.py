@@ -65,6 +65,7 @@ class AutoscaleResult:
     max_instances: int
     start_instances: int
     boot_s: float
+    span_s: float  # of the demand that was played: its busiest stretch, where it is very long
     requests: int
     refused: int  # 429: too many pending
     refused_share: float
@@ -239,6 +240,7 @@ def autoscale(
         max_instances=policy.max_instances,
         start_instances=policy.start_instances,
         boot_s=policy.boot_s,
+        span_s=span_s,
         requests=requests,
         refused=fleet.refused,
         refused_share=fleet.refused / requests if requests else 0.0,

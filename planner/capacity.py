@@ -156,7 +156,7 @@ def fit(
         fits = [*_fits_of_shapes(sifted, shapes, concurrency_cap), *fits]
     last = fits[-1]
     return ServingModel(
-        form=last.form,
+        form=last.form.value,
         forms=tuple((form.value, last.left_out[form]) for form in Form if form in last.left_out),
         concurrency_cap=None if last.cap is None else round(last.cap),
         cap_source=last.cap_source,

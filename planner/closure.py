@@ -18,7 +18,7 @@ from planner.curves import Curve, FloatArray, Shape
 from planner.first_token import FirstToken
 
 GRID = 400
-HALVINGS = 60
+HALVINGS = 32  # of a step of the grid
 MS_PER_S = 1e3
 FAR = 100.0  # times the highest measured concurrency: where the search ends if there is no cap
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 Number = TypeVar("Number", float, FloatArray)
+NEGLIGIBLE = 0.01  # share of a prediction
 EXPONENTS = tuple(round(0.1 * tenth, 1) for tenth in range(3, 21))
 
 
@@ -85,14 +86,15 @@ class Curve:
 def nonnegative(matrix: FloatArray, target: FloatArray) -> FloatArray:
     """argmin |matrix x - target| over x >= 0, exactly: the best of the least squares over all sets of columns.
 
-    The optimum is the unconstrained one of its own support, so with few columns all supports can be tried. Columns are
-    scaled to one, so that tokens and ratios do not make the system look singular.
+    The optimum is the unconstrained one of its own support, so with few columns all supports can be tried; that of all
+    columns, if it is not negative, is no worse than any other. Columns are scaled to one, so that tokens and ratios do
+    not make the system look singular.
     """
     scale = np.maximum(np.abs(matrix).max(axis=0), 1e-300)
     scaled = matrix / scale
     columns = matrix.shape[1]
     best, best_square = np.zeros(columns), float(target @ target)
-    for size in range(1, columns + 1):
+    for size in range(columns, 0, -1):
         for support in itertools.combinations(range(columns), size):
             part = scaled[:, support]
             found = np.linalg.lstsq(part, target, rcond=None)[0]
@@ -103,6 +105,8 @@ def nonnegative(matrix: FloatArray, target: FloatArray) -> FloatArray:
             if square < best_square - 1e-15:
                 best, best_square = np.zeros(columns), square
                 best[list(support)] = found
+                if size == columns:
+                    return np.asarray(best / scale)
     return np.asarray(best / scale)
 
 
@@ -148,13 +152,13 @@ def left_out_errors(form: Form, levels: Levels, measured_ms: FloatArray, groups:
 
 
 def condition(curve: Curve, levels: Levels) -> float:
-    """Condition number of d log prediction / d log parameter, of the parameters that are not zero.
+    """Condition number of d log prediction / d log parameter, of the parameters that matter.
 
     Above 1,000 the levels do not tell the parameters apart; below 100 they do well (the guard of llm-inferno's tuner).
     """
     columns = np.stack(_columns(curve.form, levels, curve.exponent), axis=1) * np.array(curve.coefficients)
     predicted = columns.sum(axis=1)
-    jacobian = [column / predicted for column in columns.T if column.any()]
+    jacobian = [share for column in columns.T if (share := column / predicted).max() > NEGLIGIBLE]
     slopes = columns[:, 1:].sum(axis=1)
     if curve.form is Form.POWER and slopes.any():
         jacobian.append(curve.exponent * np.log(levels.concurrency) * slopes / predicted)

@@ -2,8 +2,9 @@
 
 The demand that was seen is one of many that could have come. So whole stretches of its minutes are drawn again and
 again with replacement (the circular block bootstrap of Politis and Romano, 1992), days where there is a week of them,
-and what each number of deployments refused in those minutes is added up. Nothing is taken to be Poisson: demands vary
-far more from minute to minute than that.
+and what each number of deployments refused in those minutes is added up; a stretch of a short demand is made a little
+fuller or emptier each time, as its largest burst is not the largest that could come. Nothing is taken to be Poisson:
+demands vary far more from minute to minute than that.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from planner.quota import REFUSED_SHARE
 from planner.replay import Door, Flags, Part, Whole
 from planner.search import smallest
 
-PHASES = 20  # of the fixed minute against the demand
+PHASES = 20  # of the fixed minute against the demand,
+FEWER_PHASES = 5  # where the quota would count otherwise than it is taken to
 RESAMPLES = 1_000
 TAIL = 0.025  # of a 95 % interval, on each side
 LEAST_MINUTES = 10  # of which anything can be drawn again
@@ -75,7 +77,7 @@ class QuotaNeed:
     high: int | None
     target_share: float  # of the requests that can fit
     by_policy: tuple[PolicyNeed, ...]
-    phases: int  # of the fixed minute that were tried
+    phases: int  # of the fixed minute that were tried; of other admissions and slices, at most FEWER_PHASES
     bootstrap_blocks: int | None  # stretches drawn for each resample; None: no interval
     block_minutes: int | None  # how long each is
     binds: str  # "tokens" | "requests": the limit that is nearer in most minutes
@@ -98,7 +100,8 @@ def quota_need(
     offsets_ns = (0, *(int(at) for at in np.random.default_rng(seed).integers(0, MINUTE_NS, max(0, phases - 1))))
     search = Search(watched, target_share, offsets_ns, blocks)
     own = [search.need(way, window) for window, way in windows(quota).items()]
-    others = [search.need(way, window) for other in _others(watched, quota) for window, way in windows(other).items()]
+    fewer = replace(search, phases_ns=offsets_ns[:FEWER_PHASES])
+    others = [fewer.need(way, window) for other in _others(watched, quota) for window, way in windows(other).items()]
     deployments = max(policy.deployments for policy in own)
     when = binding(watched, quota, deployments)
     return QuotaNeed(
@@ -159,6 +162,7 @@ class Blocks:
     minutes: int  # of each
     of_minutes: int  # of which they are drawn
     starts: Whole  # resamples x stretches
+    kernel: Counts  # likewise, standard normal
 
     @classmethod
     def of(cls, demand: Demand, seed: int) -> Blocks | None:
@@ -168,8 +172,29 @@ class Blocks:
         if number < LEAST_MINUTES:
             return None
         minutes = DAY_MINUTES if number >= LEAST_DAYS * DAY_MINUTES else math.ceil(number ** (1 / 3))
-        starts = np.random.default_rng(seed).integers(0, number, (RESAMPLES, math.ceil(number / minutes)))
-        return cls(minutes, number, starts)
+        draw, shape = np.random.default_rng(seed), (RESAMPLES, math.ceil(number / minutes))
+        return cls(minutes, number, draw.integers(0, number, shape), draw.standard_normal(shape))
+
+    def swollen(self, offered: Counts, fullness: Counts, deployments: int) -> tuple[Counts, Counts]:
+        """What each resample offers and loses more, where each stretch is a little fuller or emptier than it was seen.
+
+        A smoothed bootstrap (Silverman and Young, 1987), for bursts larger than the largest of a short demand: the
+        logarithm of each stretch's load is spread by a normal kernel of Silverman's width. What that loses is told by
+        the fluid screen, in which requests can be divided. Nothing more from a day on.
+        """
+        more_offered, more_lost = np.zeros(len(self.starts)), np.zeros(len(self.starts))
+        busy = fullness[fullness > 0]
+        if self.of_minutes > DAY_MINUTES or not len(busy):
+            return more_offered, more_lost
+        width = 1.06 * float(np.log(busy).std()) * len(busy) ** -0.2
+        factors = np.exp(width * self.kernel)
+        for minute in range(self.minutes):
+            place = (self.starts + minute) % self.of_minutes
+            room = deployments / np.maximum(fullness, 1e-9)[place]
+            change = np.maximum(factors - room, 0) - np.maximum(1 - room, 0)
+            more_offered += (offered[place] * (factors - 1)).sum(axis=1)
+            more_lost += (offered[place] * change).sum(axis=1)
+        return more_offered, more_lost
 
     @property
     def count(self) -> int:
@@ -230,18 +255,21 @@ class Tried:
 
     def result(self, number: int) -> tuple[bool, float]:
         if number not in self.results:
-            each = [self._in_phase(number, phase_ns) for phase_ns in self.phases_ns]
+            swollen = None if self.blocks is None else self.blocks.swollen(self.offered, self.fullness, number)
+            each = [self._in_phase(number, phase_ns, swollen) for phase_ns in self.phases_ns]
             self.results[number] = all(enough for enough, _ in each), sum(share for _, share in each) / len(each)
         return self.results[number]
 
-    def _in_phase(self, number: int, phase_ns: int) -> tuple[bool, float]:
+    def _in_phase(self, number: int, phase_ns: int, swollen: tuple[Counts, Counts] | None) -> tuple[bool, float]:
         part = Part.of(self.door, number, phase_ns)
         enough = part.is_enough(self.target_share)
-        if self.blocks is None:
+        if self.blocks is None or swollen is None:
             return enough, float(enough)
         minutes = self.minutes[part.places]
         offered, lost = (_by_minute(minutes, each, self.last_minute + 1) for each in (part.door.fits, part.refused))
-        return enough, float((self.blocks.sums(lost) <= self.target_share * self.blocks.sums(offered)).mean())
+        more_offered, more_lost = (more * part.door.fits.sum() / max(1, self.door.fits.sum()) for more in swollen)
+        losses = np.maximum(self.blocks.sums(lost) + more_lost, 0)
+        return enough, float((losses <= self.target_share * (self.blocks.sums(offered) + more_offered)).mean())
 
     @cached_property
     def minutes(self) -> Whole:
@@ -256,13 +284,22 @@ class Tried:
         return self.blocks.of_minutes - 1
 
     @cached_property
+    def offered(self) -> Counts:
+        return _by_minute(self.minutes, self.door.fits, self.last_minute + 1)
+
+    @cached_property
+    def fullness(self) -> Counts:
+        """Of each minute: how many deployments' quota it fills."""
+        least = self.last_minute + 1
+        return np.maximum(
+            np.bincount(self.minutes, self.door.counted_tokens, least) / self.door.quota.tokens_per_minute,
+            np.bincount(self.minutes, self.door.fits, least) / self.door.quota.requests_per_minute,
+        )
+
+    @cached_property
     def fluid(self) -> int:
         """Where to begin: what a minute holds beyond all quotas is refused, as if requests could be divided."""
-        minutes = self.door.at_ns // MINUTE_NS
-        fullness = np.maximum(
-            np.bincount(minutes, self.door.counted_tokens) / self.door.quota.tokens_per_minute,
-            np.bincount(minutes, self.door.fits) / self.door.quota.requests_per_minute,
-        )
+        fullness = self.fullness
         allowed = self.target_share * fullness.sum()
         most = max(1, math.ceil(fullness.max()))
         return smallest(lambda number: bool(np.maximum(fullness - number, 0).sum() <= allowed), most, most)

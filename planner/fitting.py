@@ -29,6 +29,7 @@ from planner.usable import FEWEST_LEFT_OUT, UsableStep, groups_of
 
 FEWEST_STEPS = 4
 SINGULAR, ILL_CONDITIONED = 1_000.0, 100.0
+SIMPLEST = (Form.LINEAR, Form.QUADRATIC, Form.POWER)  # of forms that err alike
 MOST_OFF = 0.05  # of time against its parts
 MOST_OFF_CAP = 0.1
 _QUANTILE_COLUMN = re.compile(r"(ttft|itl|e2e|response)_p(\d+(?:\.\d+)?)_ms")
@@ -44,7 +45,7 @@ def fit_steps(steps: Sequence[UsableStep], queued: Sequence[UsableStep], cap: in
     on_curve = [*steps, *full.full]
     curves, errors, doubts = _curves(on_curve, shapes)
     left_out = {each: float(np.sqrt((found**2).mean())) for each, found in errors.items()}
-    form = min(curves, key=lambda each: (round(left_out[each], 6), list(Form).index(each)))
+    form = min(curves, key=lambda each: (round(left_out[each], 5), SIMPLEST.index(each)))
     found, source = _cap(full, cap, shaped)
     top = found or FAR * max(step.concurrency for step in on_curve)
     responses = {each: _response(curve, on_curve, parts, top) for each, curve in curves.items()}

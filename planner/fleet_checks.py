@@ -74,7 +74,7 @@ class FleetChecks:
         ends_s = max(self.stretch.span_s, float(done_s.max()))
         return FleetCheck(
             instances=instances,
-            routing=routing,
+            routing=routing.value,
             requests=len(work.at_s),
             span_s=self.stretch.span_s,
             attainment=attainment(Outcomes(work, served, gap_spread=one.gap_spread), one.slos),

@@ -1,15 +1,16 @@
 """The figures that thresholds name, each with n and a 95 % interval.
 
 Percentiles have order-statistic intervals and shares Wilson's (see quantiles). Means, rates and costs have those of
-batch means: the values in the order they came due (or the seconds they fell into) are cut into 20 batches, whose means
-are nearly independent where single values are not, and Student's t holds for them (Law, Simulation Modeling and
-Analysis, chapter 9).
+batch means: the requests in the order they came due (or the steady phase) are cut into 20 batches, whose means are
+nearly independent where single values are not, and Student's t holds for them (Law, Simulation Modeling and Analysis,
+chapter 9).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,8 +26,9 @@ from planner.quantiles import wilson
 from planner.rows import NS_PER_MS, OK, PAST_BUDGET, SENT, STEADY, THROTTLED, config_of, steady_stretch
 from planner.traffic import billed_attempts
 
+Numbers = np.ndarray[tuple[int, ...], np.dtype[Any]]
 BATCHES = 20
-FEWEST_OF_BATCH = 2
+FEWEST_OF_BATCH = 2  # requests
 _T = 2.093024054408263  # Student's t of 19 degrees of freedom, 97.5 %
 _DROPPED = pl.col("outcome") == Outcome.DROPPED
 _CANCELLED = pl.col("outcome") == Outcome.CANCELLED
@@ -60,8 +62,10 @@ class Figure:
 def latency_figure(run: Run, rule: Threshold) -> Figure:
     """Milliseconds."""
     if rule.statistic == "mean":
-        in_order = values(run, rule.metric, STEADY & part(rule)).sort("due_ns", "seq").select("value_ns").collect()
-        return _mean(in_order["value_ns"].to_numpy() / NS_PER_MS)
+        of_requests = values(run, rule.metric, STEADY & part(rule)).group_by("seq", "attempt")
+        sums = of_requests.agg(due=pl.col("due_ns").first(), total=pl.col("value_ns").sum(), n=pl.len())
+        in_order = sums.sort("due", "seq", "attempt").collect()
+        return _mean(in_order["total"].to_numpy() / NS_PER_MS, in_order["n"].to_numpy())
     ascending = sorted_of(run, rule)
     n = len(ascending)
     if n == 0:
@@ -111,8 +115,9 @@ def rate_figure(run: Run, rule: Threshold) -> Figure:
     )
     sums = np.zeros(BATCHES)
     sums[rows["batch"].to_numpy()] = rows["amount"].to_numpy()
-    low, high = _interval(sums / (stretch.seconds / BATCHES))
-    return Figure(value=float(sums.sum()) / stretch.seconds, low=max(0.0, low), high=high, n=int(rows["n"].sum()))
+    value = float(sums.sum()) / stretch.seconds
+    low, high = _interval(value, sums / (stretch.seconds / BATCHES))
+    return Figure(value=value, low=max(0.0, low), high=high, n=int(rows["n"].sum()))
 
 
 def count_figure(run: Run, rule: Threshold) -> Figure:
@@ -134,7 +139,7 @@ def cost_figure(run: Run, rule: Threshold) -> Figure:
     if billed.is_empty() or billed.null_count():
         why = "no request was billed" if billed.is_empty() else "the price book has no price for the model"
         return Figure(value=None, n=0 if billed.is_empty() else len(billed), why=why)
-    return _mean(billed.to_numpy())
+    return _mean(billed.to_numpy(), np.ones(len(billed)))
 
 
 def _usd_of(target: TargetConfig, said: str, book: PriceBook) -> pl.Expr:
@@ -148,17 +153,19 @@ def _usd_of(target: TargetConfig, said: str, book: PriceBook) -> pl.Expr:
     return (pl.col("prompt_tokens") * prompt_usd + pl.col("completion_tokens") * completion_usd) / 1_000
 
 
-def _mean(in_order: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Figure:
-    n = len(in_order)
+def _mean(totals: Numbers, counts: Numbers) -> Figure:
+    """Of all values of some requests, in the order these came due: the total of each and how many it had."""
+    n = int(counts.sum())
     if n == 0:
         return Figure(value=None, n=0, why="no answer of the steady phase has it")
-    value = float(in_order.mean())
-    if n < BATCHES * FEWEST_OF_BATCH:
+    value = float(totals.sum()) / n
+    if len(totals) < BATCHES * FEWEST_OF_BATCH:
         return Figure(value=value, n=n)
-    low, high = _interval(np.array([batch.mean() for batch in np.array_split(in_order, BATCHES)]))
+    pairs = zip(np.array_split(totals, BATCHES), np.array_split(counts, BATCHES), strict=True)
+    low, high = _interval(value, np.array([total.sum() / count.sum() for total, count in pairs]))
     return Figure(value=value, low=low, high=high, n=n)
 
 
-def _interval(means: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[float, float]:
+def _interval(value: float, means: Numbers) -> tuple[float, float]:
     half = _T * float(means.std(ddof=1)) / BATCHES**0.5
-    return float(means.mean()) - half, float(means.mean()) + half
+    return value - half, value + half

@@ -163,7 +163,7 @@ class _Spots:
             if ceiling is None or rate_per_s > ceiling.high:
                 raise CapacityError(f"{rate_per_s:.3g} requests/s would saturate an instance, by each form")
             n = response.peak(response.top, shape)[1]
-        lower, higher = (_settles(response, rate_per_s * factor, shape) for factor in (1 - pad, 1 + pad))
+        lower, higher = (_settles(response, rate_per_s * factor, shape) for factor in (max(0.0, 1 - pad), 1 + pad))
         return cls(fitted, shape, response, (min(lower, n), n, higher), forms)
 
     def concurrency(self) -> Interval:

@@ -42,7 +42,7 @@ def saturation(
         if cap is not None and abs(step.concurrency / cap - 1) > ONE_PLATEAU
     ]
     rates = [step.served_per_s for step in (*queued, *(step for step in steps if step.plateau))]
-    if not rates:
+    if not rates or len({step.shape for step in steps}) > 1:  # of several shapes each has a plateau of its own
         return Saturation(plateau=None, full=tuple(full), doubts=tuple(doubts))
     value = median(rates)
     if not _is_one_plateau(rates):

@@ -18,7 +18,7 @@ import polars as pl
 from loadgen.errors import CapacityError
 from planner.curves import Shape
 
-KEPT_UP_SHARE = 0.97  # served over offered
+KEPT_UP_SHARE, JUDGED_SHARE = 0.97, 0.9  # served over offered
 LITTLE_DOUBT, LITTLE_GROSS = 0.05, 0.25  # of concurrency against rate x time, by Little's law
 WAITS = 3.0  # times the TTFT that the iterations explain
 FLAT_CONCURRENCY = 0.1
@@ -106,7 +106,11 @@ def _unusable(row: dict[str, object]) -> str | None:
 def _step(number: int, row: dict[str, object], instances: int) -> UsableStep:
     known = {name: _positive(number, name, value) for name, value in row.items() if _is_figure(name, value)}
     completed = known.get("completed_per_s", known["rate_per_s"])
-    rate, served = known["rate_per_s"] / instances, min(known["rate_per_s"], completed) / instances
+    # What was in flight when a short step began or ended makes completions fewer; where its whole course was judged
+    # not to be saturated, little less was completed by that.
+    kept_up = row.get("saturated") is False and completed > JUDGED_SHARE * known["rate_per_s"]
+    rate = known["rate_per_s"] / instances
+    served = rate if kept_up else min(rate, completed / instances)
     if known.get("ttft_p95_ms", math.inf) < known["ttft_p50_ms"]:
         raise CapacityError(f"step {number}: ttft_p95_ms is below ttft_p50_ms; check which column is which")
     return UsableStep(

@@ -20,7 +20,7 @@ from headroom import recovering
 from loadgen.claim import claimed, hold
 from loadgen.errors import RunFolderError
 from loadgen.samples import Manifest, Run, check_ledger, finish
-from tests.commands import environment, headroom, side_by_side, start, start_of, wait_for_rows
+from tests.commands import environment, headroom, side_by_side, start, start_of, told, wait_for_rows
 from tests.kills import LoggingServer, kill, lost_s, victims, wait_until_gone
 from tests.runs import answered, make_run
 from tests.servers import Server
@@ -257,9 +257,9 @@ def test_recover_finishes_a_killed_run_says_what_it_found_and_changes_nothing_tw
     run = make_run(tmp_path, [answered(seq, seq / 10) for seq in range(100)], [(1, 0, [5])], state="running")
     with (run.folder / "notes.jsonl").open("a") as notes:
         notes.write('{"at_s": 1.0, "kind": "cpu", "text": "busy"}\n{"at_s": 2.0, "ki')  # torn by the kill
-    before = headroom(tmp_path, "plan", "run")
+    before = told(tmp_path, "plan", "run")
     assert before.returncode == 0 and "`headroom recover run`" in " ".join(before.stdout.split())
-    done = headroom(tmp_path, "recover", "run", "nowhere")
+    done = told(tmp_path, "recover", "run", "nowhere")
     assert done.returncode == 2  # of the second
     assert done.stdout.startswith("run: 100 rows; the last attempt ended 10.400 s after the start. Not known are what")
     assert "nowhere is not a run folder" in done.stderr

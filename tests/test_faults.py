@@ -35,7 +35,7 @@ from tests.servers import always, response
 
 assert not monkey.is_module_patched("socket"), "the servers here run on real threads"
 LOADS = [1, 50, pytest.param(300, marks=pytest.mark.long)]
-# A fault that fifty meet at once is met by one likewise; what befalls some answers is quick to try alone, too.
+# A fault that fifty meet at once is met by one likewise.
 LOADS_OF_CASES = [50, *(pytest.param(load, marks=pytest.mark.long) for load in (1, 300))]
 ROOMY = {"connect": 20.0, "first_byte": 20.0, "idle": 20.0, "total": 40.0}  # seconds; a case narrows what it is about
 GRACE_S = 1.0
@@ -220,7 +220,7 @@ def check_joined(rows, fates, prefix="fault"):
     assert len(fates) == len(rows)
 
 
-@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("load", LOADS_OF_CASES)
 @pytest.mark.parametrize("toxics", TOXICS.values(), ids=TOXICS)
 def test_what_befalls_some_answers_is_recorded_for_those_and_no_others(toxics, load, tmp_path):
     requests = 8 if load == 1 else 2

@@ -587,7 +587,7 @@ def folders(tmp_path_factory):
     """Of the main job, of a run in which much fails, and of a managed one that was cut short and is to grow."""
     cwd = tmp_path_factory.mktemp("figures")
     flags = (
-        "--duration 12s --warmup 1s --rate 44/s --max-tokens 40 --tpm 2000000 --rpm 60000 --seed 3 --out run --quiet"
+        "--duration 6s --warmup 500ms --rate 44/s --max-tokens 24 --tpm 2000000 --rpm 60000 --seed 3 --out run --quiet"
     )
     slos = ("--slo", "ttft.p95<1s", "--slo", "itl.p99<100ms", "--slo", "tpot.p50<1ms")
     done = headroom(cwd, "run", *flags.split(), *slos)

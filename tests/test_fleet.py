@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -239,3 +240,16 @@ def test_what_a_sweep_measured_bounds_the_interval_from_below():
     assert planned(steady(18.0, 12), wide).needed == 4
     assert planned(steady(18.0, 12), wide, measured_rate_per_s=9.0).needed == 2
     assert planned(steady(18.0, 12), wide, measured_rate_per_s=30.0).per_instance_rate.low == 10.0
+
+
+def test_an_objective_of_gaps_is_simulated_with_their_spread_about_the_mean():
+    class Spread(Straight):
+        def predict(self, rate_per_s, prompt_tokens=None, completion_tokens=None):
+            ms = [SimpleNamespace(value=value, low=value, high=value) for value in (10.0, 15.0)]
+            return SimpleNamespace(itl_mean_ms=ms[0], itl_p95_ms=ms[1])
+
+    growing = Spread(itl_slope_ms=1.0, concurrency_cap=32, rate=Range(40.0, 40.0, 40.0))
+    demand = steady(4.0, 12)
+    by_mean, by_p95 = (planned(demand, growing, [slo]) for slo in ("itl.mean<18ms", "itl.p95<27ms"))
+    assert by_p95.per_instance_rate.value == pytest.approx(by_mean.per_instance_rate.value)  # 27 ms is 1.5 x 18 ms
+    assert planned(demand, growing, ["itl.p95<18ms"]).per_instance_rate.value < 0.7 * by_mean.per_instance_rate.value

@@ -1,6 +1,8 @@
 """Who may import whom, and which file may know which library."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/spread/worker.py",
         "loadgen/spread/distant.py",
     ),
-    "httpx": ("loadgen/target.py", "planner/retail.py"),
+    "httpx": ("loadgen/probe.py", "planner/retail.py"),
     "asyncio_throttle": ("planner/retail.py",),
     "httptools": ("loadgen/wire.py", "loadgen/simulator/protocol.py"),
     "plotly": ("dashboards/",),
@@ -120,17 +122,34 @@ PURE = (
     "simulator/hardware",
 )  # and wire, which also knows samples
 PURE_OF_PLANNER = (  # they know a frame only by the columns of a Demand
+    "attainment",
+    "autoscaling",
+    "closure",
     "cost",
     "cost_case",
     "cost_plan",
     "cost_results",
     "cost_words",
+    "curves",
     "demand_path",
+    "first_token",
+    "fitted",
+    "fitting",
+    "fleet",
+    "fleet_checks",
+    "fleet_plan",
     "following",
     "growth",
     "hybrid",
+    "one_instance",
     "options",
+    "outlook",
+    "saturation",
+    "sharing",
+    "simulated_rate",
+    "spread",
     "uncertainty",
+    "waiting",
 )
 IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
 
@@ -139,12 +158,16 @@ def source_files():
     return [path for top in OURS for path in sorted((ROOT / top).glob("**/*.py"))]
 
 
+def imported(node):
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from imported(node)
 
 
 def within(module, names):
@@ -169,7 +192,7 @@ def test_pure_files_import_no_clock_socket_or_frame(name):
 
 
 @pytest.mark.parametrize("name", PURE_OF_PLANNER)
-def test_what_computes_costs_imports_no_clock_socket_or_frame(name):
+def test_pure_files_of_the_planner_import_no_clock_socket_or_frame(name):
     for module in imports(ROOT / "planner" / f"{name}.py"):
         assert not within(module, IMPURE), f"planner/{name}.py is pure and may not import {module}"
 
@@ -179,11 +202,43 @@ def test_files_stay_readable_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_the_command_line_starts_without_the_heavy_libraries():
-    import subprocess
-    import sys
+def file_of(module):
+    """Of a module of ours, or of the one that what is named so stands in."""
+    names = [module, module.rpartition(".")[0]]
+    paths = [ROOT / f"{name.replace('.', '/')}{end}" for name in names for end in (".py", "/__init__.py")]
+    return next((path for path in paths if module.startswith(OURS) and path.is_file()), None)
 
-    probe = "import sys, headroom.cli; print([m for m in ('locust', 'gevent', 'polars', 'plotly', 'httpx') if m in sys.modules])"
-    assert (
-        subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+def started_with(path, seen):
+    """All that a file imports as it starts, itself or by others of ours."""
+    for module in {module for node in ast.parse(path.read_text()).body for module in imported(node)} - seen:
+        seen.add(module)
+        if (file := file_of(module)) is not None:
+            started_with(file, seen)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "process",
+    ["loadgen/__main__.py", "loadgen/spread/worker.py", "loadgen/recorder.py", "loadgen/simulator/__main__.py"],
+)
+def test_the_processes_of_a_load_start_without_what_they_make_no_use_of(process):
+    known = {module.partition(".")[0] for module in started_with(ROOT / process, set())}
+    assert known & {"httpx", "numpy", "plotly", "jinja2", "typer", "rich", "planner", "dashboards", "headroom"} == set()
+
+
+def printed_by(program):
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_command_line_starts_without_the_heavy_libraries():
+    heavy = "('locust', 'gevent', 'polars', 'plotly', 'httpx', 'numpy')"
+    assert printed_by(f"import sys, headroom.cli; print([name for name in {heavy} if name in sys.modules])") == "[]"
+
+
+def test_a_benchmark_finds_the_planner_and_not_the_benchmark_of_that_name():
+    folder = str(ROOT / "benchmarks")
+    program = (
+        f"import sys; sys.path.insert(0, {folder!r}); import planner.quota; print(planner.quota.what_if.__module__)"
     )
+    assert printed_by(program) == "planner.quota"

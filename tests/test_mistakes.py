@@ -100,7 +100,18 @@ def test_a_refused_target_gets_not_one_byte_until_it_is_named_and_a_missed_objec
         target = ["run", "--target", server.url.replace("localhost", "0.0.0.0"), *SHORT, *PLENTY]
         assert told(tmp_path, *target).returncode == 112
         assert server.connections == 0
-        load = ["--rate", "20/s", "--scenario", "streaming", "--slo", "ttft.p50<1us", "--quiet", *INTO_RUN]
+        load = [
+            "--rate",
+            "20/s",
+            "--duration",
+            "1s",
+            "--scenario",
+            "streaming",
+            "--slo",
+            "ttft.p50<1us",
+            "--quiet",
+            *INTO_RUN,
+        ]
         done = headroom(tmp_path, *target, "--yes-target", "0.0.0.0", "--budget-requests", 1_000, *load)
         assert done.returncode == 99, done.stderr
         assert server.calls

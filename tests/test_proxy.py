@@ -12,10 +12,11 @@ from loadgen.config import TargetConfig, TimeoutConfig
 from loadgen.connection import Connection
 from loadgen.endpoint import Endpoint
 from loadgen.errors import ConfigError, TargetError
+from loadgen.probe import probe
 from loadgen.proxy import Proxy, proxy_of
 from loadgen.requests import chat
 from loadgen.samples import Sample
-from loadgen.target import address_of, probe
+from loadgen.target import address_of
 from tests.servers import Server, always, response
 
 PLAIN = chat("chat", [{"role": "user", "content": "hello"}], max_tokens=20)

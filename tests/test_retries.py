@@ -50,7 +50,8 @@ def played(tmp_path_factory):
         "twice refused": (failing(REFUSAL, 2), "--retries", "3"),
         "refused for 30 s": (always(response(b"{}", "429 Later", retry_after="30")), tight, "--retries", "5"),
     }
-    found = side_by_side(lambda name: rows_of(tmp_path_factory.mktemp("run"), *runs[name]), runs)
+    places = {name: tmp_path_factory.mktemp("run") for name in runs}  # here: pytest makes them for one thread
+    found = side_by_side(lambda name: rows_of(places[name], *runs[name]), runs)
     return dict(zip(runs, found, strict=True))
 
 

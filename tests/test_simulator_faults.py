@@ -20,7 +20,7 @@ from loadgen.simulator.faults import Faults, Kind, Toxic, read_faults
 from loadgen.simulator.serving import rng_of
 from loadgen.simulator.spoiling import drop_usage_of_event
 from loadgen.wire import ResponseReader
-from tests.commands import INTO_RUN, PLENTY, headroom
+from tests.commands import INTO_RUN, PLENTY, headroom, side_by_side
 from tests.simulators import CHAT, FAST, OPENAI, PATIENCE_S, ask, complaint, eventually, pinned, simulated
 
 MEGABYTE = 1_000_000
@@ -501,6 +501,7 @@ LONG_ENOUGH = FAST | {"completion_mean_tokens": 12, "completion_sigma": 0}
 
 
 def run_against(tmp_path, toxics):
+    """What `headroom run` said, its rows, the toxics of the file, and those that hit each request."""
     with misbehaving(tmp_path, toxics, "--seed", "5", serving=LONG_ENOUGH) as server:
         load = ["--rate", "160/s", "--arrivals", "constant", "--duration", "1s", "--warmup", "0s", "--throttle", "off"]
         done = headroom(tmp_path, "run", "--target", server.url, "--scenario", "streaming", *load, *PLENTY, *INTO_RUN)
@@ -509,7 +510,14 @@ def run_against(tmp_path, toxics):
     assert samples["resent"].sum() == 0
     faults = read_faults(tmp_path / "faults.toml")
     poisoned = [faults.of(number, 5, 0.0) for number in range(1, 161)]  # number 0 was the probe
-    return done, samples, poisoned
+    return done, samples, faults.toxics, poisoned
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A run against all toxics and one against the harmless, side by side."""
+    plays = [(tmp_path_factory.mktemp("ran"), toxics) for toxics in ([row[:2] for row in DEADLY] + HARMLESS, HARMLESS)]
+    return side_by_side(lambda play: run_against(*play), plays)
 
 
 def fate_of(toxics, file):
@@ -524,18 +532,17 @@ def fate_of(toxics, file):
     return outcome, "fault_on_purpose" if kind == "status" and ends == "cut" else error
 
 
-def test_a_run_records_each_fault_as_what_it_was_and_loses_none(tmp_path):
-    done, samples, poisoned = run_against(tmp_path, [row[:2] for row in DEADLY] + HARMLESS)
+def test_a_run_records_each_fault_as_what_it_was_and_loses_none(ran):
+    done, samples, file, poisoned = ran[0]
     assert done.returncode == 4, done.stderr  # more than 10 % failed
-    file = read_faults(tmp_path / "faults.toml").toxics
     recorded = Counter(zip(samples["outcome"], samples["error"], strict=True))
     assert recorded == Counter(fate_of(toxics, file) for toxics in poisoned)
     assert recorded.keys() >= {fate for _, _, fate in DEADLY} | {("ok", None)}
     assert recorded.total() == 160
 
 
-def test_a_run_survives_what_is_only_odd_and_says_whose_usage_it_lacked(tmp_path):
-    done, samples, poisoned = run_against(tmp_path, HARMLESS)
+def test_a_run_survives_what_is_only_odd_and_says_whose_usage_it_lacked(ran):
+    done, samples, _, poisoned = ran[1]
     assert done.returncode in (0, 4), done.stderr  # 4 where other programs hold the cores
     assert set(samples["outcome"]) == {"ok"}
     bare = sum(any(toxic.kind is Kind.MISSING_USAGE for toxic in toxics) for toxics in poisoned)

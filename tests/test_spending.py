@@ -5,6 +5,7 @@ from datetime import date
 import pytest
 
 from loadgen.samples import Outcome, Phase
+from planner.assemble import plan_run
 from planner.prices import TokenPrice
 from planner.spending import spending
 from planner.traffic import billed_request, billed_requests
@@ -60,3 +61,11 @@ def test_what_failed_and_is_billed_is_waste_and_what_was_refused_is_not(run):
 def test_a_run_in_which_nothing_is_billed_has_cost_nothing(tmp_path):
     spent = spending(make_run(tmp_path, [refused(0, 6.0)]), DOLLARS)
     assert (spent.usd, spent.scenarios, spent.failed_but_billed, spent.failed_share) == (0.0, (), (), 0.0)
+
+
+def test_what_is_planned_costs_what_requests_do_after_the_warm_up(tmp_path):
+    cold = [answered(seq, 1.0 + seq / 10, phase=Phase.WARMUP, prompt_tokens=4_000) for seq in range(20)]
+    run = make_run(tmp_path, [*cold, *(answered(seq, 5.0 + (seq - 20) / 10) for seq in range(20, 620))])
+    costs = plan_run(run).serverless
+    assert costs.per_request_usd == pytest.approx(0.1 * 0.00013 + 0.05 * 0.00052)
+    assert costs.so_far_usd == pytest.approx(620 * costs.per_request_usd + 20 * 3.9 * 0.00013)

@@ -10,8 +10,9 @@ import trustme
 
 from loadgen.config import TargetConfig
 from loadgen.errors import ConfigError, TargetError, TargetRefused
+from loadgen.probe import probe
 from loadgen.requests import Route
-from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of, probe
+from loadgen.target import Credential, address_of, check_allowed, check_encrypted, credential_of
 from tests.servers import Server, always, response
 from tests.simulators import simulated
 
@@ -214,7 +215,7 @@ def test_what_a_server_calls_itself_cannot_command_a_terminal():
 
 
 def test_a_probe_that_is_answered_byte_by_byte_ends_in_time(monkeypatch):
-    monkeypatch.setattr("loadgen.target.PROBE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("loadgen.probe.PROBE_TIMEOUT_S", 0.5)
 
     class Dripping(Server):
         async def _serve(self, reader, writer):

@@ -12,7 +12,7 @@ from loadgen.errors import ConfigError
 from loadgen.loadtest import load_config
 from loadgen.samples import Run, check_ledger
 from loadgen.target import credential_of
-from tests.commands import deployment, headroom, side_by_side
+from tests.commands import deployment, headroom, side_by_side, told
 from tests.servers import Server, always, response
 
 SECONDS = [
@@ -192,7 +192,7 @@ def test_two_simulated_deployments_have_a_name_and_a_quota_each(tmp_path):
 def test_a_target_that_cannot_be_probed_is_named_and_nothing_is_sent(tmp_path):
     with Server(deployment) as good, Server(deployment) as bad:
         bad.info = response(b"{}", "404 Not Found")
-        done = headroom(tmp_path, "run", "--target", good.url, "--target", bad.url, *SECONDS, "--out", "run")
+        done = told(tmp_path, "run", "--target", good.url, "--target", bad.url, *SECONDS, "--out", "run")
         assert (done.returncode, good.calls, bad.calls) == (2, [], [])
     assert f"target {bad.url}: " in done.stderr
     assert not (tmp_path / "run").exists()
@@ -221,16 +221,16 @@ MISTAKES = [  # what the file says, and what is wrong with it
 @pytest.mark.parametrize(("text", "complaint"), MISTAKES)
 def test_a_mistake_in_a_target_is_named(tmp_path, text, complaint):
     (tmp_path / "loadtest.toml").write_text(text)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         load_config(tmp_path / "loadtest.toml", {}, {})
-    assert complaint in str(told.value)
+    assert complaint in str(error.value)
 
 
 def test_a_request_that_one_quota_never_admits_is_an_error_that_names_it(tmp_path):
     (tmp_path / "t.toml").write_text(
         "[[target]]\nurl = 'sim'\n[[target]]\nurl = 'sim'\nquota.tokens_per_minute = 100\n"
     )
-    done = headroom(tmp_path, "run", "t.toml", "--check")
+    done = told(tmp_path, "run", "t.toml", "--check")
     assert done.returncode == 2 and "target sim-2: every request counts" in done.stderr
 
 

@@ -272,7 +272,7 @@ def test_the_interval_of_a_mean_holds_for_values_that_follow_each_other(correlat
     values[0] /= math.sqrt(1 - memory**2)
     for place in range(1, n):
         values[place] += memory * values[place - 1]
-    figures = [_mean(values[:, run] + 5.0) for run in range(runs)]
+    figures = [_mean(values[:, run] + 5.0, np.ones(n)) for run in range(runs)]
     hits = sum(figure.low <= 5.0 <= figure.high for figure in figures)  # type: ignore[operator]
     assert 0.92 <= hits / runs <= 0.975
 

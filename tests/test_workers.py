@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from loadgen.config import LoadConfig
 from loadgen.samples import Run, check_ledger
 from loadgen.schedule import drawn
-from tests.commands import environment, headroom, start, start_of
+from tests.commands import environment, headroom, side_by_side, start, start_of
 from tests.workers import LoggingServer, free_port, refusals, start_worker
 
 RATE, RPM, SECONDS, SEED = 40, 1_200, 3, 5
@@ -22,13 +22,58 @@ LOAD = ["--scenario", "chat", "--duration", f"{SECONDS}s", "--warmup", "0s", "--
 PACED = ["--rate", f"{RATE}/s", "--rpm", RPM, "--tpm", 100_000_000, "--quiet", "--no-report"]
 
 
-@pytest.fixture(scope="module")
-def spread(tmp_path_factory):
+def play_spread(cwd):
     """A run of two processes that offers twice the quota, and the server's log of it."""
-    cwd = tmp_path_factory.mktemp("spread")
     with LoggingServer() as server:
         headroom(cwd, "run", "--target", server.url, *LOAD, *PACED, "--processes", 2, "--out", "run")
     return Run.open(cwd / "run"), server
+
+
+def play_budget(cwd):
+    """A run of two processes many of whose requests wait for the quota when the budget is used up."""
+    began = time.monotonic()
+    with LoggingServer() as server:
+        load = ["--scenario", "chat", "--rate", "100/s", "--duration", "20s", "--warmup", "0s", "--max-tokens", 4]
+        limits = ["--rpm", 600, "--tpm", 100_000_000, "--budget-requests", 20]
+        spread = ["--processes", 2, "--quiet", "--no-report", "--out", "run"]
+        done = headroom(cwd, "run", "--target", server.url, *load, *limits, *spread)
+    return done, Run.open(cwd / "run").manifest, server, time.monotonic() - began
+
+
+def play_shipped(cwd):
+    """A run of a master and two workers with folders of their own, one of which is told to end half-way."""
+    port = free_port()
+    for name in ("here", "there"):
+        (cwd / name).mkdir()
+    with LoggingServer() as server:
+        master = ["--master", "--bind", f"127.0.0.1:{port}", "--workers", 2, "--out", "run"]
+        run = start(cwd, "run", "--target", server.url, *LOAD, *PACED, *master)
+        workers = [start_worker(cwd / name, port, "--out", "kept") for name in ("here", "there")]
+        start_ns = start_of(cwd / "run")
+        late = start_worker(cwd, port)
+        time.sleep(max(0.0, start_ns / 1e9 + 1.5 - time.monotonic()))
+        workers[0].send_signal(signal.SIGINT)
+        told = late.communicate(timeout=60), late.returncode
+        printed = run.communicate(timeout=60)
+        ends = [(worker.communicate(timeout=60), worker.returncode) for worker in workers]
+    return cwd, server, printed[1], ends, told
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """What came of each, played side by side."""
+    plays = {play: tmp_path_factory.mktemp("run") for play in (play_spread, play_budget, play_shipped)}
+    return dict(zip(plays, side_by_side(lambda play: play(plays[play]), plays), strict=True))
+
+
+@pytest.fixture
+def spread(played):
+    return played[play_spread]
+
+
+@pytest.fixture
+def shipped(played):
+    return played[play_shipped]
 
 
 def test_two_processes_play_the_schedule_of_one(spread):
@@ -66,39 +111,12 @@ def test_each_worker_says_how_it_fared(spread):
     assert all((worker.offset_ns, worker.uncertainty_ns) == (0, 0) for worker in run.manifest.workers)
 
 
-def test_a_budget_of_two_processes_is_spent_to_the_last_request_and_ends_them_at_once(tmp_path):
-    """Although many wait for the quota when it is used up, and have asked for it in vain."""
-    began = time.monotonic()
-    with LoggingServer() as server:
-        load = ["--scenario", "chat", "--rate", "100/s", "--duration", "20s", "--warmup", "0s", "--max-tokens", 4]
-        limits = ["--rpm", 600, "--tpm", 100_000_000, "--budget-requests", 20]
-        spread = ["--processes", 2, "--quiet", "--no-report", "--out", "run"]
-        done = headroom(tmp_path, "run", "--target", server.url, *load, *limits, *spread)
-    manifest = Run.open(tmp_path / "run").manifest
+def test_a_budget_of_two_processes_is_spent_to_the_last_request_and_ends_them_at_once(played):
+    done, manifest, server, seconds = played[play_budget]
     assert (done.returncode, len(server.log)) == (111, 20), done.stderr
     assert manifest.budget == {"requests": {"used": 20, "limit": 20}}
     check_ledger(manifest.totals)
-    assert time.monotonic() - began < manifest.config["load"]["drain"], "nobody waited for those that were sent home"
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
-    """A run of a master and two workers with folders of their own, one of which is told to end half-way."""
-    cwd, port = tmp_path_factory.mktemp("shipped"), free_port()
-    for name in ("here", "there"):
-        (cwd / name).mkdir()
-    with LoggingServer() as server:
-        master = ["--master", "--bind", f"127.0.0.1:{port}", "--workers", 2, "--out", "run"]
-        run = start(cwd, "run", "--target", server.url, *LOAD, *PACED, *master)
-        workers = [start_worker(cwd / name, port, "--out", "kept") for name in ("here", "there")]
-        start_ns = start_of(cwd / "run")
-        late = start_worker(cwd, port)
-        time.sleep(max(0.0, start_ns / 1e9 + 1.5 - time.monotonic()))
-        workers[0].send_signal(signal.SIGINT)
-        told = late.communicate(timeout=60), late.returncode
-        printed = run.communicate(timeout=60)
-        ends = [(worker.communicate(timeout=60), worker.returncode) for worker in workers]
-    return cwd, server, printed[1], ends, told
+    assert seconds < manifest.config["load"]["drain"], "nobody waited for those that were sent home"
 
 
 def test_what_workers_ship_is_one_record_and_their_copies_go(shipped):

@@ -11,6 +11,7 @@ import typer
 from headroom import __version__
 
 INCONCLUSIVE, INVALID, MISSED = 3, 4, 99
+REGRESSED = 98
 INTERRUPTED, AUTO_STOPPED, BUDGET_USED = 105, 108, 111
 
 app = typer.Typer(

@@ -108,6 +108,9 @@ def run(
         bool, typer.Option("--no-auto-stop", help="Go on whatever fails: without it 401, 403 or 90 % errors end it.")
     ] = False,
     slo: Thresholds = None,
+    repeat: Annotated[
+        int | None, typer.Option(help="Play it so many times, each afresh, into one folder: for `compare`.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; must not exist.")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     junit: JUnit = None,
@@ -149,6 +152,10 @@ def _run(file: Path | None, given: Mapping[str, Any]) -> int:
         targets.check(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return 0
+    if given["repeat"] is not None:
+        from headroom import repeating  # noqa: PLC0415
+
+        return repeating.repeat(config, places, given["repeat"], quiet=given["quiet"], outputs=outputs)
     return running.run(config, places, quiet=given["quiet"], outputs=outputs)
 
 

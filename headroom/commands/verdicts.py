@@ -1,0 +1,141 @@
+"""headroom compare, ab and baseline: is it slower than it was?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headroom.commands.app import INTERRUPTED, GitHub, JUnit, Markdown, app
+from headroom.commands.load import also_of, flags_of, place_of, run
+from loadgen.errors import ConfigError
+
+FailOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="METRIC.pN:+X%",
+        help="A slowdown that must not be missed, like ttft.p95:+10%; repeatable.",
+    ),
+]
+TestName = Annotated[str, typer.Option("--test", help="welch, or ranks where some runs start cold.")]
+Baselines = Annotated[Path, typer.Option("--dir", help="The folder of baselines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")]
+_OWN = ("file", "check", "target", "repeat", "out", "quiet", "no_report", "slo", "junit", "markdown", "github", "json_")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="BASE NEW", help="Each a run folder, a folder of runs, or a baseline's file or name."),
+    ],
+    fail_on: FailOn = None,
+    test: TestName = "welch",
+    confirm: Annotated[
+        Path | None, typer.Option(metavar="RUNS", help="Fresh runs that must show a regression too.")
+    ] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Change points over all that is named, instead of a comparison.")
+    ] = False,
+    baselines: Baselines = Path(".headroom"),
+    junit: JUnit = None,
+    markdown: Markdown = None,
+    github: GitHub = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing: the exit code says it.")] = False,
+) -> None:
+    """Say whether new runs are slower than a base, or fail more."""
+    from headroom import comparing  # noqa: PLC0415
+    from headroom.gating import Outputs  # noqa: PLC0415
+
+    terms = comparing.Terms.parse(fail_on, test, baselines)
+    outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github})
+    if history:
+        raise typer.Exit(comparing.history(runs, terms, as_json=as_json))
+    if len(runs) != 2:
+        raise ConfigError("compare takes a BASE and a NEW: several runs of one side go into one folder, or a baseline")
+    base, new = runs
+    raise typer.Exit(
+        comparing.verdict(base, new, terms, confirm=confirm, outputs=outputs, as_json=as_json, quiet=quiet)
+    )
+
+
+@app.command()
+@also_of(run, but=lambda name: name in _OWN)
+def ab(
+    file: Annotated[Path | None, typer.Argument(help="A loadtest.toml; flags override it.")] = None,
+    a: Annotated[str, typer.Option("--a", metavar="URL", help="The base: an endpoint's URL, or sim.")] = "",
+    b: Annotated[str, typer.Option("--b", metavar="URL", help="What is compared with it.")] = "",
+    pairs: Annotated[int, typer.Option(help="So many runs of each, in turns: A B, B A, A B.")] = 10,
+    fail_on: FailOn = None,
+    test: TestName = "welch",
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="After a regression play them all again: it must show twice.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="The folder of the runs; must not exist.")] = None,
+    junit: JUnit = None,
+    markdown: Markdown = None,
+    github: GitHub = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the folder.")] = False,
+    **of_run: Any,
+) -> None:
+    """Load two deployments in turns, and say whether the second is slower."""
+    from headroom import comparing, repeating  # noqa: PLC0415
+    from headroom.gating import Outputs  # noqa: PLC0415
+    from loadgen.loadtest import load_config  # noqa: PLC0415
+
+    if not a or not b:
+        raise ConfigError("ab needs --a URL and --b URL")
+    config = load_config(file, flags_of({**of_run, "out": out}), os.environ)
+    places = {name: place_of(name) for name in config.scenarios}
+    terms = comparing.Terms.parse(fail_on, test, Path(".headroom"))
+    outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github})
+    try:
+        code = repeating.compare_in_turns(
+            config, places, (a, b), pairs, terms=terms, confirm=confirm, outputs=outputs, as_json=as_json, quiet=quiet
+        )
+    except KeyboardInterrupt:  # before the first run began
+        sys.stderr.write("headroom: interrupted\n")
+        code = INTERRUPTED
+    raise typer.Exit(code)
+
+
+baseline_commands = typer.Typer(no_args_is_help=True, help="Keep what runs were like, for later ones.")
+app.add_typer(baseline_commands, name="baseline")
+
+
+@baseline_commands.command()
+def save(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
+    name: Annotated[str, typer.Option(help="What `compare` will call it.")],
+    baselines: Baselines = Path(".headroom"),
+) -> None:
+    """Write DIR/NAME.json, for the repository under test."""
+    from headroom import comparing  # noqa: PLC0415
+
+    comparing.save(runs, name, baselines)
+
+
+@baseline_commands.command("list")
+def list_(baselines: Baselines = Path(".headroom")) -> None:
+    """Name the baselines there are."""
+    from headroom import comparing  # noqa: PLC0415
+
+    comparing.show_all(baselines)
+
+
+@baseline_commands.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Of a baseline.")],
+    baselines: Baselines = Path(".headroom"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the file.")] = False,
+) -> None:
+    """Show what is in a baseline."""
+    from headroom import comparing  # noqa: PLC0415
+
+    comparing.show(name, baselines, as_json=as_json)

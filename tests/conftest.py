@@ -1,0 +1,8 @@
+"""What all the processes of the tests share."""
+
+import os
+import sys
+
+# As in the Makefile: where containers forbid bytecode, each of hundreds of processes would compile all it imports anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
