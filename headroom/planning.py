@@ -73,10 +73,10 @@ def plan_from_runs(folders: Sequence[Path], options: Options, *, as_json: bool, 
         print_plan(plan, console, details=details)
     if not plan.validity.valid:
         return INVALID
-    slos = [Slo.parse(text) for text in options.slo or ()]
-    for reason in impossible(found.lead, slos):
+    hopeless = impossible(found.lead, [Slo.parse(text) for text in options.slo or ()])
+    for reason in hopeless:
         sys.stderr.write(f"headroom: --slo: {readable(reason)}\n")
-    return ConfigError.exit_code if impossible(found.lead, slos) else 0
+    return ConfigError.exit_code if hopeless else 0
 
 
 def _plan(found: Together, options: Options) -> Plan:
