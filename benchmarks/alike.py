@@ -19,8 +19,8 @@ from headroom.series import Player
 from loadgen.config import RunConfig
 from loadgen.samples import Run
 from planner.compare import compare
-from planner.run_facts import RunFacts, facts_of
-from planner.verdict import Verdict
+from planner.comparing.run_facts import RunFacts, facts_of
+from planner.comparing.verdict import Verdict
 from scenarios import PLACES
 
 CONFIG = {

@@ -32,8 +32,8 @@ if __name__ == "planner":
     importlib.import_module(__name__)
 
 from loadgen.quota import MINUTE_NS, Quota, enforcing  # noqa: E402
-from planner.doors import door_of, windows  # noqa: E402
 from planner.quota import what_if  # noqa: E402
+from planner.quotas.doors import door_of, windows  # noqa: E402
 
 DEPLOYMENTS, MAX_TOKENS = 10, 400
 MOST_S = 10.0

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.blocks import run_quantile
-from planner.exact import clopper_pearson
-from planner.shifts import holm
-from planner.tolerance import Tolerance
-from planner.verdict import Figures, Test, Verdict, judge, shift_of
+from planner.comparing.blocks import run_quantile
+from planner.comparing.exact import clopper_pearson
+from planner.comparing.shifts import holm
+from planner.comparing.tolerance import Tolerance
+from planner.comparing.verdict import Figures, Test, Verdict, judge, shift_of
 
 SIGMA = 0.35
 TOLERANCES = (Tolerance.parse("ttft.p50:+10%"), Tolerance.parse("ttft.p95:+15%"))

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from dashboards.terminal import lead
 from dashboards.text import UNKNOWN, count, digits, percent, readable
-from planner.baseline import Baseline
-from planner.comparison import Comparison, LengthComparison, MetricComparison
-from planner.history import History
-from planner.verdict import Test, Verdict
+from planner.comparing.baseline import Baseline
+from planner.comparing.comparison import Comparison, LengthComparison, MetricComparison
+from planner.comparing.history import History
+from planner.comparing.verdict import Test, Verdict
 
 STYLES = {
     Verdict.REGRESSED: "red",

@@ -8,10 +8,10 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from planner.clients import ClientOutcome
-from planner.deployments import PolicyNeed, QuotaNeed
 from planner.plan import WhatIf
-from planner.quota_plan import QuotaPlan
+from planner.quotas.clients import ClientOutcome
+from planner.quotas.deployments import PolicyNeed, QuotaNeed
+from planner.quotas.quota_plan import QuotaPlan
 
 
 def print_quota_plan(plan: QuotaPlan, console: Console) -> None:

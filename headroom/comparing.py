@@ -18,14 +18,14 @@ from headroom.run_sets import RunSet
 from loadgen.damage import naming_damage
 from loadgen.errors import ConfigError, RunFolderError
 from loadgen.samples import Run
-from planner import baseline
 from planner.compare import checks_of, compare
-from planner.comparison import Comparison
-from planner.history import History, history_of
-from planner.run_facts import RunFacts, facts_of
+from planner.comparing import baseline
+from planner.comparing.comparison import Comparison
+from planner.comparing.history import History, history_of
+from planner.comparing.run_facts import RunFacts, facts_of
+from planner.comparing.tolerance import Tolerance
+from planner.comparing.verdict import Test, Verdict
 from planner.thresholds import Gate, Judgement, Ruling
-from planner.tolerance import Tolerance
-from planner.verdict import Test, Verdict
 
 RULINGS: dict[Verdict, Ruling] = {Verdict.REGRESSED: "fail", Verdict.INCONCLUSIVE: "inconclusive"}
 EXIT_CODES = {Verdict.REGRESSED: REGRESSED, Verdict.INCONCLUSIVE: INCONCLUSIVE}

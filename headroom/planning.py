@@ -32,9 +32,9 @@ from planner.assemble import plan_run, to_json
 from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run, grown
 from planner.plan import Plan
 from planner.prices import PriceBook, read_prices
-from planner.quota_plan import quota_plan
+from planner.quotas.quota_plan import quota_plan
+from planner.quotas.synthetic import synthetic_demand
 from planner.rows import config_of
-from planner.synthetic import synthetic_demand
 from planner.together import Together, together
 
 INVALID = 4

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.cost_results import CostPlan, Option
-from planner.deployments import QuotaNeed
+from planner.costs.cost_results import CostPlan, Option
+from planner.costs.options import SERVERLESS
 from planner.fleet import FleetPlan
 from planner.metrics import METRICS, values_of
-from planner.options import SERVERLESS
 from planner.plan import Plan
+from planner.quotas.deployments import QuotaNeed
 from planner.rows import NS_PER_MS
 from planner.scope import Scope
 

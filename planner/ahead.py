@@ -1,6 +1,6 @@
 """Ahead: what a demand needs and costs beyond what its run showed, and what to do.
 
-Deployments by replay (planner.deployments), an instance's highest rate by the serving model (planner.capacity),
+Deployments by replay (planner.quotas.deployments), an instance's highest rate by the serving model (planner.capacity),
 instances by that rate and simulation (planner.fleet), costs of each way to serve (planner.cost_plan).
 """
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from loadgen.errors import CapacityError, ConfigError
 from planner.capacity import ServingModel, fit
 from planner.cost_plan import CostPlan, CostRules, plan_costs
-from planner.cost_words import FORMULAS as COST_FORMULAS
+from planner.costs.cost_words import FORMULAS as COST_FORMULAS
 from planner.demand import busiest
-from planner.deployments import PHASES, QuotaNeed, quota_need
 from planner.fleet import FleetPlan, FleetRules, plan_fleet
 from planner.instances import SweptCapacity
 from planner.plan import Plan
 from planner.prices import Sku
+from planner.quotas.deployments import PHASES, QuotaNeed, quota_need
 from planner.scope import WATCHED_S, Scope
 
 MOST_ARRIVALS = 200_000  # of which the need is found, and instances simulated

@@ -35,7 +35,7 @@ from planner.plan import (
 )
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
-from planner.quota_plan import QuotaPlan
+from planner.quotas.quota_plan import QuotaPlan
 from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stretch
 from planner.scope import Scope, day_of, peak_per_s, watched_part
 from planner.traffic import peaks, throttled_share, traffic
@@ -65,7 +65,7 @@ def plan_run(
 
     `demand` replaces the run's own steady phase as what is planned for (see planner.demand); `growth` multiplies its
     rates; `swept` is what the sweep that this run is a step of says of an instance; `steps` are several loads of the
-    deployment (see planner.calibration_steps), `of_runs` the ids of all runs planned from; `quota` stands in for the
+    deployment (see serving/calibration_steps.py), `of_runs` the ids of all runs planned from; `quota` stands in for the
     run's own. A run that is interrupted, killed or empty gives a plan too, with None where it says nothing. Raises
     RunFolderError for a record that cannot be read and ConfigError for a price book that cannot.
     """

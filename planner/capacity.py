@@ -1,7 +1,7 @@
 """The calibrated serving model: what an instance answers at a rate, and the highest rate that keeps an objective.
 
 Fitted on the steps of a load test of the deployment itself, with an interval for each figure and a refusal, with the
-reason, where the steps cannot say. See planner/curves.py for the curves and planner/closure.py for Little's law.
+reason, where the steps cannot say. Its parts are in planner/serving: the curves, and Little's law in closure.py.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import polars as pl
 
 from loadgen.errors import CapacityError
 from loadgen.slo import Slo
-from planner.calibration_steps import steps_of
-from planner.closure import Latency
-from planner.curves import Form, Shape
-from planner.fitted import Fitted
-from planner.fitting import fit_steps
-from planner.outlook import E2E, ITL, MaxRate, Prediction, max_rate, predict, unknown_statistic
-from planner.spread import Interval
-from planner.usable import Sifted, is_same_shape, sift
+from planner.serving.calibration_steps import steps_of
+from planner.serving.closure import Latency
+from planner.serving.curves import Form, Shape
+from planner.serving.fitted import Fitted
+from planner.serving.fitting import fit_steps
+from planner.serving.outlook import E2E, ITL, MaxRate, Prediction, max_rate, predict, unknown_statistic
+from planner.serving.spread import Interval
+from planner.serving.usable import Sifted, is_same_shape, sift
 
 __all__ = ["CapacityError", "Interval", "MaxRate", "Prediction", "ServingModel", "fit", "steps_of"]
 

@@ -9,14 +9,14 @@ from statistics import fmean
 
 from planner.checks import Check
 from planner.checks import Verdict as CheckVerdict
-from planner.comparable import check_comparable, circumstances
-from planner.compared_metric import compare_metric, figures_of, finite
-from planner.comparison import ComparedRuns, Comparison, LengthComparison, MetricComparison, OutcomeComparison
-from planner.outcomes import compare_outcomes, fewer_answered, mix_doubts, outcome_chances
-from planner.run_facts import RunFacts
-from planner.shifts import holm, welch
-from planner.tolerance import DEFAULT, PLAIN, Tolerance
-from planner.verdict import ALPHA, Figures, Test, Verdict, shift_of
+from planner.comparing.comparable import check_comparable, circumstances
+from planner.comparing.compared_metric import compare_metric, figures_of, finite
+from planner.comparing.comparison import ComparedRuns, Comparison, LengthComparison, MetricComparison, OutcomeComparison
+from planner.comparing.outcomes import compare_outcomes, fewer_answered, mix_doubts, outcome_chances
+from planner.comparing.run_facts import RunFacts
+from planner.comparing.shifts import holm, welch
+from planner.comparing.tolerance import DEFAULT, PLAIN, Tolerance
+from planner.comparing.verdict import ALPHA, Figures, Test, Verdict, shift_of
 
 FORMAT = 1
 LENGTH_BOUND = ("service_time", "response_time")  # they grow with the answer, however fast it comes

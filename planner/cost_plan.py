@@ -11,15 +11,15 @@ from planner.cost import (
     break_even_tokens_per_hour,
     region_priced,
 )
-from planner.cost_case import Case, CostRules
-from planner.cost_results import BreakEven, CostPlan, Hybrid, Option, Waste
-from planner.cost_words import assumptions, doubts
+from planner.costs.cost_case import Case, CostRules
+from planner.costs.cost_results import BreakEven, CostPlan, Hybrid, Option, Waste
+from planner.costs.cost_words import assumptions, doubts
+from planner.costs.demand_path import DemandPath, Floats, demand_path
+from planner.costs.growth import LimitReached, limits_reached, week_profile
+from planner.costs.options import SERVERLESS, Way, ways
+from planner.costs.uncertainty import AS_PLANNED, Driver, Worlds, draw_worlds, range_90, tornado
 from planner.demand import Demand, admission_tokens, peak_per_minute
-from planner.demand_path import DemandPath, Floats, demand_path
-from planner.growth import LimitReached, limits_reached, week_profile
-from planner.options import SERVERLESS, Way, ways
 from planner.prices import Sku, TokenPrice
-from planner.uncertainty import AS_PLANNED, Driver, Worlds, draw_worlds, range_90, tornado
 
 __all__ = ["CostPlan", "CostRules", "plan_costs"]
 MANY_WORTHS = 12

@@ -4,8 +4,8 @@ Static: N = ceil(peak load / rate of one instance) + spare, with the lower end o
 by its share of an instance, which its tokens decide: its time in the system over that of the mix's mean request. Over
 time, with L = detection + cooldown + boot: N_t = ceil(the most load within [t, t + L] / that rate), since what is
 needed at t + L must have been asked for at t. The answer is checked by sending the demand's busiest hour to so many
-simulated instances (planner.sharing), and raised until these keep the objectives. Where requests are known to go to the
-least loaded instance, which shares the peaks of all, the simulation alone decides.
+simulated instances (planner.fleets.sharing), and raised until these keep the objectives. Where requests are known to
+go to the least loaded instance, which shares the peaks of all, the simulation alone decides.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Sequence
 
 from loadgen.errors import ConfigError
 from loadgen.slo import Slo
-from planner.autoscaling import AutoscaleResult, ScalePolicy, autoscale
 from planner.cost import cores_of_quota
 from planner.demand import Demand, busiest
-from planner.fleet_checks import MOST_RAISED, FleetChecks
-from planner.fleet_plan import FleetPlan, FleetRules
-from planner.load_path import MINUTE_S, HourOfFleet, LoadPath, headroom_for, needed_by_hour, path_of
-from planner.one_instance import OneInstance, Serving, objectives, one_instance
-from planner.sharing import Routing
+from planner.fleets.autoscaling import AutoscaleResult, ScalePolicy, autoscale
+from planner.fleets.fleet_checks import MOST_RAISED, FleetChecks
+from planner.fleets.fleet_plan import FleetPlan, FleetRules
+from planner.fleets.load_path import MINUTE_S, HourOfFleet, LoadPath, headroom_for, needed_by_hour, path_of
+from planner.fleets.one_instance import OneInstance, Serving, objectives, one_instance
+from planner.fleets.sharing import Routing
 
 __all__ = ["FleetPlan", "FleetRules", "plan_fleet"]
 

@@ -13,12 +13,12 @@ import polars as pl
 from loadgen.errors import ConfigError
 from loadgen.quota import NS_PER_S, Admission, Quota, WindowKind
 from planner.demand import MINUTE_S, Demand, admission_tokens
-from planner.doors import door_of, enforced, numbers_of, window_name, windows
 from planner.plan import QuotaUse, Traffic, WhatIf
 from planner.quantiles import nearest_rank
-from planner.queues import waits
-from planner.replay import NEVER, REQUESTS, TOKENS, Codes, Door, Flags, Part, Whole
-from planner.search import smallest
+from planner.quotas.doors import door_of, enforced, numbers_of, window_name, windows
+from planner.quotas.queues import waits
+from planner.quotas.replay import NEVER, REQUESTS, TOKENS, Codes, Door, Flags, Part, Whole
+from planner.quotas.search import smallest
 
 REFUSED_SHARE = 0.01  # of the requests: a number of deployments that refuses at most this much is enough
 MOST_ROWS = 12  # numbers of deployments that are tried

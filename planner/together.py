@@ -12,11 +12,11 @@ import polars as pl
 from loadgen.errors import ConfigError, RunFolderError
 from loadgen.samples import Run
 from planner import swept
-from planner.calibration_steps import steps_of
 from planner.demand import demand_of_run
 from planner.instances import SweptCapacity
 from planner.prices import plain_name
 from planner.rows import config_of
+from planner.serving.calibration_steps import steps_of
 from planner.swept import Sweep
 
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.alike import alike
 from headroom import run_sets
 from loadgen.samples import Manifest
-from planner.verdict import Verdict
+from planner.comparing.verdict import Verdict
 from tests.commands import deployment, headroom, told
 from tests.servers import Server
 

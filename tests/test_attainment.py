@@ -5,8 +5,8 @@ import math
 import pytest
 
 from loadgen.slo import Slo
-from planner.attainment import Outcomes, attainment
-from planner.sharing import Served, Work
+from planner.fleets.attainment import Outcomes, attainment
+from planner.fleets.sharing import Served, Work
 
 
 def outcomes_of(rows, **changes):

@@ -11,8 +11,8 @@ from loadgen.simulator.batching import BatchingModel
 from loadgen.simulator.endpoint import EndpointSettings
 from loadgen.simulator.virtual import replay
 from loadgen.slo import Slo
-from planner.autoscaling import ScalePolicy, autoscale
-from planner.sharing import ServiceCurve, Work
+from planner.fleets.autoscaling import ScalePolicy, autoscale
+from planner.fleets.sharing import ServiceCurve, Work
 from tests.serving_models import Straight
 
 PLACES, GAPS = 8, 400  # of 10 ms: 2 requests a second and instance

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from planner.change_points import FEWEST, changes
+from planner.comparing.change_points import FEWEST, changes
 
 
 def steady(seed, n=30, spread=0.02):

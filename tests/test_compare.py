@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from loadgen.samples import Manifest, Run
-from planner import baseline
 from planner.checks import Check
 from planner.compare import checks_of, compare
-from planner.run_facts import facts_of
-from planner.tolerance import Tolerance
-from planner.verdict import Test, Verdict
+from planner.comparing import baseline
+from planner.comparing.run_facts import facts_of
+from planner.comparing.tolerance import Tolerance
+from planner.comparing.verdict import Test, Verdict
 from tests.commands import told
 from tests.compared_runs import several, streams
 

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cost import region_priced
-from planner.cost_case import Case, CostRules
 from planner.cost_plan import plan_costs
+from planner.costs.cost_case import Case, CostRules
+from planner.costs.demand_path import demand_path
+from planner.costs.options import ways
+from planner.costs.uncertainty import Worlds
 from planner.demand import at_rate
-from planner.demand_path import demand_path
-from planner.options import ways
 from planner.prices import Origin, Sku, read_prices
-from planner.uncertainty import Worlds
 from tests.test_cost_parts import demand_of, hourly
 
 BOOK = read_prices()

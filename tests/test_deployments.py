@@ -16,14 +16,14 @@ from headroom import planning
 from loadgen.errors import ConfigError
 from loadgen.lengths import parse_lengths
 from loadgen.quota import Admission, Quota, WindowKind
-from planner.clients import CLIENTS, Client, retried
 from planner.demand import Demand, demand_from_trace
-from planner.deployments import Blocks, Search, quota_need
-from planner.doors import windows
 from planner.quota import what_if
-from planner.quota_plan import quota_plan
-from planner.search import smallest
-from planner.synthetic import synthetic_demand
+from planner.quotas.clients import CLIENTS, Client, retried
+from planner.quotas.deployments import Blocks, Search, quota_need
+from planner.quotas.doors import windows
+from planner.quotas.quota_plan import quota_plan
+from planner.quotas.search import smallest
+from planner.quotas.synthetic import synthetic_demand
 
 CONVERSATIONS = Path(__file__).parents[2] / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"
 QUOTA = Quota(tokens_per_minute=6_000, requests_per_minute=600, admission=Admission.USAGE)

@@ -6,9 +6,9 @@ import random
 import pytest
 from scipy import stats
 
-from planner.exact import clopper_pearson, fisher_above, mann_whitney_above, signed_rank_above
-from planner.shifts import by_ranks, holm, paired, paired_by_ranks, welch
-from planner.student import incomplete_beta, t_above, t_quantile
+from planner.comparing.exact import clopper_pearson, fisher_above, mann_whitney_above, signed_rank_above
+from planner.comparing.shifts import by_ranks, holm, paired, paired_by_ranks, welch
+from planner.comparing.student import incomplete_beta, t_above, t_quantile
 
 DICE = random.Random(1)
 

@@ -12,9 +12,9 @@ import pytest
 from loadgen.errors import ConfigError, HeadroomError
 from planner.demand import Demand
 from planner.fleet import FleetRules, plan_fleet
-from planner.load_path import busiest_stretch, headroom_for, most_ahead, path_of
-from planner.sharing import Routing
-from planner.waiting import waiting_beyond
+from planner.fleets.load_path import busiest_stretch, headroom_for, most_ahead, path_of
+from planner.fleets.sharing import Routing
+from planner.fleets.waiting import waiting_beyond
 from tests.serving_models import Range, Straight
 
 SLOS = ["ttft.p95<1s"]

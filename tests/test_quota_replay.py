@@ -10,9 +10,9 @@ import pytest
 from loadgen.errors import ConfigError
 from loadgen.quota import Admission, Quota, WindowKind
 from planner.demand import Demand
-from planner.doors import door_of
-from planner.queues import waits
 from planner.quota import deployments_needed, replayed, what_if, what_if_table
+from planner.quotas.doors import door_of
+from planner.quotas.queues import waits
 
 MINUTE, S = 60 * 10**9, 10**9
 CASES = 1_000

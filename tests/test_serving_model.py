@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from loadgen.errors import ConfigError, HeadroomError
 from loadgen.slo import Slo
 from planner.capacity import CapacityError, Interval, MaxRate, Prediction, fit
-from planner.curves import EXPONENTS, nonnegative
+from planner.serving.curves import EXPONENTS, nonnegative
 from tests.queueing_model import Queueing
 
 PROMPT, COMPLETION = 512.0, 128.0

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import poisson
 
-from planner.sharing import Routing, ServiceCurve, Work, simulate
-from planner.waiting import erlang_c, mean_wait_s
+from planner.fleets.sharing import Routing, ServiceCurve, Work, simulate
+from planner.fleets.waiting import erlang_c, mean_wait_s
 from tests.serving_models import Straight
 
 BATCHES = 25

@@ -6,8 +6,8 @@ import pytest
 
 from loadgen.samples import Outcome, Phase
 from planner.assemble import plan_run
+from planner.costs.spending import spending
 from planner.prices import TokenPrice
-from planner.spending import spending
 from planner.traffic import billed_request, billed_requests
 from tests.runs import answered, make_run, refused
 

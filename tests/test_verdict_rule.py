@@ -7,11 +7,21 @@ import pytest
 
 from benchmarks.verdicts import OPERATING_POINTS, SHAPES, SPREADS, World, ratio_coverage, run_coverage, verdicts
 from loadgen.errors import ConfigError
-from planner.blocks import run_quantile
-from planner.exact import clopper_pearson
-from planner.shifts import of_error
-from planner.tolerance import DEFAULT, Tolerance
-from planner.verdict import ASSUMED_SPREAD, Figures, Test, Verdict, detectable, judge, runs_needed, shift_of, spread_of
+from planner.comparing.blocks import run_quantile
+from planner.comparing.exact import clopper_pearson
+from planner.comparing.shifts import of_error
+from planner.comparing.tolerance import DEFAULT, Tolerance
+from planner.comparing.verdict import (
+    ASSUMED_SPREAD,
+    Figures,
+    Test,
+    Verdict,
+    detectable,
+    judge,
+    runs_needed,
+    shift_of,
+    spread_of,
+)
 
 TEN = Tolerance.parse("ttft.p50:+10%")
 

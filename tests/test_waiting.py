@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import poisson
 
-from planner.waiting import erlang_b, erlang_c, halfin_whitt, mean_wait_s, square_root_staffing, waiting_beyond
+from planner.fleets.waiting import erlang_b, erlang_c, halfin_whitt, mean_wait_s, square_root_staffing, waiting_beyond
 
 
 @pytest.mark.parametrize(

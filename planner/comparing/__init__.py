@@ -1,0 +1,1 @@
+"""The parts of planner.compare: runs as facts, tests between them, verdicts, and changes over many runs."""

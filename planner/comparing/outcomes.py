@@ -1,0 +1,98 @@
+"""What was not answered, on either side: compared before any latency, since latencies are of the answered alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from planner.comparing.comparison import OutcomeComparison
+from planner.comparing.exact import fisher_above
+from planner.comparing.run_facts import RunFacts
+from planner.comparing.shifts import welch
+from planner.comparing.verdict import ALPHA, Verdict
+from planner.quantiles import wilson
+
+FLOOR_SHARE, FLOOR_OF_ONE_RUN = 0.01, 0.05  # of the arrivals: fewer more are no regression
+LOOKS_WORSE = 0.05
+Sides = tuple[Sequence[RunFacts], Sequence[RunFacts]]
+
+
+def outcome_chances(sides: Sides) -> tuple[float, float]:
+    """How likely so many more, and so many fewer, unanswered are if nothing changed.
+
+    Where there are runs to tell it by, the larger chance of two: of arrivals (Fisher), and of runs (Welch), since
+    failures come in bursts and arrivals of one burst are no trials of their own.
+    """
+    (bad, n), (bad_new, n_new) = (_unanswered(side) for side in sides)
+    worse, better = fisher_above(bad, n, bad_new, n_new), fisher_above(bad_new, n_new, bad, n)
+    if min(map(len, sides)) < 2:
+        return worse, better
+    base, new = ([math.asin(math.sqrt(run.unanswered / max(1, run.arrivals))) for run in side] for side in sides)
+    shift = welch(base, new)
+    return max(worse, shift.p_slower), max(better, shift.p_faster)
+
+
+def compare_outcomes(sides: Sides, *, p_worse: float, p_better: float) -> OutcomeComparison:
+    """The chances are those of `outcome_chances`, corrected for all that is compared."""
+    (bad, n), (bad_new, n_new) = (_unanswered(side) for side in sides)
+    base, new = bad / max(1, n), bad_new / max(1, n_new)
+    floor = FLOOR_SHARE if min(map(len, sides)) > 1 else FLOOR_OF_ONE_RUN
+    verdict = Verdict.INCONCLUSIVE
+    if p_worse < ALPHA and new - base > floor:
+        verdict = Verdict.REGRESSED
+    elif p_better < ALPHA and base - new > floor:
+        verdict = Verdict.IMPROVED
+    elif (n_new and not bad_new) or _most_worse(bad, n, bad_new, n_new) < floor:
+        verdict = Verdict.EQUIVALENT  # where all were answered, the latencies are of all
+    shares = f"{new:.2%} of the requests were not answered, against {base:.2%}".replace("%", " %")
+    unsure = f": too few requests to tell whether {floor:.0%} more were not".replace("%", " %")
+    return OutcomeComparison(
+        verdict=verdict,
+        reason=shares + (unsure if verdict is Verdict.INCONCLUSIVE else ""),
+        base_share=base,
+        new_share=new,
+        floor_share=floor,
+        p_worse=p_worse,
+        base=_counts(sides[0]),
+        new=_counts(sides[1]),
+    )
+
+
+def _unanswered(side: Sequence[RunFacts]) -> tuple[int, int]:
+    return sum(run.unanswered for run in side), sum(run.arrivals for run in side)
+
+
+def _most_worse(bad: int, n: int, bad_new: int, n_new: int) -> float:
+    """The upper end of the 95 % interval of the difference of two shares (Newcombe, 1998, method 10)."""
+    if not n or not n_new:
+        return math.inf
+    base, new = wilson(bad, n), wilson(bad_new, n_new)
+    return new.value - base.value + math.hypot(new.high - new.value, base.value - base.low)
+
+
+def fewer_answered(sides: Sides) -> bool:
+    """Whether it looks so, without proof: enough to call no latency improved."""
+    (bad, n), (bad_new, n_new) = (_unanswered(side) for side in sides)
+    return fisher_above(bad, n, bad_new, n_new) < LOOKS_WORSE
+
+
+def _counts(side: Sequence[RunFacts]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for run in side:
+        total.update(run.outcomes)
+    return dict(total)
+
+
+def mix_doubts(sides: Sides) -> list[str]:
+    """Outcomes that come clearly more or less often than they did."""
+    base, new = (_counts(side) for side in sides)
+    n_base, n_new = sum(base.values()), sum(new.values())
+    doubts = []
+    for outcome in {**base, **new}:
+        was, now = base.get(outcome, 0), new.get(outcome, 0)
+        chance = 2 * min(fisher_above(was, n_base, now, n_new), fisher_above(now, n_new, was, n_base))
+        if outcome != "ok" and chance < ALPHA:
+            shares = f"{now / n_new:.2%} of the attempts, and was {was / n_base:.2%}".replace("%", " %")
+            doubts.append(f"{outcome} is {shares}")
+    return doubts

@@ -1,0 +1,45 @@
+"""The plan of a demand against a quota, without any run: what is refused, what is needed, and how retries fare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadgen.quota import Quota
+from planner.demand import Demand
+from planner.plan import WhatIf
+from planner.quota import what_if_table
+from planner.quotas.clients import ClientOutcome, clients_table
+from planner.quotas.deployments import QuotaNeed, quota_need
+from planner.quotas.doors import windows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaPlan:
+    """The layout of `headroom plan --demand TRACE --json`."""
+
+    demand: str  # in words
+    tokens_per_minute: int  # of each deployment
+    requests_per_minute: int
+    admission: str
+    need: QuotaNeed | None  # None: the demand has no arrivals
+    rows: tuple[WhatIf, ...]
+    clients: tuple[ClientOutcome, ...]  # at one deployment fewer than needed, and at those
+
+
+def quota_plan(demand: Demand, quota: Quota) -> QuotaPlan:
+    """Raises ConfigError for arrivals that cannot be replayed."""
+    need = quota_need(demand, quota)
+    clients: tuple[ClientOutcome, ...] = ()
+    if need is not None:
+        strictest = max(need.by_policy[: len(windows(quota))], key=lambda policy: policy.deployments)
+        numbers = [number for number in (need.deployments - 1, need.deployments) if number > 0]
+        clients = clients_table(demand, quota, numbers, strictest.window)
+    return QuotaPlan(
+        demand=demand.source,
+        tokens_per_minute=quota.tokens_per_minute,
+        requests_per_minute=quota.requests_per_minute,
+        admission=quota.admission.value,
+        need=need,
+        rows=what_if_table(demand, quota),
+        clients=clients,
+    )

@@ -1,0 +1,233 @@
+"""Usable steps: which of a load's steps a serving model may be fitted on, and what the others say.
+
+A step counts where the deployment itself was measured in a steady state. Quota, the load generator, or a queue in front
+of the instance's slots make latencies that no concurrency explains; such steps are set aside, each with its reason, and
+those in which the deployment did not keep up tell its capacity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from loadgen.errors import CapacityError
+from planner.serving.curves import Shape
+
+KEPT_UP_SHARE, JUDGED_SHARE = 0.97, 0.9  # served over offered
+LITTLE_DOUBT, LITTLE_GROSS = 0.05, 0.25  # of concurrency against rate x time, by Little's law
+WAITS = 3.0  # times the TTFT that the iterations explain
+FLAT_CONCURRENCY = 0.1
+OVER_CAP = 1.1  # concurrency over the cap: requests wait in front of it
+PLATEAU_ELASTICITY, PLATEAU_GROWTH = 0.1, 1.2  # d log rate / d log concurrency, over this growth of concurrency
+SAME_SHAPE = 0.2
+FEWEST_LEFT_OUT = 4  # shapes: of fewer, steps are left out one by one
+REQUESTS = 300.0  # of a step, for a p95 to be worth something
+
+ESSENTIAL = ("rate_per_s", "completion_tokens", "itl_mean_ms", "ttft_p50_ms", "e2e_mean_s")
+OPTIONAL = ("prompt_tokens", "concurrency", "completed_per_s", "requests")
+FLAGS = ("saturated", "quota_limited", "client_limited")
+
+
+@dataclass(slots=True, kw_only=True)
+class UsableStep:
+    """One step, at one instance."""
+
+    number: int  # of the row it came from, from 1
+    rate_per_s: float
+    served_per_s: float
+    concurrency: float  # by Little's law
+    prompt_tokens: float
+    completion_tokens: float
+    itl_ms: float
+    ttft_p50_ms: float
+    e2e_s: float
+    quantiles: dict[str, float]  # of further columns, as "ttft_p95_ms"
+    flagged: bool
+    requests: float  # that it is made of; where it is not said, as many as a step should have
+    shape: int = 0
+    weight: float = 1.0  # in the curve
+    plateau: bool = False  # as fast as it goes, without a queue
+
+    @property
+    def tokens(self) -> Shape:
+        return Shape(self.prompt_tokens, self.completion_tokens)
+
+
+@dataclass(slots=True, kw_only=True)
+class Sifted:
+    kept: list[UsableStep] = field(default_factory=list)
+    queued: list[UsableStep] = field(default_factory=list)  # the deployment did not keep up
+    dropped: list[str] = field(default_factory=list)  # the reason of each
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def queue_reasons(self) -> list[str]:
+        return [f"step {step.number} at {step.rate_per_s:.3g} requests/s: it saturated" for step in self.queued]
+
+
+def sift(frame: pl.DataFrame, *, concurrency_cap: int | None, instances: int) -> Sifted:
+    """The steps by what they can be used for. Raises CapacityError for columns or values that cannot be."""
+    missing = [name for name in ESSENTIAL if name not in frame.columns]
+    if missing:
+        raise CapacityError(
+            f"the steps have no column {', '.join(missing)}; a serving model needs {', '.join(ESSENTIAL)}"
+        )
+    sifted, steps = Sifted(), []
+    for number, row in enumerate(frame.iter_rows(named=True), 1):
+        reason = _unusable(row)
+        if reason is None:
+            step = _step(number, row, instances)
+            reason = _breaks_little(step, row, instances, sifted)
+        if reason is None:
+            steps.append(step)
+        else:
+            sifted.dropped.append(f"step {number} at {row['rate_per_s']} requests/s: {reason}")
+    for shape, alike in enumerate(_by_shape(steps)):
+        _sift_sweep(alike, concurrency_cap, sifted)
+        for step in alike:
+            step.shape = shape
+    return sifted
+
+
+def _unusable(row: dict[str, object]) -> str | None:
+    if row.get("quota_limited") is True:
+        return "the quota limited it, not the deployment"
+    if row.get("client_limited") is True:
+        return "the load generator limited it, not the deployment"
+    empty = [name for name in ESSENTIAL if row[name] is None]
+    return f"it has no {', '.join(empty)}" if empty else None
+
+
+def _step(number: int, row: dict[str, object], instances: int) -> UsableStep:
+    known = {name: _positive(number, name, value) for name, value in row.items() if _is_figure(name, value)}
+    completed = known.get("completed_per_s", known["rate_per_s"])
+    # What was in flight when a short step began or ended makes completions fewer; where its whole course was judged
+    # not to be saturated, little less was completed by that.
+    kept_up = row.get("saturated") is False and completed > JUDGED_SHARE * known["rate_per_s"]
+    rate = known["rate_per_s"] / instances
+    served = rate if kept_up else min(rate, completed / instances)
+    if known.get("ttft_p95_ms", math.inf) < known["ttft_p50_ms"]:
+        raise CapacityError(f"step {number}: ttft_p95_ms is below ttft_p50_ms; check which column is which")
+    return UsableStep(
+        number=number,
+        rate_per_s=rate,
+        served_per_s=served,
+        concurrency=served * known["e2e_mean_s"],
+        prompt_tokens=known.get("prompt_tokens", 0.0),
+        completion_tokens=known["completion_tokens"],
+        itl_ms=known["itl_mean_ms"],
+        ttft_p50_ms=known["ttft_p50_ms"],
+        e2e_s=known["e2e_mean_s"],
+        quantiles={name: known[name] for name in known if "_p" in name and name.endswith("_ms")},
+        flagged=row.get("saturated") is True,
+        requests=max(1.0, known.get("requests", REQUESTS)),
+    )
+
+
+def _is_figure(name: str, value: object) -> bool:
+    measured = name in ESSENTIAL or name in OPTIONAL or name.startswith(("ttft_p", "itl_p", "e2e_p", "response_p"))
+    return measured and value is not None
+
+
+def _positive(number: int, name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise CapacityError(
+            f"step {number}: {name} is {value!r}, which no step can be; correct the row or leave it out"
+        )
+    if value == 0 and name not in ("prompt_tokens", "requests"):
+        raise CapacityError(f"step {number}: {name} is 0: nothing was measured; leave the row out")
+    return float(value)
+
+
+def _breaks_little(step: UsableStep, row: dict[str, object], instances: int, sifted: Sifted) -> str | None:
+    given = row.get("concurrency")
+    if given is None or step.flagged:
+        return None
+    held = _positive(step.number, "concurrency", given) / instances
+    off = held / step.concurrency - 1
+    if abs(off) > LITTLE_GROSS:
+        return (
+            f"{held:.3g} in flight, but rate x time is {step.concurrency:.3g}: Little's law does not hold, so it was "
+            "not steady; run it longer"
+        )
+    if abs(off) > LITTLE_DOUBT:
+        sifted.doubts.append(
+            f"step {step.number}: {held:.3g} in flight, {step.concurrency:.3g} by Little's law ({off:+.0%}): "
+            "perhaps not steady"
+        )
+    return None
+
+
+def _by_shape(steps: list[UsableStep]) -> list[list[UsableStep]]:
+    shapes: list[list[UsableStep]] = []
+    for step in steps:
+        alike = next((shape for shape in shapes if is_same_shape(shape[0].tokens, step.tokens)), None)
+        if alike is None:
+            shapes.append([step])
+        else:
+            alike.append(step)
+    return shapes
+
+
+def groups_of(steps: Sequence[UsableStep]) -> npt.NDArray[np.int64]:
+    """What is left out together to see how well it is predicted: a shape where there are several, else a step."""
+    by_shape = len({step.shape for step in steps}) >= FEWEST_LEFT_OUT
+    return np.array([step.shape if by_shape else at for at, step in enumerate(steps)])
+
+
+def is_same_shape(one: Shape, other: Shape) -> bool:
+    """Whether two requests are much the same: prompt and completion tokens within 20 %. No prompt length is any."""
+    prompts = one.prompt_tokens, other.prompt_tokens
+    alike = 0 in prompts or _is_near(*prompts)
+    return alike and _is_near(one.completion_tokens, other.completion_tokens)
+
+
+def _is_near(one: float, other: float) -> bool:
+    return abs(one - other) <= SAME_SHAPE * max(one, other)
+
+
+def _sift_sweep(steps: list[UsableStep], cap: int | None, sifted: Sifted) -> None:
+    """The steps of one shape, from the fewest in flight: each is seen against those below it."""
+    below: list[UsableStep] = []
+    ordered = sorted(steps, key=lambda step: step.concurrency)
+    for step in ordered:
+        waits = is_waiting(step, below)
+        short = step.served_per_s < KEPT_UP_SHARE * step.rate_per_s
+        if short and not waits and not step.flagged and _is_flat(step, ordered):
+            sifted.dropped.append(
+                f"step {step.number} at {step.rate_per_s:.3g} requests/s: {step.served_per_s:.3g} were served, yet no "
+                "more were in flight: the load generator held back, and its limit was measured"
+            )
+        elif step.flagged or short or waits or (cap is not None and step.concurrency > OVER_CAP * cap):
+            sifted.queued.append(step)
+        else:
+            step.plateau = bool(below) and _is_plateau(step, below[-1])
+            sifted.kept.append(step)
+            below.append(step)
+
+
+def is_waiting(step: UsableStep, below: Sequence[UsableStep]) -> bool:
+    """Whether requests waited before they were served: longer for the first token than the iterations explain."""
+    return bool(below) and step.ttft_p50_ms > WAITS * explained_ttft_ms(step, below)
+
+
+def explained_ttft_ms(step: UsableStep, below: Sequence[UsableStep]) -> float:
+    """The TTFT that longer iterations alone would explain: at most in proportion to the time between tokens."""
+    return max(each.ttft_p50_ms * max(1.0, step.itl_ms / each.itl_ms) for each in below)
+
+
+def _is_flat(step: UsableStep, steps: list[UsableStep]) -> bool:
+    """Whether a step that asked for another rate had as many in flight."""
+    others = (each for each in steps if each is not step and abs(each.rate_per_s / step.rate_per_s - 1) > 0.01)
+    return any(abs(each.concurrency / step.concurrency - 1) <= FLAT_CONCURRENCY for each in others)
+
+
+def _is_plateau(step: UsableStep, before: UsableStep) -> bool:
+    growth = step.concurrency / before.concurrency
+    gain = step.served_per_s / before.served_per_s
+    return growth >= PLATEAU_GROWTH and math.log(max(gain, 1e-9)) <= PLATEAU_ELASTICITY * math.log(growth)
