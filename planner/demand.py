@@ -140,29 +140,23 @@ def demand_of_run(run: Run) -> Demand:
 
     Without those that came due when the budget was used up: nobody was to send them.
     """
-    stretch = steady_stretch(run)
-    steady = attempts_with_tokens(run).filter(STEADY & ~PAST_BUDGET)
-    rows = steady.select("seq", "attempt", "due_ns", "usage_source", *_TOKENS)
-    arrivals = _arrivals(rows.collect(engine="streaming"))
-    if not arrivals["due_ns"].is_sorted():  # users of a closed loop, or the parts of a run that has not ended
-        arrivals = arrivals.sort("due_ns", "seq")
-    at_s = in_seconds(pl.col("due_ns") - stretch.start_ns)
-    return Demand(arrivals.select(at_s.alias("at_s"), *_TOKENS), stretch.seconds, "the run's steady phase")
+    stretch, of_phase = steady_stretch(run), STEADY & ~PAST_BUDGET
+    rows, superseded = attempts_with_tokens(run).filter(of_phase), _superseded(run.samples.filter(of_phase))
+    if not superseded.is_empty():
+        rows = rows.join(superseded.lazy(), on=["seq", "attempt"], how="anti", maintain_order="left")
+    columns = (in_seconds(pl.col("due_ns") - stretch.start_ns).alias("at_s"), *_TOKENS)
+    arrivals = rows.select(columns).collect(engine="streaming")
+    if not arrivals["at_s"].is_sorted():  # users of a closed loop, or the parts of a run that has not ended
+        arrivals = rows.sort("due_ns", "seq").select(columns).collect()
+    return Demand(arrivals, stretch.seconds, "the run's steady phase")
 
 
-def _arrivals(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row each, with the tokens of the last attempt that the server counted, else of the last one."""
-    columns = ("seq", "due_ns", *_TOKENS)
-    tried_again = rows.filter(pl.col("attempt") > 0)["seq"].unique()
-    if tried_again.is_empty():
-        return rows.select(columns)
-    answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
-    several = rows["seq"].is_in(tried_again.implode())
-    place = pl.Series("place", several.arg_true())
-    chosen = rows.filter(several).with_columns(place).group_by("seq").agg(pl.col("place").sort_by(answered_last).last())
-    kept = (~several).to_numpy(writable=True)
-    kept[chosen["place"].to_numpy()] = True
-    return rows.select(columns).filter(pl.Series(kept))
+def _superseded(rows: pl.LazyFrame) -> pl.DataFrame:
+    """All attempts of an arrival but the last that the server counted, else but the last. Columns seq, attempt."""
+    seqs = rows.filter(pl.col("attempt") > 0).select(pl.col("seq").unique()).collect(engine="streaming")["seq"]
+    several = rows.filter(pl.col("seq").is_in(seqs.implode())).select("seq", "attempt", "usage_source")
+    attempts = several.collect(engine="streaming").sort(pl.col("usage_source") == "server", "attempt")
+    return attempts.filter(pl.struct("seq", "attempt") != pl.struct("seq", "attempt").last().over("seq"))
 
 
 def demand_from_trace(path: Path) -> Demand:
@@ -221,7 +215,12 @@ def _most_arrivals(at_ns: Floats) -> int:
 
 def _any_closer(at_ns: Floats, n: int) -> bool:
     return any(
-        bool((at_ns[first + n : first + n + BLOCK] - at_ns[first : first + BLOCK][: len(at_ns) - n - first] < MINUTE_NS).any())
+        bool(
+            (
+                at_ns[first + n : first + n + BLOCK] - at_ns[first : first + BLOCK][: len(at_ns) - n - first]
+                < MINUTE_NS
+            ).any()
+        )
         for first in range(0, len(at_ns) - n, BLOCK)
     )
 

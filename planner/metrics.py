@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from loadgen.samples import Run
@@ -82,7 +83,8 @@ def values_of(run: Run, metric: str, of: pl.Expr = STEADY) -> Ascending:
 def values_by_scenario(run: Run, *metrics: str) -> Iterator[tuple[str, str, Ascending]]:
     """Metric, scenario and its values in ns: for each metric ALL of them, then those of each scenario that has any.
 
-    Metrics of the same rows are read together: a record may have ten million.
+    The values stand until the next are asked for. Metrics of the same rows are read together: a record may have ten
+    million.
     """
     for names, rows in TOGETHER:
         definitions = {name: METRICS[name] for name in names if name in metrics}
@@ -97,12 +99,13 @@ def _values_of_rows(rows: pl.LazyFrame, definitions: Mapping[str, Any]) -> Itera
     frame = rows.select(_SCENARIO, **definitions).collect(engine="streaming")
     present = sorted(frame["scenario"].unique().cast(pl.String))
     belongs = [(scenario, frame["scenario"] == scenario) for scenario in present] if len(present) > 1 else []
+    room = np.empty(frame.height, np.int64)
     for name in definitions:
         column = frame[name]
-        of_all = ascending(column.drop_nulls())
+        of_all = ascending(column.drop_nulls(), room)
         yield name, ALL, of_all
-        parts = [(scenario, ascending(column.filter(own).drop_nulls())) for scenario, own in belongs]
-        for scenario, part in parts or [(scenario, of_all) for scenario in present]:
+        parts = ((scenario, ascending(column.filter(own).drop_nulls(), room)) for scenario, own in belongs)
+        for scenario, part in parts if belongs else ((scenario, of_all) for scenario in present):
             if len(part):
                 yield name, scenario, part
 

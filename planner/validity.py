@@ -342,6 +342,8 @@ def _filtered(evidence: Evidence) -> list[str]:
 
 def _all_refused(evidence: Evidence) -> list[str]:
     """A scenario none of whose requests is taken has something wrong in it, and the server says what."""
+    if not evidence.traffic.outcomes[Outcome.REJECTED]:
+        return []
     told = evidence.run.samples.filter(pl.col("outcome") != Outcome.DROPPED).group_by("scenario")
     rows = told.agg(
         pl.len(),
