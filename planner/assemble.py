@@ -73,7 +73,8 @@ def plan_run(
     """
     with ThreadPoolExecutor(1) as beside:  # it reads, sorts and replays whole columns without Python's lock
         latency = beside.submit(latency_rows, run)
-        config, measured = config_of(run), demand_of_run(run)
+        config, stretch = config_of(run), steady_stretch(run)
+        measured = demand_of_run(run, stretch)
         if quota is not None:
             targets = [each.model_copy(update={"quota": quota}) for each in config.targets]
             config = config.model_copy(update={"quota": quota, "targets": tuple(targets)})
@@ -87,6 +88,7 @@ def plan_run(
             growth=growth,
             region=config.plan.region if region is None else region,
             book=read_prices(config.plan.prices) if price_book is None else price_book,
+            stretch=stretch,
             measured=measured,
             planned=planned,
             peaks=most,
@@ -160,14 +162,14 @@ def _figures(
     `latency`: where it is read already.
     """
     run, config, unsaid = scope.run, scope.config, scope.unsaid
-    flow = traffic(run, scope.measured, steady_stretch(run), scope.peaks)
+    flow = traffic(run, scope.measured, scope.stretch, scope.peaks)
     if isinstance(run, PartOfRun):
         flow = replace(flow, sent=flow.planned - flow.dropped)  # here, though some of them elsewhere first
     table: tuple[WhatIf, ...] = ()
     if "what_if" not in unsaid and (not scope.managed or scope.price is not None):
         table = what_if_table(watched_part(scope.planned), config.quota)
     serverless = _serverless_together(scope, parts, table) if parts else _serverless(scope, flow, table)
-    good = goodput(run, scope.slos)
+    good = goodput(run, scope.slos, offered=scope.measured.arrivals.height)
     latencies = latency_rows(run) if latency is None else latency.result()
     overall = {row.metric: row for row in latencies if row.scenario == ALL}
     slos = slo_results(run, scope.slos, overall)

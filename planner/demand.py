@@ -17,7 +17,7 @@ from loadgen.quota import Admission
 from loadgen.samples import Run
 from loadgen.schedule_file import FILE_NAME as SCHEDULE
 from loadgen.traces import read_trace
-from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, config_of, in_seconds, steady_stretch
+from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, Stretch, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
 MINUTE_NS = round(MINUTE_S * NS_PER_S)
@@ -135,12 +135,13 @@ def admission_tokens(admission: Admission) -> pl.Expr:
             return pl.col("prompt_tokens") + pl.col("max_tokens")
 
 
-def demand_of_run(run: Run) -> Demand:
+def demand_of_run(run: Run, stretch: Stretch | None = None) -> Demand:
     """The steady phase's arrivals when they came due, whether they were then served, refused or dropped.
 
-    Without those that came due when the budget was used up: nobody was to send them.
+    Without those that came due when the budget was used up: nobody was to send them. `stretch`: the steady phase, where
+    it is known.
     """
-    stretch, of_phase = steady_stretch(run), STEADY & ~PAST_BUDGET
+    stretch, of_phase = stretch or steady_stretch(run), STEADY & ~PAST_BUDGET
     rows, superseded = attempts_with_tokens(run).filter(of_phase), _superseded(run.samples.filter(of_phase))
     if not superseded.is_empty():
         rows = rows.join(superseded.lazy(), on=["seq", "attempt"], how="anti", maintain_order="left")

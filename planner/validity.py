@@ -137,6 +137,8 @@ def _few_dropped(evidence: Evidence) -> list[str]:
 
 def _due_before_the_end(evidence: Evidence) -> tuple[int, int]:
     """Arrivals, and how many were dropped; without those that came when the budget was used up: there the run ended."""
+    if not evidence.traffic.dropped:
+        return evidence.traffic.planned, 0
     ended: int = evidence.run.samples.filter(PAST_BUDGET).select(pl.len()).collect().item()
     return evidence.traffic.planned - ended, evidence.traffic.dropped - ended
 
