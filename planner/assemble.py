@@ -102,8 +102,8 @@ def plan_run(
         )
         need = beside.submit(need_ahead, scope)
         draft = _draft(scope, latency)
-        said = replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
-        return replace(said, ahead=look_ahead(scope, said, need.result()))
+        draft = replace(draft, ahead=look_ahead(scope, draft, need.result()))
+        return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
 
 
 def to_json(plan: Plan | Calibration | QuotaPlan) -> bytes:
@@ -231,19 +231,15 @@ def _instances(
 
 def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> ServerlessCost | None:
     """None where the model is not sold per token, no request was billed, or none is planned for."""
-    price, prompt, completion = scope.price, flow.billed_prompt_tokens, flow.billed_completion_tokens
-    if price is None or prompt is None or completion is None or not table:
+    price, planned = scope.price, scope.planned
+    if price is None or not flow.billed_requests or planned.arrivals.is_empty() or not table:
         return None
-    of_a_request = Tokens(prompt, completion)
-    if not scope.of_own_mix:
-        planned = scope.planned
-        of_a_request = Tokens(planned.mean_tokens("prompt_tokens"), planned.mean_tokens("completion_tokens"))
     needed = deployments_needed(table)
     return serverless_cost(
         price,
         so_far=Tokens(flow.prompt_tokens, flow.completion_tokens),
-        of_a_request=of_a_request,
-        requests_per_s=scope.planned.requests_per_s,
+        of_a_request=Tokens(planned.mean_tokens("prompt_tokens"), planned.mean_tokens("completion_tokens")),
+        requests_per_s=planned.requests_per_s,
         deployments=table[-1].deployments if needed is None else needed,
     )
 

@@ -145,10 +145,10 @@ def demand_of_run(run: Run, stretch: Stretch | None = None) -> Demand:
     rows, superseded = attempts_with_tokens(run).filter(of_phase), _superseded(run.samples.filter(of_phase))
     if not superseded.is_empty():
         rows = rows.join(superseded.lazy(), on=["seq", "attempt"], how="anti", maintain_order="left")
-    columns = (in_seconds(pl.col("due_ns") - stretch.start_ns).alias("at_s"), *_TOKENS)
-    arrivals = rows.select(columns).collect(engine="streaming")
+    at_s = in_seconds(pl.col("due_ns") - stretch.start_ns).alias("at_s")
+    arrivals = rows.select(at_s, *_TOKENS).collect(engine="streaming")
     if not arrivals["at_s"].is_sorted():  # users of a closed loop, or the parts of a run that has not ended
-        arrivals = rows.sort("due_ns", "seq").select(columns).collect()
+        arrivals = rows.sort("due_ns", "seq").select(at_s, *_TOKENS).collect()
     return Demand(arrivals, stretch.seconds, "the run's steady phase")
 
 
