@@ -15,9 +15,11 @@ from loadgen.quota import NS_PER_S, Admission, Quota, WindowKind
 from planner.demand import MINUTE_S, Demand, admission_tokens
 from planner.plan import QuotaUse, Traffic, WhatIf
 from planner.quantiles import nearest_rank
+from planner.quotas.asked import Flags, Whole
 from planner.quotas.doors import door_of, enforced, numbers_of, window_name, windows
+from planner.quotas.parts import Part
 from planner.quotas.queues import waits
-from planner.quotas.replay import NEVER, REQUESTS, TOKENS, Codes, Door, Flags, Part, Whole
+from planner.quotas.replay import NEVER, REQUESTS, TOKENS, Codes, Door
 from planner.quotas.search import smallest
 
 REFUSED_SHARE = 0.01  # of the requests: a number of deployments that refuses at most this much is enough
@@ -186,7 +188,7 @@ def _mean_load(demand: Demand, quota: Quota) -> float:
 
 
 def _row(door: Door, window: str, deployments: int) -> WhatIf:
-    part = Part.of(door, deployments)
+    part = Part.of_deployments(door, deployments)
     refusing, queueing = (_summary(part.door, part.deployments, window, mode) for mode in ("reject", "queue"))
     return WhatIf(
         deployments=deployments,

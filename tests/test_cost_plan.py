@@ -262,10 +262,10 @@ def test_what_is_planned_costs_the_same_however_much_it_turns_out_to_serve():
 
 
 @pytest.mark.parametrize(
-    ("ends", "low_usd", "high_usd"), [((5.0, 10.0, 20.0), 1_752, 1_752), ((9.0, 10.0, 11.0), 876, 1_422)]
+    ("ends", "low_usd", "high_usd"), [((5.5, 10.0, 20.0), 1_752, 1_752), ((9.0, 10.0, 11.0), 876, 1_422)]
 )
 def test_a_hybrid_pays_for_what_its_base_turns_out_not_to_serve(ends, low_usd, high_usd):
-    """Two that serve 5 at least leave nothing of 10; one that serves 9 at least leaves 1 at most, $546 a month."""
+    """Two that serve 5.5 at least leave nothing of 10; one that serves 9 at least leaves 1 at most, $546 a month."""
     flat = demand_of(np.arange(600 * 60) / 10, 3_600.0, 800, 200)
     hybrid = option(plan_costs(flat, PHI_3_MINI, at_usd_per_hour(1.2), ends, SURE), "hybrid")
     assert (hybrid.low_usd, hybrid.high_usd) == pytest.approx((low_usd, high_usd), rel=0.01)

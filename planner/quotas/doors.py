@@ -11,6 +11,7 @@ import polars as pl
 
 from loadgen.errors import ConfigError
 from loadgen.quota import NS_PER_S, UNSET_MAX_TOKENS, Admission, Quota, WindowKind
+from planner.quotas.asked import Asked
 from planner.quotas.replay import Door
 
 LONGEST_S = 1e9  # 30 years
@@ -36,7 +37,7 @@ def door_of(arrivals: pl.DataFrame, quota: Quota, *, phase_ns: int = 0) -> Door:
     if len(back):
         raise ConfigError(f"arrivals: at_s goes back in time in row {back[0] + 1}; sort the arrivals by it")
     tokens = admission_cost(arrivals, quota.admission).to_numpy()
-    return Door(at_ns, tokens, quota, phase_ns)
+    return Door(Asked(at_ns, tokens), quota, phase_ns)
 
 
 def admission_cost(arrivals: pl.DataFrame, admission: Admission) -> pl.Series:

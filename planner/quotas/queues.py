@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from loadgen.quota import MINUTE_NS, WindowKind
-from planner.quotas.replay import ADMITTED, REQUESTS, TOKENS, Codes, Door, Whole
+from planner.quotas.asked import Whole
+from planner.quotas.replay import ADMITTED, REQUESTS, TOKENS, Codes, Door
 
 Waits = tuple[list[int], list[int]]  # when each goes in, and the limit that it waits for longest
 
