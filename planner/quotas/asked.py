@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from loadgen.quota import MINUTE_NS, Quota
+from loadgen.quota import MINUTE_NS
 
 Whole = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
@@ -56,8 +56,3 @@ class Asked:
             counted = self.tokens if most_tokens == self.most_tokens else np.where(fits, self.tokens, 0)
             self._up_to[most_tokens] = Fitting(self.minutes, fits, counted)
         return self._up_to[most_tokens]
-
-
-def loads_by_minute(tokens: Counts, requests: Counts, quota: Quota) -> tuple[Counts, Counts]:
-    """How many deployments' quota each minute's tokens fill, and its requests."""
-    return tokens / quota.tokens_per_minute, requests / quota.requests_per_minute

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.demand import MINUTE_S
-from planner.quotas.asked import loads_by_minute
 from planner.quotas.replay import Door
 
 HOUR_MINUTES = 60
@@ -29,8 +28,7 @@ class Binding:
 
 def binding(door: Door, deployments: int) -> Binding:
     """Of a demand that has arrivals, at the number of deployments that it needs."""
-    fitting = door.fitting
-    tokens, requests = loads_by_minute(fitting.tokens_by_minute, fitting.requests_by_minute, door.quota)
+    tokens, requests = door.loads
     load = np.maximum(tokens, requests)
     busy = load > 0
     hour, hour_load = None, None

@@ -22,7 +22,7 @@ from planner.block_length import DAY_MINUTES, block_minutes
 from planner.demand import MINUTE_S, Demand, admission_tokens, repeated
 from planner.quantiles import nearest_rank
 from planner.quota import REFUSED_SHARE
-from planner.quotas.asked import Counts, Whole, loads_by_minute
+from planner.quotas.asked import Counts, Whole
 from planner.quotas.binding import Binding, binding
 from planner.quotas.doors import door_of, windows
 from planner.quotas.parts import Part
@@ -289,8 +289,8 @@ class Tried:
     @cached_property
     def fullness(self) -> Counts:
         """Of each minute: how many deployments' quota it fills."""
-        tokens = self._whole(self.door.fitting.tokens_by_minute)
-        return np.maximum(*loads_by_minute(tokens, self.offered, self.door.quota))
+        tokens, requests = (self._whole(each) for each in self.door.loads)
+        return np.maximum(tokens, requests)
 
     @cached_property
     def fluid(self) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loadgen.quota import MINUTE_NS, NS_PER_S, Quota, WindowKind
-from planner.quotas.asked import Asked, Fitting, Flags, Whole
+from planner.quotas.asked import Asked, Counts, Fitting, Flags, Whole
 
 ADMITTED, TOKENS, REQUESTS, NEVER = 0, 1, 2, 4  # what refused a request, both: TOKENS | REQUESTS; NEVER: too large
 EXACT = 1 << 62  # sums up to here are whole numbers of a vector
@@ -100,6 +100,12 @@ class Door:
     @property
     def counted_tokens(self) -> Whole:
         return self.fitting.tokens
+
+    @cached_property
+    def loads(self) -> tuple[Counts, Counts]:
+        """How many deployments' quota each minute's tokens fill, and its requests; minutes from the first arrival."""
+        tokens = self.fitting.tokens_by_minute / self.quota.tokens_per_minute
+        return tokens, self.fitting.requests_by_minute / self.quota.requests_per_minute
 
     def refusals(self, deployments: int) -> Codes:
         """What refused each arrival; a refused one takes nothing, and is not tried again."""

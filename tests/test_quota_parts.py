@@ -1,0 +1,61 @@
+"""Of many arrivals some are replayed: they stand for all, and each phase of the minute is replayed as if it were alone."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from loadgen.quota import MINUTE_NS, Quota
+from planner.quotas import parts
+from planner.quotas.asked import Asked
+from planner.quotas.doors import windows
+from planner.quotas.parts import MOST_OF_ONE, Part
+from planner.quotas.replay import Door
+
+QUOTA = Quota(tokens_per_minute=20_000, requests_per_minute=300)
+
+
+def swaying(hours, per_minute, seed=1):
+    """Poisson arrivals that sway from hour to hour and from minute to minute, with a burst of eight minutes."""
+    draw = np.random.default_rng(seed)
+    minutes = np.arange(60 * hours)
+    level = np.exp(0.4 * np.sin(minutes / 60 * 2 * math.pi / 8) + 0.3 * draw.standard_normal(len(minutes)))
+    level[len(level) // 3 : len(level) // 3 + 8] *= 3
+    counts = draw.poisson(per_minute * level)
+    at_ns = np.sort(np.repeat(minutes, counts) * MINUTE_NS + draw.integers(0, MINUTE_NS, counts.sum()))
+    tokens = np.rint(draw.lognormal(5, 0.8, len(at_ns))).astype(np.int64)
+    return Asked(at_ns - at_ns[0], tokens)
+
+
+@pytest.mark.parametrize("slice_s", [60, 10, 1])
+def test_each_phase_of_the_minute_is_refused_what_it_is_alone(slice_s):
+    door = Door(swaying(1, 400), replace(windows(QUOTA)["minute"], request_slice_s=slice_s))
+    phases_ns = (0, 7 * 10**9 + 1, 59 * 10**9)
+    for deployments in (1, 3, 4):
+        together = list(door.refusals_in(deployments, phases_ns))
+        alone = [replace(door, phase_ns=phase_ns).refusals(deployments) for phase_ns in phases_ns]
+        assert [codes.tolist() for codes in together] == [codes.tolist() for codes in alone]
+        assert any(codes.any() for codes in alone)
+
+
+@pytest.mark.parametrize("window", ["minute", "bucket 60 s", "bucket 10 s", "sliding"])
+def test_some_stretches_refuse_the_share_that_all_of_them_do(monkeypatch, window):
+    door = Door(swaying(100, 200), windows(QUOTA)[window])  # 1.3 million
+    for deployments in (2, 3):
+        ((asked, lost),) = Part.of_deployments(door, deployments).in_phases((0,))
+        monkeypatch.setattr(parts, "MOST_OF_ONE", 120_000)
+        ((asked_of_some, lost_of_some),) = Part.of(door, deployments).in_phases((0,))
+        monkeypatch.undo()
+        assert len(lost_of_some) == len(lost) and asked_of_some.sum() == door.fits.sum()
+        assert lost_of_some.sum() / asked_of_some.sum() == pytest.approx(lost.sum() / asked.sum(), rel=0.1, abs=0.001)
+
+
+def test_no_more_is_replayed_than_a_few_seconds_allow_and_of_less_all_is(monkeypatch):
+    asked = swaying(100, 200)
+    door = Door(asked, windows(QUOTA)["sliding"])
+    assert Part.of(door, 1).replayed is None or len(asked.at_ns) > MOST_OF_ONE
+    monkeypatch.setattr(parts, "MOST_OF_ONE", 100_000)
+    some = Part.of(door, 2)
+    assert some.replayed is not None and len(some.door.at_ns) <= 1.3 * 100_000  # a fifth leads in
+    assert Part.of(door, 100).replayed is None
