@@ -4,9 +4,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
+from loadgen.errors import ConfigError
 from loadgen.quota import MINUTE_NS, Quota
+from planner.quota import replayed, what_if
 from planner.quotas import parts
 from planner.quotas.asked import Asked
 from planner.quotas.doors import windows
@@ -59,3 +62,24 @@ def test_no_more_is_replayed_than_a_few_seconds_allow_and_of_less_all_is(monkeyp
     some = Part.of(door, 2)
     assert some.replayed is not None and len(some.door.at_ns) <= 1.3 * 100_000  # a fifth leads in
     assert Part.of(door, 100).replayed is None
+
+
+ROWS = pl.DataFrame({"at_s": [0, 1, 2], "prompt_tokens": [10, 20, 30], "max_tokens": [5, 5, 5]})
+
+
+@pytest.mark.parametrize("numbers", [np.int64(3), [3], (3,), range(3, 4), np.arange(3, 4), pl.Series([3]), {3}])
+def test_numbers_of_deployments_are_whatever_counts_in_whole_numbers(numbers):
+    assert what_if(ROWS, Quota(), numbers)["deployments"].to_list() == [3]
+
+
+@pytest.mark.parametrize("numbers", [2.0, True, 0, -1, [1, 2.5], "3", np.array([1.0]), None, 1_000_001])
+def test_what_is_no_number_of_deployments_is_a_mistake_that_is_named(numbers):
+    with pytest.raises(ConfigError, match="deployments must be whole numbers from 1 to 1,000,000, not"):
+        what_if(ROWS, Quota(), numbers)
+
+
+def test_a_lazy_frame_is_read_and_what_is_no_frame_is_a_mistake_that_is_named():
+    assert what_if(ROWS.lazy(), Quota(), 2).equals(what_if(ROWS, Quota(), 2))
+    assert replayed(ROWS.lazy(), Quota(), 2).equals(replayed(ROWS, Quota(), 2))
+    with pytest.raises(ConfigError, match="arrivals must be a polars frame, not dict"):
+        what_if(ROWS.to_dict(), Quota(), 2)
