@@ -8,9 +8,10 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
+from dashboards.text import percent
 from planner.plan import WhatIf
 from planner.quotas.clients import ClientOutcome
-from planner.quotas.deployments import PolicyNeed, QuotaNeed
+from planner.quotas.deployments import PolicyNeed, QuotaNeed, Trim
 from planner.quotas.quota_plan import QuotaPlan
 
 
@@ -48,7 +49,7 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         f"{_deployments(need.deployments)} {'refuses' if need.deployments == 1 else 'refuse'} at most "
         f"{need.target_share * 100:g} % of the requests, however the quota is enforced ({interval}).",
         f"The {need.binds} bind: they are nearer their limit than the "
-        f"{'requests' if need.binds == 'tokens' else 'tokens'} in {nearer:.0%} of the minutes. {busiest}, "
+        f"{'requests' if need.binds == 'tokens' else 'tokens'} in {percent(nearer)} of the minutes. {busiest}, "
         f"the mean minute {when.mean_load:.1f}.",
     ]
     own = [each for each in need.by_policy if _counting(each) == _counting(need.by_policy[0])]
@@ -58,12 +59,16 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         for each in own
         if each.never_fit
     ]
-    lines += [
-        f"With max_tokens at most {trim.max_tokens:,} (p{trim.percentile * 100:g} of the completions) "
-        f"{_deployments(trim.deployments)} would do; {trim.cut_short_share:.1%} of the answers would be cut short."
-        for trim in need.max_tokens_trim
-    ]
+    lines += [_trimmed(trim) for trim in need.max_tokens_trim]
     return lines
+
+
+def _trimmed(trim: Trim) -> str:
+    cut = f"{percent(trim.cut_short_share)} of the answers" if trim.cut_short_share else "no answer"
+    return (
+        f"With max_tokens at most {trim.max_tokens:,} (p{trim.percentile * 100:g} of the completions) "
+        f"{_deployments(trim.deployments)} would do; {cut} would be cut short."
+    )
 
 
 def print_what_if(rows: Sequence[WhatIf], console: Console) -> None:
@@ -144,6 +149,8 @@ def _deployments(number: int) -> str:
 
 
 def _into(at_s: float) -> str:
+    if round(at_s / 60) == 0:
+        return "at the start"
     minutes, hours = round(at_s / 60) % 60, round(at_s / 60) // 60
     return f"{hours} h {minutes} min in" if hours else f"{minutes} min in"
 

@@ -135,11 +135,13 @@ def _trims(demand: Demand, quota: Quota, search: Search) -> Iterator[Trim]:
     wanted = arrivals["completion_tokens"].sort()
     if quota.admission is Admission.USAGE or not (arrivals["max_tokens"] > arrivals["completion_tokens"]).any():
         return
+    tried: set[int] = set()
     for percentile in TRIMMED_TO:
         limit = max(1, int(wanted[nearest_rank(len(wanted), percentile) - 1]))
         trimmed = arrivals.with_columns(max_tokens=pl.min_horizontal("max_tokens", pl.lit(limit)))
-        if trimmed.equals(arrivals):
+        if trimmed.equals(arrivals) or limit in tried:
             continue
+        tried.add(limit)
         of_trimmed = replace(search, demand=replace(demand, arrivals=trimmed), doors={})
         cut = (arrivals["completion_tokens"] > trimmed["max_tokens"]) & (arrivals["max_tokens"] > limit)
         yield Trim(
