@@ -2,18 +2,24 @@
 
 import math
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
+from dashboards.what_if import need_in_words, print_quota_plan
 from loadgen.errors import ConfigError
 from loadgen.quota import MINUTE_NS, Quota
+from planner.demand import ARRIVALS, Demand
 from planner.quota import replayed, what_if
 from planner.quotas import parts
 from planner.quotas.asked import Asked
+from planner.quotas.deployments import quota_need
 from planner.quotas.doors import windows
 from planner.quotas.parts import MOST_OF_ONE, Part
+from planner.quotas.quota_plan import quota_plan
 from planner.quotas.replay import Door
 
 QUOTA = Quota(tokens_per_minute=20_000, requests_per_minute=300)
@@ -83,3 +89,18 @@ def test_a_lazy_frame_is_read_and_what_is_no_frame_is_a_mistake_that_is_named():
     assert replayed(ROWS.lazy(), Quota(), 2).equals(replayed(ROWS, Quota(), 2))
     with pytest.raises(ConfigError, match="arrivals must be a polars frame, not dict"):
         what_if(ROWS.to_dict(), Quota(), 2)
+
+
+def test_the_table_of_a_long_demand_is_of_its_busiest_arrivals_and_says_so(monkeypatch):
+    monkeypatch.setattr("planner.quotas.quota_plan.MOST_IN_ROWS", 50)
+    arrivals = pl.DataFrame({"at_s": np.arange(100) * 10.0, **dict.fromkeys(ARRIVALS[1:], 100)})
+    plan = quota_plan(Demand(arrivals, 1_000.0, "steady"), Quota())
+    console = Console(file=StringIO(), width=80)
+    print_quota_plan(plan, console)
+    assert plan.rows_of == 50 and "Of the busiest 50 arrivals:" in console.file.getvalue()
+
+
+def test_a_demand_that_was_repeated_does_not_say_when_it_was_busiest():
+    arrivals = pl.DataFrame({"at_s": np.arange(60) * 1.0, **dict.fromkeys(ARRIVALS[1:], 100)})
+    busiest = [" ".join(need_in_words(quota_need(Demand(arrivals, span_s, "x"), Quota()))) for span_s in (60.0, 700.0)]
+    assert "The busiest minute fills 0.1" in busiest[0] and "The busiest minute, at the start, fills" in busiest[1]
