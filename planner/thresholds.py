@@ -12,11 +12,12 @@ from loadgen.slo import COST, COUNT, LATENCIES, RATES, SHARES, Slo, Threshold, c
 from planner.checks import Check, Verdict
 from planner.measured import Figure, cost_figure, count_figure, latency_figure, rate_figure, share_figure
 from planner.plan import Plan
-from planner.quantiles import needed_samples
+from planner.quantiles import CONFIDENCE
 from planner.rows import config_of
 from planner.words import three_digits
 
 FORMAT = 1
+SURE_OF_MISS = 0.999  # the confidence that ends a run: of a hundred that keep their limits well, at most one
 Ruling = Verdict | Literal["invalid"]
 
 
@@ -80,29 +81,27 @@ def not_judged(thresholds: Sequence[Threshold], why: str) -> tuple[Check, ...]:
     )
 
 
-def measured(run: Run, threshold: Threshold, slos: Sequence[Slo]) -> Figure:
+def measured(run: Run, threshold: Threshold, slos: Sequence[Slo], confidence: float = CONFIDENCE) -> Figure:
     """The figure that a threshold names. Latencies are ms, shares 0 to 1, rates per second, cost US dollars."""
     if threshold.metric in LATENCIES:
-        return latency_figure(run, threshold)
+        return latency_figure(run, threshold, confidence)
     if threshold.metric in SHARES:
-        return share_figure(run, threshold, slos)
+        return share_figure(run, threshold, slos, confidence)
     if threshold.metric in RATES:
-        return rate_figure(run, threshold)
+        return rate_figure(run, threshold, confidence)
     if threshold.metric == COUNT:
         return count_figure(run, threshold)
     if threshold.metric == COST:
-        return cost_figure(run, threshold)
+        return cost_figure(run, threshold, confidence)
     raise ConfigError(f"{threshold.text!r} is not judged")
 
 
 def check_of(threshold: Threshold, figure: Figure) -> Check:
     """The verdict: the measured value decides, once n supports it.
 
-    A share needs as many trials as the percentile that says the same (`failed<1%` as many as a p99: 459); with fewer
-    only an interval that lies wholly on one side of the limit decides.
+    Of a share with fewer trials only an interval that lies wholly on one side of the limit decides.
     """
-    needs_n = _needed(threshold, figure)
-    few = figure.n < needs_n
+    few = figure.n < figure.needs_n
     if figure.value is None:
         verdict: Verdict = "inconclusive"
     elif few and _spans(threshold, figure):
@@ -112,7 +111,7 @@ def check_of(threshold: Threshold, figure: Figure) -> Check:
     return Check(
         name=threshold.text,
         verdict=verdict,
-        message=_message(threshold, figure, needs_n if few else None),
+        message=_message(threshold, figure, few=few),
         measured=figure.value,
         limit=threshold.limit,
         n=figure.n,
@@ -121,20 +120,17 @@ def check_of(threshold: Threshold, figure: Figure) -> Check:
     )
 
 
-def _needed(threshold: Threshold, figure: Figure) -> int:
-    if threshold.metric in SHARES and 0 < threshold.limit < 1:
-        return needed_samples(threshold.limit)
-    return figure.needs_n
-
-
 def surely_missed(threshold: Threshold, figure: Figure) -> bool:
-    """Whether no value of the 95 % interval keeps the limit."""
+    """Whether no value of the interval keeps the limit."""
     nearest = figure.low if threshold.upper else figure.high
     return nearest is not None and not threshold.keeps(nearest)
 
 
 def ends_run(threshold: Threshold, figure: Figure) -> bool:
-    """Whether a run that still goes on has missed it for good, or beyond reasonable doubt."""
+    """Whether a run that still goes on has missed it for good, or beyond reasonable doubt.
+
+    `figure`: with an interval of SURE_OF_MISS, since it is looked at again and again.
+    """
     if figure.value is None:
         return False
     if threshold.upper and (threshold.statistic == "max" or threshold.metric == COUNT):
@@ -142,18 +138,18 @@ def ends_run(threshold: Threshold, figure: Figure) -> bool:
     return figure.n >= figure.needs_n and surely_missed(threshold, figure)
 
 
-def _message(threshold: Threshold, figure: Figure, needs_n: int | None) -> str:
+def _message(threshold: Threshold, figure: Figure, *, few: bool) -> str:
     limit = f"limit {threshold.relation} {_written(threshold, threshold.limit)}"
     n = f"n {figure.n:,}"
     if figure.value is None:
-        why = figure.why or f"it takes {max(needs_n or 0, figure.needs_n):,}"
+        why = figure.why or f"it takes {figure.needs_n:,}"
         return f"the data cannot say: {n}, {why}; {limit}"
     within = ""
     if figure.low is not None and figure.high is not None:
         within = f" ({_written(threshold, figure.low)} to {_written(threshold, figure.high)})"
     said = [f"{_written(threshold, figure.value)}{within}, {n}", limit]
     if _spans(threshold, figure):
-        said.append("the interval spans the limit" + (f", and n is below {needs_n:,}" if needs_n is not None else ""))
+        said.append("the interval spans the limit" + (f", and n is below {figure.needs_n:,}" if few else ""))
     return "; ".join(said)
 
 
