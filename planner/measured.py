@@ -19,9 +19,9 @@ import polars as pl
 from loadgen.config import TargetConfig
 from loadgen.samples import Outcome, Run
 from loadgen.slo import Slo, Threshold
-from planner.demand import attempts_with_tokens
 from planner.ascending import Ascending
 from planner.comparing.student import t_quantile
+from planner.demand import attempts_with_tokens
 from planner.intervals import BLOCKS, reached_ranks, share_interval
 from planner.metrics import METRICS, max_ms, values
 from planner.objectives import good_attempts, part, sorted_of

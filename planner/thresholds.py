@@ -8,7 +8,7 @@ from typing import Literal
 
 from loadgen.errors import ConfigError
 from loadgen.samples import Run
-from loadgen.slo import COST, COUNT, LATENCIES, RATES, SHARES, Slo, Threshold, check_thresholds
+from loadgen.slo import COST, COUNT, LATENCIES, RATES, SHARES, Slo, Threshold, check_once, check_thresholds
 from planner.checks import Check, Verdict
 from planner.measured import Figure, cost_figure, count_figure, latency_figure, rate_figure, share_figure
 from planner.plan import Plan
@@ -52,16 +52,17 @@ def settled(run: Run, texts: Sequence[str] | None) -> tuple[Threshold, ...]:
     if texts is None:
         return config.thresholds
     given = tuple(Threshold.parse(text) for text in texts)
+    check_once(given)
     has_objectives = any(each.slo is not None for each in given)
     known = given if has_objectives else (*given, *config.thresholds)
     check_thresholds(known, config.scenarios, [target.name for target in config.targets if target.name is not None])
     return given
 
 
-def judge(run: Run, thresholds: Sequence[Threshold]) -> tuple[Check, ...]:
+def judge(run: Run, thresholds: Sequence[Threshold], *, strict: bool = False) -> tuple[Check, ...]:
     """One check for each threshold, over the steady phase. Raises ConfigError and RunFolderError."""
     slos = [threshold.slo for threshold in thresholds if threshold.slo is not None] or list(config_of(run).slos)
-    return tuple(check_of(threshold, measured(run, threshold, slos)) for threshold in thresholds)
+    return tuple(check_of(threshold, measured(run, threshold, slos), strict=strict) for threshold in thresholds)
 
 
 def not_judged(thresholds: Sequence[Threshold], why: str) -> tuple[Check, ...]:
@@ -96,15 +97,16 @@ def measured(run: Run, threshold: Threshold, slos: Sequence[Slo], confidence: fl
     raise ConfigError(f"{threshold.text!r} is not judged")
 
 
-def check_of(threshold: Threshold, figure: Figure) -> Check:
+def check_of(threshold: Threshold, figure: Figure, *, strict: bool = False) -> Check:
     """The verdict: the measured value decides, once n supports it.
 
-    Of a share with fewer trials only an interval that lies wholly on one side of the limit decides.
+    Of a share with fewer trials only an interval that lies wholly on one side of the limit decides; if `strict`, so it
+    is of every figure.
     """
     few = figure.n < figure.needs_n
     if figure.value is None:
         verdict: Verdict = "inconclusive"
-    elif few and _spans(threshold, figure):
+    elif (few or strict) and _spans(threshold, figure):
         verdict = "inconclusive"
     else:
         verdict = "pass" if threshold.keeps(figure.value) else "fail"
