@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -146,18 +147,26 @@ def _message(threshold: Threshold, figure: Figure, *, few: bool) -> str:
     if figure.value is None:
         why = figure.why or f"it takes {figure.needs_n:,}"
         return f"the data cannot say: {n}, {why}; {limit}"
-    within = ""
-    if figure.low is not None and figure.high is not None:
-        within = f" ({_written(threshold, figure.low)} to {_written(threshold, figure.high)})"
-    said = [f"{_written(threshold, figure.value)}{within}, {n}", limit]
+    said = [f"{_written(threshold, figure.value)}{_interval(threshold, figure)}, {n}", limit]
     if _spans(threshold, figure):
         said.append("the interval spans the limit" + (f", and n is below {figure.needs_n:,}" if few else ""))
     return "; ".join(said)
 
 
+def _interval(threshold: Threshold, figure: Figure) -> str:
+    low, high = (None if end is None else _written(threshold, end) for end in (figure.low, figure.high))
+    if low is None or high is None:
+        return f" (from {low})" if low else f" (up to {high})" if high else ""
+    return f" ({low} to {high})"
+
+
 def _spans(threshold: Threshold, figure: Figure) -> bool:
-    low, high = figure.low, figure.high
-    return low is not None and high is not None and threshold.keeps(low) != threshold.keeps(high)
+    """An end that is not known is beyond all limits; a figure like the longest wait has no interval."""
+    if figure.low is None and figure.high is None:
+        return False
+    low = -math.inf if figure.low is None else figure.low
+    high = math.inf if figure.high is None else figure.high
+    return threshold.keeps(low) != threshold.keeps(high)
 
 
 def _written(threshold: Threshold, value: float) -> str:
