@@ -256,7 +256,7 @@ def test_a_verdict_says_where_the_interval_spans_the_limit() -> None:
     assert "spans the limit" in check_of(rule, Figure(value=99.0, low=90.0, high=108.0, n=500)).message
     assert "spans" not in check_of(rule, Figure(value=80.0, low=75.0, high=85.0, n=500)).message
     unbounded = check_of(rule, Figure(value=80.0, low=75.0, n=500))
-    assert "80.0 ms (from 75.0 ms), n 500" in unbounded.message and "spans the limit" in unbounded.message
+    assert "80 ms (from 75 ms), n 500" in unbounded.message and "spans the limit" in unbounded.message
     assert check_of(rule, Figure(value=80.0, low=75.0, n=500), strict=True).verdict == "inconclusive"
     assert "spans" not in check_of(rule, Figure(value=80.0, n=500)).message
 
