@@ -124,7 +124,7 @@ def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
     if outputs.to_stdout:
         sys.stdout.buffer.write(ci.to_json(gate))
         sys.stdout.flush()
-    elif not quiet and any(judgement.checks or judgement.exit_code for judgement in gate.judgements):
+    elif not quiet and any(judgement.checks for judgement in gate.judgements):
         sys.stdout.write("\n".join(["", *ci.plain(gate)]) + "\n")
     written = (
         (outputs.junit, ci.junit(gate)),

@@ -33,8 +33,8 @@ _THRESHOLD = re.compile(
 )
 RELATIONS = {"<": lt, "<=": le, ">": gt, ">=": ge}
 _STATISTIC = re.compile(r"p\d{1,2}(?:\.\d{1,3})?|mean|max|min", re.ASCII)
-_DURATION = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)\s*", re.ASCII)
-_LIMIT = re.compile(r"(?P<dollar>\$?)(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[%/a-zA-Z]*)", re.ASCII)
+_DURATION = re.compile(r"\s*(?P<number>\d{1,15}(?:\.\d{1,15})?)\s*(?P<unit>[a-z]*)\s*", re.ASCII)
+_LIMIT = re.compile(r"(?P<dollar>\$?)(?P<number>\d{1,15}(?:\.\d{1,15})?)\s*(?P<unit>[%/a-zA-Z]*)", re.ASCII)
 _PER_UNIT = {  # by what a limit may be of, what its units come to
     "share": {"": 1.0, "%": 0.01},
     "rate": {"": 1.0, "/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600},

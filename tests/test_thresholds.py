@@ -91,6 +91,8 @@ def test_a_threshold_has_its_parts(text: str, parts: tuple[Any, ...]) -> None:
         pytest.param("ttft.p95<0.1us", "0.1us is no limit of a latency", id="hardly any"),
         pytest.param("ttft.p95<99999h", "99999h is no limit of a latency", id="eleven years"),
         pytest.param("ttft.p99.99999999999999999<1s", "is no statistic of ttft", id="a percentile next to all"),
+        pytest.param("requests>=1" + "0" * 400, "is no limit of requests", id="more requests than a number holds"),
+        pytest.param("ttft.p95<1" + "0" * 400 + "s", "is not a duration", id="longer than a number holds"),
         pytest.param("requests>=10.5", "'10.5' is no whole number", id="half a request"),
         pytest.param("failed<$1", "no limit of failed", id="a share in dollars"),
         pytest.param("failed<5", "a share lies between 0 and 1; is 5% meant", id="a share above all"),
