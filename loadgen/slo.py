@@ -234,7 +234,7 @@ def _pointless(text: str, relation: str) -> ConfigError:
     """Of a limit at the end of what a figure can be."""
     if relation in ("<", ">"):
         return ConfigError(f"{text!r} can never be kept; write {relation}= for the limit itself")
-    return ConfigError(f"{text!r} is always kept; write {relation[0]} for what is not the limit itself")
+    return ConfigError(f"{text!r} is always kept; is {relation[0]} meant?")
 
 
 def check_thresholds(thresholds: Collection[Threshold], scenarios: Collection[str], targets: Collection[str]) -> None:
