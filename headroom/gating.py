@@ -117,19 +117,24 @@ def cut_short(folder: Path, reason: str, code: int) -> Judgement:
 
 
 def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
-    """The verdict on the terminal, and wherever else it is wanted.
-
-    What cannot be written there is told, and takes no verdict's place: it raises RunFolderError where that is 0.
-    """
+    """The verdict on the terminal, and wherever else it is wanted. Raises RunFolderError."""
     if outputs.to_stdout:
         sys.stdout.buffer.write(ci.to_json(gate))
         sys.stdout.flush()
     elif not quiet and any(judgement.checks for judgement in gate.judgements):
         sys.stdout.write("\n".join(["", *ci.plain(gate)]) + "\n")
+    write(gate, outputs, ci.to_json(gate), log=sys.stderr if outputs.to_stdout else sys.stdout)
+
+
+def write(gate: Gate, outputs: Outputs, document: bytes, *, log: TextIO) -> None:
+    """The verdict wherever it is wanted beside the terminal; `document` is it as JSON.
+
+    What cannot be written is told, and takes no verdict's place: it raises RunFolderError where that is 0.
+    """
     written = (
         (outputs.junit, ci.junit(gate)),
         (outputs.markdown, ci.markdown(gate, ci.MOST_COMMENT_BYTES).encode()),
-        (outputs.json_file, ci.to_json(gate)),
+        (outputs.json_file, document),
     )
     failures = []
     for path, content in written:
@@ -139,7 +144,7 @@ def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
             except OSError as error:
                 failures.append(f"cannot write {path}: {error.strerror}")
     if outputs.github:
-        failures += _tell_github(gate, sys.stderr if outputs.to_stdout else sys.stdout)
+        failures += _tell_github(gate, log)
     if failures and not gate.exit_code:
         raise RunFolderError("\n".join(failures))
     sys.stderr.write("".join(f"headroom: {readable(failure)}\n" for failure in failures))
