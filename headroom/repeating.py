@@ -47,11 +47,12 @@ def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bo
         code = _played([arm], runs, quiet=quiet or outputs.to_stdout)
     if not outputs.to_stdout:
         sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
-    if not arm.judgements:
-        return code
-    gate = gating.gate_of(arm.judgements)
+    ended = [] if not code else [gating.cut_short(folder, arm.set.reason or "", code)]
+    gate = gating.gate_of([*arm.judgements, *ended])
+    if code:
+        gate = replace(gate, exit_code=code)
     gating.tell(gate, outputs, quiet=quiet)
-    return code or gate.exit_code
+    return gate.exit_code
 
 
 def compare_in_turns(

@@ -23,7 +23,7 @@ from rich.console import Console
 from dashboards.live import LiveView, Progress
 from dashboards.readable import readable
 from headroom import gating, planning
-from headroom.aborting import Watch
+from headroom.aborting import Watch, check_delays
 from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED, MISSED
 from headroom.gating import Outputs
 from headroom.processes import cpu_model
@@ -61,6 +61,7 @@ def ready(config: RunConfig) -> Iterator[tuple[RunConfig, dict[str, str], list[d
     """The targets while they are there, simulated or not, and probed: the config that names them, the environment that
     holds their keys, and what each says of itself.
     """
+    check_delays(config)
     environment = dict(os.environ)
     with simulated(config, environment) as started:
         deployments = []

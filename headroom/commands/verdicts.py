@@ -85,13 +85,14 @@ def ab(
     **of_run: Any,
 ) -> None:
     """Load two deployments in turns, and say whether the second is slower."""
-    from headroom import comparing, repeating  # noqa: PLC0415
+    from headroom import comparing, gating, repeating  # noqa: PLC0415
     from headroom.gating import Outputs  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
     if not a or not b:
         raise ConfigError("ab needs --a URL and --b URL")
     config = load_config(file, flags_of({**of_run, "out": out}), os.environ)
+    gating.say_not_judged(config)
     places = {name: place_of(name) for name in config.scenarios}
     terms = comparing.Terms.parse(fail_on, test, Path(".headroom"))
     outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github})
