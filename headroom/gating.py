@@ -99,10 +99,15 @@ def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
         sys.stdout.flush()
     elif not quiet and any(judgement.checks for judgement in gate.judgements):
         sys.stdout.write("\n".join(["", *ci.plain(gate)]) + "\n")
+    write(gate, outputs, ci.to_json(gate), log=sys.stderr if outputs.to_stdout else sys.stdout)
+
+
+def write(gate: Gate, outputs: Outputs, document: bytes, *, log: TextIO) -> None:
+    """The verdict wherever it is wanted beside the terminal; `document` is it as JSON. Raises RunFolderError."""
     written = (
         (outputs.junit, ci.junit(gate)),
         (outputs.markdown, ci.markdown(gate).encode()),
-        (outputs.json_file, ci.to_json(gate)),
+        (outputs.json_file, document),
     )
     for path, content in written:
         if path is not None:
@@ -111,7 +116,7 @@ def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
             except OSError as error:
                 raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
     if outputs.github:
-        _tell_github(gate, sys.stderr if outputs.to_stdout else sys.stdout)
+        _tell_github(gate, log)
 
 
 def _tell_github(gate: Gate, log: TextIO) -> None:

@@ -122,6 +122,9 @@ def _by_length(lengths: LengthComparison | None) -> tuple[float, float]:
 
 def _qualified(row: MetricComparison, sides: Sides, lengths: LengthComparison | None) -> MetricComparison:
     """What longer or fewer answers bring about is neither a regression nor an improvement of speed."""
+    if row.verdict is Verdict.IMPROVED and fewer_answered(sides):
+        fewer = f"{row.reason}; but fewer were answered, and these are those that were"
+        return replace(row, verdict=Verdict.INCONCLUSIVE, reason=fewer)
     bound = row.name.partition(".")[0].partition("{")[0] in LENGTH_BOUND
     if lengths is not None and lengths.differ and bound and row.ratio is not None:
         longer = f"{abs(lengths.ratio - 1) * 100:.0f} % {'longer' if lengths.ratio > 1 else 'shorter'}"
@@ -129,10 +132,7 @@ def _qualified(row: MetricComparison, sides: Sides, lengths: LengthComparison | 
             has_tokens = any(run.count("tpot") for side in sides for run in side)
             what = "tpot tells how fast each token came" if has_tokens else "how much of it is speed cannot be told"
             return replace(row, reason=f"{row.reason}; but answers were {longer}: {what}")
-        return replace(row, reason=f"{row.reason}, although answers were {longer}: they do not account for it")
-    if row.verdict is Verdict.IMPROVED and fewer_answered(sides):
-        fewer = f"{row.reason}; but fewer were answered, and these are those that were"
-        return replace(row, verdict=Verdict.INCONCLUSIVE, reason=fewer)
+        return replace(row, reason=f"{row.reason}; answers that were {longer} do not account for it")
     return row
 
 

@@ -28,9 +28,7 @@ class MetricComparison:
     p_faster: float | None
     spread_share: float | None  # between runs, as a standard deviation; None where one run a side cannot show it
     detectable_share: float | None  # the slowdown that so many runs find 95 times in 100; None: they can find none
-    runs_needed: (
-        int | None
-    )  # a side, in turns, to settle what is inconclusive; None: it is not, or a thousand are too few
+    runs_needed: int | None  # a side, in turns, to settle what is inconclusive; None: it is not, or none do
     fewest_samples: int  # of any run
 
 
