@@ -92,10 +92,20 @@ def _of_one_run(figures: Figures) -> Shift | None:
 
 
 def _of_few_runs(figures: Figures) -> Shift:
-    """Two or three runs show their spread badly, and a small one by luck: it is pooled, and never below the assumed."""
-    df = len(figures.base) + len(figures.new) - 2.0
-    both = variance_of_a_run(figures, pairs=False) * (1 / len(figures.base) + 1 / len(figures.new))
+    """Two or three runs show their spread badly, and a small one by luck: it is pooled, and never below the assumed.
+
+    The more of it is assumed, the less is uncertain.
+    """
+    shown, total = pooled_variance(figures), variance_of_a_run(figures, pairs=False)
+    df = (len(figures.base) + len(figures.new) - 2) * (total / shown) if shown else math.inf
+    both = total * (1 / len(figures.base) + 1 / len(figures.new))
     return of_error(fmean(figures.new) - fmean(figures.base), math.sqrt(both), df)
+
+
+def pooled_variance(figures: Figures) -> float:
+    """Of the runs of both sides, each about its own side's mean."""
+    parts = [(len(side) - 1, variance(side)) for side in (figures.base, figures.new)]
+    return sum(df * each for df, each in parts) / sum(df for df, _ in parts)
 
 
 def variance_of_a_run(figures: Figures, *, pairs: bool) -> float:
@@ -105,11 +115,9 @@ def variance_of_a_run(figures: Figures, *, pairs: bool) -> float:
         return max(ASSUMED_SPREAD, spread_of(figures) or 0.0) ** 2 + (fmean(errors) if errors else 0.0)
     if pairs:
         return variance([b - a for a, b in zip(figures.base, figures.new, strict=True)])
-    of_base, of_new = ((len(side) - 1, variance(side)) for side in (figures.base, figures.new))
     if figures.few_runs:
-        pooled = (of_base[0] * of_base[1] + of_new[0] * of_new[1]) / (of_base[0] + of_new[0])
-        return max(ASSUMED_SPREAD**2, pooled)
-    return fmean([of_base[1], of_new[1]])
+        return max(ASSUMED_SPREAD**2, pooled_variance(figures))
+    return fmean([variance(figures.base), variance(figures.new)])
 
 
 def spread_of(figures: Figures) -> float | None:
