@@ -237,7 +237,10 @@ def test_the_limit_of_a_check_is_what_was_applied(run):
 @pytest.mark.parametrize(
     ("changed", "key"),
     [
-        ({"target": [{"name": "e", "quota": {"tokens_per_minute": 9_000}}, {"name": "w"}]}, "quota.e.tokens_per_minute"),
+        (
+            {"target": [{"name": "e", "quota": {"tokens_per_minute": 9_000}}, {"name": "w"}]},
+            "quota.e.tokens_per_minute",
+        ),
         ({"load": {"rate": 5, "duration": 60, "max_in_flight": 7}}, "load.max_in_flight"),
     ],
 )
