@@ -63,11 +63,10 @@ class Ahead:
     formulas: tuple[tuple[str, str], ...]  # name and formula of all that was computed
 
 
-def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
+def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None:
     """None where the run holds no arrival to plan from, or several targets that share nothing."""
-    if scope.planned.arrivals.is_empty() or scope.planned.span_s <= 0 or len(scope.config.targets) > 1:
+    if _nothing_to_plan(scope):
         return None
-    need = _need(scope)
     model, rate, unknown = _capacity(scope)
     sku = _sku(scope)
     fleet, unfit = _fleet(scope, model, rate, sku)
@@ -91,9 +90,13 @@ def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
     )
 
 
-def _need(scope: Scope) -> QuotaNeed | None:
-    """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute."""
-    if scope.managed and scope.price is None:
+def _nothing_to_plan(scope: Scope) -> bool:
+    return scope.planned.arrivals.is_empty() or scope.planned.span_s <= 0 or len(scope.config.targets) > 1
+
+
+def need_ahead(scope: Scope) -> QuotaNeed | None:
+    """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute. None as in `Ahead`."""
+    if _nothing_to_plan(scope) or (scope.managed and scope.price is None):
         return None
     demand = busiest(scope.planned, MOST_ARRIVALS)
     replayed = max(demand.arrivals.height, round(demand.requests_per_s * WATCHED_S))
