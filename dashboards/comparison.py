@@ -16,6 +16,7 @@ from planner.comparing.figures import Test
 from planner.comparing.history import History
 from planner.comparing.verdict import Verdict
 
+WIDEST_NAME = 22  # the rest of a longer one goes below
 STYLES = {
     Verdict.REGRESSED: "red",
     Verdict.INCONCLUSIVE: "yellow",
@@ -44,10 +45,13 @@ def _table(rows: Sequence[MetricComparison]) -> Table:
     table = Table(box=None, padding=(0, 0, 0, 1), header_style="dim", pad_edge=False)
     for name in ("", "verdict", "base ms", "new ms", "change", "95 %", "spread", "finds"):
         words = name in ("", "verdict")
-        table.add_column(name, justify="left" if words else "right", no_wrap=words, overflow="fold")
+        widest = None if name else WIDEST_NAME
+        table.add_column(
+            name, justify="left" if words else "right", no_wrap=name == "verdict", overflow="fold", max_width=widest
+        )
     for row in rows:
         table.add_row(
-            Text(readable(f"{row.name}:+{row.tolerance_share * 100:g}%")),
+            Text(readable(f"{row.name}:+{row.tolerance_share * 100:g}%").replace("{", "\n{")),
             Text(row.verdict.value, STYLES[row.verdict]),
             digits(row.base_ms),
             digits(row.new_ms),
