@@ -17,13 +17,21 @@ def three_digits(value: float) -> str:
 
 
 def headline(plan: Plan, scope: Scope) -> str:
-    """Is the run valid, were the objectives met, how much more fits until which limit, and what does it cost?"""
+    """Is the run valid, were the objectives met, how much more fits until which limit, and what to run at what cost?
+
+    What to run is the recommendation, word for word, wherever there is one.
+    """
     if not plan.validity.valid:
         more = len(plan.validity.reasons) - 1
         others = f" (and {more} more reason{'s' if more > 1 else ''})" if more else ""
         return f"Invalid run, do not plan from it: {plan.validity.reasons[0]}{others}."
-    cost = _cheaper(plan.serverless, plan.managed)
-    clauses = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope), cost)
+    measured = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope))
+    if plan.ahead is not None:
+        return f"{_sentence(*measured)} {plan.ahead.recommendation}"
+    return _sentence(*measured, _cheaper(plan.serverless, plan.managed))
+
+
+def _sentence(*clauses: str) -> str:
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -80,7 +88,10 @@ def _planned(plan: Plan, scope: Scope) -> str:
     fits = plan.quota is None or plan.quota.headroom >= 1
     if not plan.what_if or (fits and scope.growth == 1 and scope.of_own_mix):
         return ""
-    needed = deployments_needed(plan.what_if)
+    need = None if plan.ahead is None else plan.ahead.need
+    if need is None and plan.ahead is not None:
+        return ""
+    needed = deployments_needed(plan.what_if) if need is None else need.deployments
     number = f"more than {plan.what_if[-1].deployments}" if needed is None else f"{needed}"
     plural = "" if needed == 1 else "s"
     return (
@@ -169,10 +180,10 @@ def _of_quota(plan: Plan, scope: Scope) -> list[str]:
     too_large = {row.window: row.never_fit for row in plan.what_if if row.never_fit}
     for window, requests in too_large.items():
         lines.append(
-            f"{requests:,} of the replayed requests are larger than a {window} ever admits: enforced so, "
+            f"{requests:,} requests are larger than a {window} ever admits: enforced so, "
             "no number of deployments would serve them; they are not counted among those refused."
         )
-    if deployments_needed(plan.what_if) is None:
+    if not too_large and deployments_needed(plan.what_if) is None:
         lines.append(f"{plan.what_if[-1].deployments} deployments are the most that were tried, and not enough.")
     return lines
 
@@ -208,7 +219,7 @@ def _of_managed(plan: Plan, scope: Scope) -> list[str]:
         return []
     if not scope.book.skus_for(scope.model):
         return [f"The price book names no instance type for {scope.model}: managed cost is left out."]
-    if estimate is None:
+    if estimate is None or (plan.ahead is not None and plan.ahead.capacity is not None):
         return []
     lines = [
         f"{estimate.instances} instance{'' if estimate.instances == 1 else 's'}: "
@@ -216,7 +227,7 @@ def _of_managed(plan: Plan, scope: Scope) -> list[str]:
         f"{three_digits(estimate.time_in_system_s)} s each, {estimate.concurrency_per_instance} at once on an instance "
         f"({estimate.concurrency_source}).",
         "Every instance type is taken to hold as many at once, and to answer as fast as was measured here. Instances "
-        f"run {HOURS_PER_MONTH} hours a month; none is spare, though production should have three or more.",
+        f"run {HOURS_PER_MONTH} hours a month; production should have three or more.",
     ]
     if plan.managed and plan.managed[0].region != scope.region:
         lines.append(f"The price book has no price for {scope.region}: those of {plan.managed[0].region} stand in.")
