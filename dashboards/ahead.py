@@ -39,7 +39,7 @@ def instances(ahead: Ahead) -> Iterator[RenderableType]:
     if ahead.fleet is not None:
         yield from _fleet(ahead.fleet)
     elif ahead.capacity is not None and ahead.instances is not None:
-        yield Text(f"{_many(ahead.instances)} take the busiest minute at that rate, those to spare included")
+        yield Text(f"{_many(ahead.instances)} for the busiest minute at that rate, those to spare included")
 
 
 def _many(instances: int) -> str:

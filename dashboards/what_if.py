@@ -41,7 +41,8 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         )
     when = need.binds_when
     nearer = when.tokens_nearer_share if need.binds == "tokens" else 1 - when.tokens_nearer_share
-    busiest = f"The busiest minute, {_into(when.busiest_minute_s)}, fills {when.busiest_minute_load:.1f} deployments"
+    at = f", {_into(when.busiest_minute_s)}," if round(when.busiest_minute_s / 60) else ""
+    busiest = f"The busiest minute{at} fills {when.busiest_minute_load:.1f} deployments"
     if when.busiest_hour_s is not None:
         busiest += f", the busiest hour, {_into(when.busiest_hour_s)}, {when.busiest_hour_load:.1f}"
     lines = [

@@ -16,11 +16,12 @@ from planner.cost_plan import CostPlan, CostRules, plan_costs
 from planner.costs.cost_results import Option
 from planner.costs.cost_words import FORMULAS as COST_FORMULAS
 from planner.costs.options import SERVERLESS
-from planner.demand import busiest
+from planner.demand import as_recorded, busiest
 from planner.fleet import FleetPlan, FleetRules, plan_fleet
-from planner.instance_rate import InstanceRate, guessed, instance_rate, measured_rate_per_s
+from planner.instance_rate import InstanceRate, guessed, instance_rate, measured_rate_per_s, other_shape
 from planner.plan import Plan
 from planner.prices import Sku
+from planner.quotas.admitted import as_recorded as need_as_recorded
 from planner.quotas.deployments import PHASES, QuotaNeed, quota_need
 from planner.scope import WATCHED_S, Scope, is_unservable
 
@@ -44,6 +45,7 @@ class Ahead:
     recommendation: str  # one sentence
     must_be_true: tuple[str, ...]
     need: QuotaNeed | None  # None: no quota, no arrivals, or requests that no quota such as this admits
+    too_large: str | None  # requests that no deployment ever admits, where they are too many to plan without
     capacity: InstanceRate | None
     capacity_unknown: str | None  # why, and what to run
     instances: int | None  # that run around the clock: needed, and spare; None: nothing says how many
@@ -59,7 +61,7 @@ def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
     """None where the run holds no arrival to plan from, or several targets that share nothing."""
     if scope.planned.arrivals.is_empty() or scope.planned.span_s <= 0 or len(scope.config.targets) > 1:
         return None
-    need = None if is_unservable(scope) else _need(scope)
+    need = None if is_unservable(scope) else need_as_recorded(_need(scope), scope.planned)
     model, rate, unknown = instance_rate(scope)
     sku = _sku(scope)
     fleet, unfit = _fleet(scope, model, rate, sku)
@@ -73,6 +75,7 @@ def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
         recommendation=sentence,
         must_be_true=must,
         need=need,
+        too_large=str(scope.too_large) if is_unservable(scope) else None,
         capacity=rate,
         capacity_unknown=unknown or unfit,
         instances=instances,
@@ -80,7 +83,7 @@ def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
         fleet=fleet,
         costs=costs,
         doubts=(
-            *_doubts(scope, model, guess),
+            *_doubts(scope, plan, model, rate),
             *(() if model is None else model.doubts),
             *(() if costs is None else costs.doubts),
         ),
@@ -150,13 +153,19 @@ def _instances(scope: Scope, plan: Plan, rate: InstanceRate | None, fleet: Fleet
     return max(settings.min_instances, needed + settings.spare)
 
 
-def _doubts(scope: Scope, model: ServingModel | None, guess: str | None) -> Iterator[str]:
-    if guess is not None:
-        yield f"whether managed compute is cheaper is not known: {guess}"
-    if scope.settings.max_concurrency is not None and model is None:
+def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: InstanceRate | None) -> Iterator[str]:
+    other, timed, settings = other_shape(scope), plan.instances, scope.settings
+    if rate is None and timed is not None and other is not None:
+        yield f"instances are counted with {timed.time_in_system_s:.3g} s a request, and are a guess: {other}"
+    if settings.max_concurrency is not None and model is None:
         yield (
-            "--max-concurrency (plan.max_concurrency) changes nothing here: it is part of a serving model, which takes "
-            "several loads of a managed deployment"
+            "--max-concurrency (plan.max_concurrency) changes nothing here: it is part of a serving model, and there "
+            "is none"
+        )
+    if settings.concurrency_per_instance is not None and rate is not None:
+        yield (
+            "--concurrency-per-instance (plan.concurrency_per_instance) changes nothing here: what an instance serves "
+            "was measured"
         )
 
 
@@ -169,6 +178,7 @@ def _costs(
     quota = None if scope.managed else scope.quota
     rules = CostRules(
         region=scope.region,
+        growth=scope.planned.speed,
         boot_minutes=settings.boot_minutes,
         min_instances=settings.min_instances,
         spare_instances=settings.spare,
@@ -181,7 +191,7 @@ def _costs(
         deployments=deployments,
     )
     capacity = None if rate is None else (rate.low, rate.rate_per_s, rate.high)
-    costs = plan_costs(scope.planned, price, sku, capacity, rules)
+    costs = plan_costs(as_recorded(scope.planned), price, sku, capacity, rules)
     costs = replace(costs, options=_distinct(costs.options))
     return costs if rate is not None else _without_chances(costs)
 

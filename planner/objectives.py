@@ -95,9 +95,9 @@ def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY) -> Goodput | No
     """Share of the steady phase's arrivals of which an attempt was answered within the limit of every objective.
 
     Each limit is applied to the request itself, whatever statistic the objective names; that of itl to each of its
-    gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it, and `without` says
-    of how many good ones that holds. None without objectives or arrivals. An objective of one scenario or target is asked of its requests alone. `of`: rows of the
-    steady phase, where not all of them are meant.
+    gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it, and
+    `without` says of how many good ones that holds. None without objectives or arrivals. An objective of one scenario
+    or target is asked of its requests alone. `of`: rows of the steady phase, where not all of them are meant.
     """
     offered = count_arrivals(run.samples.filter(of & ~PAST_BUDGET))
     if not slos or not offered:

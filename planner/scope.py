@@ -17,7 +17,6 @@ from planner.demand import (
     MINUTE_S,
     REQUESTS,
     Demand,
-    admission_tokens,
     busiest,
     demand_of_run,
     grown,
@@ -26,28 +25,13 @@ from planner.demand import (
 )
 from planner.instances import SweptCapacity
 from planner.prices import PriceBook, TokenPrice
+from planner.quotas.admitted import TooLarge, too_large
 from planner.rows import PartOfRun, config_of
 from planner.traffic import peaks
 
 WATCHED_S = 600.0  # a quota is watched for ten minutes,
 LEAST_WATCHED_S = 180.0  # or three of its own where ten hold too many arrivals to replay
 MOST_ARRIVALS = 30_000
-
-
-@dataclass(frozen=True, slots=True)
-class TooLarge:
-    requests: int
-    of: int
-    largest_tokens: int  # what the largest costs at the door
-    tokens_per_minute: int  # of a deployment
-
-    def __str__(self) -> str:
-        verb = "is" if self.requests == 1 else "are"
-        return (
-            f"{self.requests:,} of {self.of:,} requests {verb} larger than a quota of {self.tokens_per_minute:,} "
-            f"tokens a minute ever admits: the largest counts {self.largest_tokens:,}, so it takes --tpm "
-            f"{self.largest_tokens} or more"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,13 +131,7 @@ class Scope:
         """The planned requests that no deployment ever admits, as they cost more than its tokens of a minute."""
         if self.managed or len(self.config.targets) > 1 or self.planned.arrivals.is_empty():
             return None
-        quota = self.config.quota
-        cost = self.planned.arrivals.select(admission_tokens(quota.admission)).to_series()
-        largest = cost.max()
-        if not isinstance(largest, int) or largest <= quota.tokens_per_minute:
-            return None
-        over = int((cost > quota.tokens_per_minute).sum())
-        return TooLarge(over, len(cost), largest, quota.tokens_per_minute)
+        return too_large(self.planned, self.config.quota)
 
     @property
     def unsaid(self) -> Mapping[str, str]:
@@ -208,4 +186,4 @@ def day_of(run: Run) -> date | None:
 def is_unservable(scope: Scope) -> bool:
     """Whether more of the requests are too large for the quota than may be refused."""
     found = scope.too_large
-    return found is not None and found.requests > scope.settings.refused_share * found.of
+    return found is not None and found.beyond(scope.settings.refused_share)
