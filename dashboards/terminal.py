@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dashboards import ahead
+from dashboards.printing import without_trailing_blanks
 from dashboards.text import (
     UNKNOWN,
     count,
@@ -38,13 +39,8 @@ SHORT_NAMES = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "service_time": "Se
 
 def print_plan(plan: Plan, console: Console, *, details: bool = False) -> None:
     """All of a plan that fits a terminal, at any width from 60 columns on; with every assumption and formula."""
-    page = view(plan, wide=console.width >= WIDE, details=details)
-    if console.is_terminal:
-        console.print(page)
-        return
-    with console.capture() as captured:
-        console.print(page)
-    console.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+    with without_trailing_blanks(console):
+        console.print(view(plan, wide=console.width >= WIDE, details=details))
 
 
 def view(plan: Plan, *, wide: bool, details: bool = False) -> Group:

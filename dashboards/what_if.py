@@ -8,6 +8,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
+from dashboards.printing import without_trailing_blanks
 from planner.plan import WhatIf
 from planner.quotas.clients import ClientOutcome
 from planner.quotas.deployments import PolicyNeed, QuotaNeed
@@ -16,6 +17,11 @@ from planner.quotas.quota_plan import QuotaPlan
 
 def print_quota_plan(plan: QuotaPlan, console: Console) -> None:
     """For a demand without a run."""
+    with without_trailing_blanks(console):
+        _print_quota_plan(plan, console)
+
+
+def _print_quota_plan(plan: QuotaPlan, console: Console) -> None:
     _say(
         console,
         f"{plan.tokens_per_minute:,} tokens and {plan.requests_per_minute:,} requests a minute each; a request "
@@ -63,6 +69,7 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         f"With max_tokens at most {trim.max_tokens:,} (p{trim.percentile * 100:g} of the completions) "
         f"{_deployments(trim.deployments)} would do; {trim.cut_short_share:.1%} of the answers would be cut short."
         for trim in need.max_tokens_trim
+        if trim.deployments < need.deployments
     ]
     return lines
 
@@ -107,9 +114,9 @@ def _print_clients(clients: Sequence[ClientOutcome], console: Console) -> None:
         return
     _say(console, f"\nClients that try again, enforced as {clients[0].window}; refused tries are not billed:")
     table = Table(box=None, pad_edge=False)
-    table.add_column("deployments", justify="right")
+    table.add_column("deployments", justify="right", no_wrap=True)
     table.add_column("client", no_wrap=True)
-    for name in ("tries a request", "% never admitted", "wait p50", "wait p99", "longest"):
+    for name in ("tries each", "% given up", "wait p50", "wait p99", "most"):
         table.add_column(name, justify="right")
     for each in clients:
         table.add_row(
