@@ -116,7 +116,7 @@ def _print_clients(clients: Sequence[ClientOutcome], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("deployments", justify="right", no_wrap=True)
     table.add_column("client", no_wrap=True)
-    for name in ("tries each", "% given up", "wait p50", "wait p99", "most"):
+    for name in ("tries each", "% given up", "wait p50, s", "p99, s", "most, s"):
         table.add_column(name, justify="right")
     for each in clients:
         table.add_row(
@@ -126,9 +126,7 @@ def _print_clients(clients: Sequence[ClientOutcome], console: Console) -> None:
             else each.client,
             f"{each.attempts_per_request:.2f}",
             f"{each.refused_share * 100:.2f}",
-            _seconds(each.delay_p50_s),
-            _seconds(each.delay_p99_s),
-            _seconds(each.delay_max_s),
+            *(_bare(wait_s) for wait_s in (each.delay_p50_s, each.delay_p99_s, each.delay_max_s)),
         )
     console.print(table)
 
@@ -154,6 +152,10 @@ def _deployments(number: int) -> str:
 def _into(at_s: float) -> str:
     minutes, hours = round(at_s / 60) % 60, round(at_s / 60) // 60
     return f"{hours} h {minutes} min in" if hours else f"{minutes} min in"
+
+
+def _bare(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
 
 
 def _seconds(value: float | None) -> str:

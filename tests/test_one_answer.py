@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from dashboards.report import draw, render
 from loadgen.config import PlanConfig, RunConfig
 from loadgen.slo import Slo
 from planner.assemble import plan_run
@@ -170,3 +171,17 @@ def test_the_page_says_what_to_run_before_what_may_be_doubted(serverless, tmp_pa
     assert places == sorted(places)
     assert not [line for line in lines if line != line.rstrip()]
     assert sum("Serverless with" in line for line in lines) == 1
+
+
+def test_the_tables_of_a_demand_without_a_run_fit_80_columns_with_whole_headings(tmp_path):
+    asked = ("--prompt-tokens", "fixed:300", "--completion-tokens", "fixed:100")
+    lines = told(tmp_path, "plan", "--demand", "20/s", *asked, COLUMNS="80").stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and not [line for line in lines if "…" in line or line != line.rstrip()]
+    assert not [line for line in lines if "With max_tokens at most 100" in line]  # which would save no deployment
+
+
+def test_the_report_counts_instances_as_the_recommendation_does(managed):
+    plan = plan_run(managed, swept=MET, growth=4.0)
+    page = render(plan, managed.manifest, draw(managed, plan))
+    assert "Each way to serve it" in page and "time in system" not in page
+    assert f"take {plan.ahead.instances}" in page
