@@ -107,7 +107,7 @@ def _swept(scope: Scope) -> InstanceRate | None:
     met_per_s = measured_rate_per_s(scope)
     if met_per_s is None or scope.swept is None:
         return None
-    missed_per_s = scope.swept.missed_at_per_s
+    missed_per_s = scope.swept.missed_per_s
     return InstanceRate(
         rate_per_s=met_per_s,
         low=met_per_s,

@@ -134,13 +134,12 @@ def run_to_plan(folder: Path, sweep: Sweep) -> tuple[Run, SweptCapacity | None]:
     if best is None:
         return run, None
     instances = config_of(run).target.instances
-    missed = [step.rate_per_s for step in sweep.steps if step.verdict is not Verdict.MET and not step.client_limited]
     return run, SweptCapacity(
         rate_per_s=best.rate_per_s,
         concurrency=best.concurrency,
         instances=instances or 1,
         stated=instances is not None,
-        missed_at_per_s=min((rate for rate in missed if rate > best.rate_per_s), default=None),
+        missed_per_s=None if sweep.result is None else sweep.result.missed_at_per_s,
     )
 
 
