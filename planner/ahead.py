@@ -15,7 +15,7 @@ from planner.capacity import ServingModel
 from planner.cost_plan import CostPlan, CostRules, plan_costs
 from planner.costs.cost_results import Option
 from planner.costs.cost_words import FORMULAS as COST_FORMULAS
-from planner.costs.options import SERVERLESS
+from planner.costs.options import AROUND_THE_CLOCK, SERVERLESS
 from planner.demand import as_recorded, busiest
 from planner.fleet import FleetPlan, FleetRules, plan_fleet
 from planner.instance_rate import InstanceRate, guessed, instance_rate, measured_rate_per_s, other_shape
@@ -25,7 +25,6 @@ from planner.quotas.admitted import as_recorded as need_as_recorded
 from planner.quotas.deployments import PHASES, QuotaNeed, quota_need
 from planner.scope import WATCHED_S, Scope, is_unservable
 
-AROUND_THE_CLOCK = "managed, around the clock"
 SAVES = 0.995  # of a cost: what saves less is no way of its own
 MOST_ARRIVALS = 200_000  # of which the need is found, and instances simulated
 MOST_IN_PHASES = 1_000_000  # arrivals, of all phases of the minute together
@@ -57,11 +56,10 @@ class Ahead:
     formulas: tuple[tuple[str, str], ...]  # name and formula of all that was computed
 
 
-def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
+def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None:
     """None where the run holds no arrival to plan from, or several targets that share nothing."""
-    if scope.planned.arrivals.is_empty() or scope.planned.span_s <= 0 or len(scope.config.targets) > 1:
+    if _nothing_to_plan(scope):
         return None
-    need = None if is_unservable(scope) else need_as_recorded(_need(scope), scope.planned)
     model, rate, unknown = instance_rate(scope)
     sku = _sku(scope)
     fleet, unfit = _fleet(scope, model, rate, sku)
@@ -92,14 +90,19 @@ def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
     )
 
 
-def _need(scope: Scope) -> QuotaNeed | None:
-    """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute."""
-    if scope.managed and scope.price is None:
+def _nothing_to_plan(scope: Scope) -> bool:
+    return scope.planned.arrivals.is_empty() or scope.planned.span_s <= 0 or len(scope.config.targets) > 1
+
+
+def need_ahead(scope: Scope) -> QuotaNeed | None:
+    """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute. None as in `Ahead`."""
+    if _nothing_to_plan(scope) or (scope.managed and scope.price is None) or is_unservable(scope):
         return None
     demand = busiest(scope.planned, MOST_ARRIVALS)
     replayed = max(demand.arrivals.height, round(demand.requests_per_s * WATCHED_S))
     phases = max(1, min(PHASES, MOST_IN_PHASES // replayed))
-    return quota_need(demand, scope.quota, target_share=scope.settings.refused_share, phases=phases)
+    need = quota_need(demand, scope.quota, target_share=scope.settings.refused_share, phases=phases)
+    return need_as_recorded(need, demand)
 
 
 def _sku(scope: Scope) -> Sku | None:

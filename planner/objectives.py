@@ -91,15 +91,17 @@ def _keeps(slo: Slo, measured_ms: float) -> bool:
     return measured_ms <= limit_ms if "<=" in slo.text else measured_ms < limit_ms
 
 
-def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY) -> Goodput | None:
+def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY, offered: int | None = None) -> Goodput | None:
     """Share of the steady phase's arrivals of which an attempt was answered within the limit of every objective.
 
     Each limit is applied to the request itself, whatever statistic the objective names; that of itl to each of its
     gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it, and
     `without` says of how many good ones that holds. None without objectives or arrivals. An objective of one scenario
-    or target is asked of its requests alone. `of`: rows of the steady phase, where not all of them are meant.
+    or target is asked of its requests alone. `of`: rows of the steady phase, where not all of them are meant;
+    `offered`: their arrivals, where they were counted before.
     """
-    offered = count_arrivals(run.samples.filter(of & ~PAST_BUDGET))
+    if offered is None:
+        offered = count_arrivals(run.samples.filter(of & ~PAST_BUDGET))
     if not slos or not offered:
         return None
     good_attempts = run.samples.filter(of & OK)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from loadgen.config import Split
 from loadgen.tokens import ESTIMATOR
+from planner.advice import REMEDY
 from planner.cost import HOURS_PER_MONTH
 from planner.demand import MINUTE_S
-from planner.plan import ManagedCost, Plan, ServerlessCost, SloResult
+from planner.plan import Plan, ServerlessCost, SloResult
 from planner.quota import REFUSED_SHARE, deployments_needed
 from planner.scope import Scope, watched_part
 
@@ -28,7 +29,7 @@ def headline(plan: Plan, scope: Scope) -> str:
     measured = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope))
     if plan.ahead is not None:
         return f"{_sentence(*measured)} {plan.ahead.recommendation}"
-    return _sentence(*measured, _cheaper(plan.serverless, plan.managed))
+    return _sentence(*measured, _cost(plan))
 
 
 def _sentence(*clauses: str) -> str:
@@ -99,23 +100,24 @@ def _planned(plan: Plan, scope: Scope) -> str:
     )
 
 
-def _cheaper(serverless: ServerlessCost | None, managed: tuple[ManagedCost, ...]) -> str:
-    if serverless is None and not managed:
-        return ""
-    if serverless is None:
-        return f"{_instances(managed[0])} would cost {_usd(managed[0].per_month_usd)} a month"
-    pay_as_you_go = f"{_usd(serverless.per_month_usd)} a month"
-    if not managed:
-        return f"serverless costs {pay_as_you_go}"
-    other = managed[0]
-    if serverless.per_month_usd <= other.per_month_usd:
-        return f"serverless is cheaper, at {pay_as_you_go} against {_usd(other.per_month_usd)} for {_instances(other)}"
-    against = f"{_usd(other.per_month_usd)} a month against {_usd(serverless.per_month_usd)} serverless"
-    return f"{_instances(other)} would be cheaper, at {against}"
+def _cost(plan: Plan) -> str:
+    """Of several targets, for which nothing is recommended: by the figures they share."""
+    serverless = None if plan.serverless is None else plan.serverless.per_month_usd
+    if not plan.managed:
+        return _cheaper(serverless, None, "")
+    machines = plan.managed[0]
+    return _cheaper(serverless, machines.per_month_usd, f"{machines.instances} x {machines.sku}")
 
 
-def _instances(cost: ManagedCost) -> str:
-    return f"{cost.instances} x {cost.sku}"
+def _cheaper(serverless_usd: float | None, machines_usd: float | None, machines: str) -> str:
+    """Dollars a month of both, and what the machines are."""
+    if serverless_usd is None or machines_usd is None:
+        if machines_usd is not None:
+            return f"{machines} would cost {_usd(machines_usd)} a month"
+        return "" if serverless_usd is None else f"serverless costs {_usd(serverless_usd)} a month"
+    if serverless_usd <= machines_usd:
+        return f"serverless is cheaper, at {_usd(serverless_usd)} a month against {_usd(machines_usd)} for {machines}"
+    return f"{machines} would be cheaper, at {_usd(machines_usd)} a month against {_usd(serverless_usd)} serverless"
 
 
 def _usd(amount: float) -> str:
@@ -191,14 +193,17 @@ def _of_quota(plan: Plan, scope: Scope) -> list[str]:
 def _of_serverless(plan: Plan, scope: Scope) -> list[str]:
     cost = plan.serverless
     parts = scope.parts or (scope,)
-    unpriced = [f"The price book has no price per token for {part.model}: serverless cost is left out."
-                for part in parts if part.price is None]  # fmt: skip
+    unpriced = [
+        f"The price book has no price per token for {part.model}: serverless cost is left out. To have it, {REMEDY}."
+        for part in parts
+        if part.price is None
+    ]
     if unpriced or cost is None:
         return list(dict.fromkeys(unpriced))
     return [
         *dict.fromkeys(_price(each.serverless) for each in plan.targets or (plan,) if each.serverless is not None),
-        "Answers are billed, and filtered or broken ones as far as the server reported usage; refused requests are "
-        "not.",
+        "So far, answers were billed, and filtered or broken ones as far as the server reported usage; refused "
+        "requests were not.",
         f"A month is {HOURS_PER_MONTH} hours at {three_digits(scope.planned.requests_per_s)} requests/s around the "
         "clock, all of them answered.",
         f"Tokens that the server did not report are estimated: prompts by {ESTIMATOR} or their scenario's mean, "

@@ -15,6 +15,7 @@ from planner.costs.uncertainty import Figure, Worlds
 
 SERVERLESS = "serverless"
 HYBRID = "hybrid"
+AROUND_THE_CLOCK = "managed, around the clock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def _serverless(case: Case) -> Way:
 def _static(case: Case, usd_per_hour: float, instances: int) -> Way:
     per_month_usd = usd_per_hour * HOURS_PER_MONTH
     return Way(
-        name="managed, around the clock",
+        name=AROUND_THE_CLOCK,
         per_month_usd=lambda worlds: case.instances_in(worlds) * per_month_usd * worlds.instance_price,
         instances=float(instances),
         what_must_be_true=_capacity_holds(case, instances),
