@@ -135,10 +135,11 @@ def _against(costs: CostPlan, cheapest: Option) -> str:
     if other is None:
         return ""
     chance = other.probability_cheaper if of_tokens else cheapest.probability_cheaper
+    where = "" if other.name == SERVERLESS else f" ({costs.sku} in {costs.region})"
+    against = f", against {dollars(other.per_month_usd)} {other.name}{where}"
     if chance is None:
-        return f", against {dollars(other.per_month_usd)} {other.name}"
-    likely = _percent(1 - chance if of_tokens else chance)
-    return f", against {dollars(other.per_month_usd)} {other.name}, the cheaper in {likely} of what may come"
+        return against
+    return f"{against}, the cheaper in {_percent(1 - chance if of_tokens else chance)} of what may come"
 
 
 def _percent(share: float) -> str:

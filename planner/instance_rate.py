@@ -75,7 +75,7 @@ def _refused(scope: Scope, why: str) -> str:
     if other is not None:
         return f"{other}: run headroom sweep with such prompts and answers"
     if scope.swept is None:
-        return f"{why}; and no rate of a sweep was shown to meet the objectives"
+        return why
     return f"{why}; and the sweep was of other objectives: {_texts(scope.config.slos)}"
 
 

@@ -42,6 +42,7 @@ def longer(run):
 def test_the_headline_ends_in_the_recommendation_word_for_word(managed, asked):
     plan = plan_run(managed, **asked)
     assert plan.headline.endswith(plan.ahead.recommendation)
+    assert "in eastus" in plan.headline
     assert plan.headline.count("a month") == plan.ahead.recommendation.count("a month")
 
 
