@@ -57,12 +57,14 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool, outputs: O
 
 
 @contextmanager
-def ready(config: RunConfig) -> Iterator[tuple[RunConfig, dict[str, str], list[dict[str, Any]]]]:
+def ready(
+    config: RunConfig, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[RunConfig, dict[str, str], list[dict[str, Any]]]]:
     """The targets while they are there, simulated or not, and probed: the config that names them, the environment that
-    holds their keys, and what each says of itself.
+    holds their keys (a copy of the one given, by default of the process's own), and what each says of itself.
     """
     check_delays(config)
-    environment = dict(os.environ)
+    environment = dict(os.environ if environment is None else environment)
     with simulated(config, environment) as started:
         deployments = []
         for target in started.targets:

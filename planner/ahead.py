@@ -12,6 +12,7 @@ from loadgen.errors import CapacityError, ConfigError
 from planner.capacity import ServingModel, fit
 from planner.cost_plan import CostPlan, CostRules, plan_costs
 from planner.costs.cost_words import FORMULAS as COST_FORMULAS
+from planner.costs.spending import Spending, spending
 from planner.demand import busiest
 from planner.fleet import FleetPlan, FleetRules, plan_fleet
 from planner.instances import SweptCapacity
@@ -58,6 +59,7 @@ class Ahead:
     capacity_unknown: str | None  # why, and what to run
     fleet: FleetPlan | None
     costs: CostPlan | None  # None: no arrivals, or nothing has a price
+    spending: Spending | None  # what the run itself cost; None: tokens have no price
     doubts: tuple[str, ...]
     assumptions: tuple[str, ...]
     formulas: tuple[tuple[str, str], ...]  # name and formula of all that was computed
@@ -84,6 +86,7 @@ def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None
         capacity_unknown=unknown or unfit,
         fleet=fleet,
         costs=costs,
+        spending=None if scope.price is None else spending(scope.run, scope.price),
         doubts=(*(() if model is None else model.doubts), *(() if costs is None else costs.doubts)),
         assumptions=(*(() if fleet is None else fleet.assumptions), *(() if costs is None else costs.assumptions)),
         formulas=FORMULAS,

@@ -72,3 +72,11 @@ def test_what_is_planned_costs_what_requests_do_after_the_warm_up(tmp_path):
     costs = plan_run(run).serverless
     assert costs.per_request_usd == pytest.approx(0.1 * 0.00013 + 0.05 * 0.00052)
     assert costs.so_far_usd == pytest.approx(620 * costs.per_request_usd + 20 * 3.9 * 0.00013)
+
+
+def test_a_plan_says_what_its_run_spent_by_scenario_and_for_nothing(run):
+    plan = plan_run(run)
+    spent = plan.ahead.spending
+    assert [each.scenario for each in spent.scenarios] == ["all", "chat", "streaming"]
+    assert spent.usd == pytest.approx(plan.serverless.so_far_usd)
+    assert spent.failed_but_billed
