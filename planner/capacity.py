@@ -21,7 +21,8 @@ from planner.serving.closure import Latency
 from planner.serving.curves import Form, Shape
 from planner.serving.fitted import Fitted
 from planner.serving.fitting import fit_steps
-from planner.serving.outlook import E2E, ITL, MaxRate, Prediction, max_rate, predict, unknown_statistic
+from planner.serving.highest import MaxRate, max_rate
+from planner.serving.outlook import E2E, ITL, Prediction, predict, unknown_statistic
 from planner.serving.spread import Interval
 from planner.serving.usable import Sifted, is_same_shape, sift
 

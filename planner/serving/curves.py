@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 Number = TypeVar("Number", float, FloatArray)
+MS_PER_S = 1e3
 NEGLIGIBLE = 0.01  # share of a prediction
 EXPONENTS = tuple(round(0.1 * tenth, 1) for tenth in range(3, 21))
 

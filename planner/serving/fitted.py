@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from planner.serving.closure import Latency, Response
 from planner.serving.curves import Form, Shape
+from planner.serving.places import Wait, wait_for_place, with_wait
 from planner.serving.spread import Interval
 from planner.serving.usable import UsableStep
 
@@ -21,6 +23,7 @@ class Fitted:
     """The model of one shape of requests, or of several together."""
 
     steps: tuple[UsableStep, ...]
+    queued: tuple[UsableStep, ...]  # in which the deployment did not keep up
     responses: Mapping[Form, Response]
     left_out: Mapping[Form, float]  # root mean square of the relative error of ITL at steps left out
     form: Form  # with the smallest of them
@@ -40,6 +43,21 @@ class Fitted:
         """The mean over the steps."""
         prompt_tokens = sum(step.prompt_tokens for step in self.steps) / len(self.steps)
         return Shape(prompt_tokens, sum(step.completion_tokens for step in self.steps) / len(self.steps))
+
+    def figure_ms(self, response: Response, latency: Latency, rate_per_s: float, n: float, shape: Shape) -> float:
+        """A latency where a rate comes to a concurrency, the wait for a place included; infinite at no steady state."""
+        if math.isinf(n):
+            return math.inf
+        if self.cap is None or latency.metric == "itl":
+            return float(response.latency_ms(latency, np.array([n]), shape)[0])
+        return with_wait(self.wait(response, rate_per_s, shape), response, latency, n, shape)
+
+    def wait(self, response: Response, rate_per_s: float, shape: Shape) -> Wait:
+        """For a place of a known cap, the load being that of the capacity that was measured, if it was."""
+        assert self.cap is not None
+        if self.plateau is not None and not self.shaped:
+            rate_per_s *= response.peak(response.top, shape)[0] / self.plateau.value
+        return wait_for_place(response, shape, max(1, round(self.cap)), rate_per_s)
 
     def width(self, latency: Latency, concurrency: float, shape: Shape) -> float:
         """Relative half-width of a latency's 90 % interval at a known concurrency."""

@@ -11,8 +11,9 @@ from statistics import median
 import numpy as np
 
 from loadgen.errors import CapacityError
-from planner.serving.closure import FAR, MS_PER_S, Latency, Response
+from planner.serving.closure import FAR, Latency, Response
 from planner.serving.curves import (
+    MS_PER_S,
     Curve,
     FloatArray,
     Form,
@@ -25,7 +26,7 @@ from planner.serving.first_token import FirstToken, fit_first_token
 from planner.serving.fitted import Fitted
 from planner.serving.saturation import Saturation, saturation
 from planner.serving.spread import half_width
-from planner.serving.usable import FEWEST_LEFT_OUT, UsableStep, groups_of
+from planner.serving.usable import FEWEST_LEFT_OUT, UsableStep, groups_of, time_ratio
 
 FEWEST_STEPS = 4
 SINGULAR, ILL_CONDITIONED = 1_000.0, 100.0
@@ -54,6 +55,7 @@ def fit_steps(steps: Sequence[UsableStep], queued: Sequence[UsableStep], cap: in
     widths = {**parts.widths, Latency("itl", None): itl_width, Latency("e2e", None): itl_width}
     fitted = Fitted(
         steps=tuple(steps),
+        queued=tuple(queued),
         responses=responses,
         left_out=left_out,
         form=form,
@@ -135,12 +137,11 @@ class _Parts:
 
 
 def _parts(steps: Sequence[UsableStep], shaped: bool) -> _Parts:
+    steps = [step for step in steps if not step.waited]
     first = {
         quantile: fit_first_token(having, name, shaped=shaped) for quantile, name, having in _quantiles(steps, "ttft")
     }
-    ratio = median(
-        step.e2e_s * MS_PER_S / (step.ttft_p50_ms + (step.completion_tokens - 1) * step.itl_ms) for step in steps
-    )
+    ratio = median(time_ratio(step) for step in steps)
     doubts = []
     if abs(ratio - 1) > MOST_OFF:
         doubts.append(

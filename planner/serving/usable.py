@@ -10,22 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from loadgen.errors import CapacityError
-from planner.serving.curves import Shape
+from planner.serving.curves import MS_PER_S, Shape
 
 KEPT_UP_SHARE, JUDGED_SHARE = 0.97, 0.9  # served over offered
 LITTLE_DOUBT, LITTLE_GROSS = 0.05, 0.25  # of concurrency against rate x time, by Little's law
 WAITS = 3.0  # times the TTFT that the iterations explain
+TAIL_WAITS = 2.0  # likewise, of its 95th percentile: some requests wait long before most do
 FLAT_CONCURRENCY = 0.1
 OVER_CAP = 1.1  # concurrency over the cap: requests wait in front of it
 PLATEAU_ELASTICITY, PLATEAU_GROWTH = 0.1, 1.2  # d log rate / d log concurrency, over this growth of concurrency
 SAME_SHAPE = 0.2
 FEWEST_LEFT_OUT = 4  # shapes: of fewer, steps are left out one by one
+FEWEST_STEADY = 2  # steps without a wait, to know one by
+TTFT_P95 = "ttft_p95_ms"
 REQUESTS = 300.0  # of a step, for a p95 to be worth something
 
 ESSENTIAL = ("rate_per_s", "completion_tokens", "itl_mean_ms", "ttft_p50_ms", "e2e_mean_s")
@@ -52,6 +56,7 @@ class UsableStep:
     shape: int = 0
     weight: float = 1.0  # in the curve
     plateau: bool = False  # as fast as it goes, without a queue
+    waited: bool = False  # some requests waited for a place: TTFT and time in system are not those of the iterations
 
     @property
     def tokens(self) -> Shape:
@@ -209,6 +214,22 @@ def _sift_sweep(steps: list[UsableStep], cap: int | None, sifted: Sifted) -> Non
             step.plateau = bool(below) and _is_plateau(step, below[-1])
             sifted.kept.append(step)
             below.append(step)
+    _note_waits(below, sifted)
+
+
+def _note_waits(kept: Sequence[UsableStep], sifted: Sifted) -> None:
+    """Which kept steps have first tokens that waited for a place: these count with what was in service alone."""
+    below: list[UsableStep] = []
+    for step in kept:
+        if len(below) < FEWEST_STEADY or not _tail_waits(step, below):
+            below.append(step)
+            continue
+        in_service = step.served_per_s * service_ms(step, below) * median(map(time_ratio, below)) / MS_PER_S
+        step.waited, step.concurrency = True, min(step.concurrency, max(in_service, below[-1].concurrency))
+        sifted.doubts.append(
+            f"step {step.number} at {step.rate_per_s:.3g} requests/s: some requests waited to be served; its time "
+            "between tokens counts, its time to first token does not"
+        )
 
 
 def is_waiting(step: UsableStep, below: Sequence[UsableStep]) -> bool:
@@ -216,9 +237,27 @@ def is_waiting(step: UsableStep, below: Sequence[UsableStep]) -> bool:
     return bool(below) and step.ttft_p50_ms > WAITS * explained_ttft_ms(step, below)
 
 
+def _tail_waits(step: UsableStep, below: Sequence[UsableStep]) -> bool:
+    known = [each for each in below if TTFT_P95 in each.quantiles]
+    if TTFT_P95 not in step.quantiles or not known:
+        return False
+    explained_ms = max(each.quantiles[TTFT_P95] * max(1.0, step.itl_ms / each.itl_ms) for each in known)
+    return step.quantiles[TTFT_P95] > TAIL_WAITS * explained_ms
+
+
 def explained_ttft_ms(step: UsableStep, below: Sequence[UsableStep]) -> float:
     """The TTFT that longer iterations alone would explain: at most in proportion to the time between tokens."""
-    return max(each.ttft_p50_ms * max(1.0, step.itl_ms / each.itl_ms) for each in below)
+    return max(each.ttft_p50_ms * max(1.0, step.itl_ms / each.itl_ms) for each in below if not each.waited)
+
+
+def service_ms(step: UsableStep, below: Sequence[UsableStep]) -> float:
+    """What the iterations explain of the time of a request."""
+    return explained_ttft_ms(step, below) + (step.completion_tokens - 1) * step.itl_ms
+
+
+def time_ratio(step: UsableStep) -> float:
+    """The time of a request over that of its first token and its gaps."""
+    return step.e2e_s * MS_PER_S / (step.ttft_p50_ms + (step.completion_tokens - 1) * step.itl_ms)
 
 
 def _is_flat(step: UsableStep, steps: list[UsableStep]) -> bool:

@@ -1,0 +1,96 @@
+"""What the steps themselves say: a latency as it was measured, between two rates, and which rates kept an objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from loadgen.slo import Slo
+from planner.serving.closure import Latency
+from planner.serving.curves import MS_PER_S, Shape
+from planner.serving.fitted import Fitted
+from planner.serving.usable import UsableStep, is_same_shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bracket:
+    """The highest steady step that kept an objective, and the lowest step, steady or not, that missed it."""
+
+    met_per_s: float | None
+    missed_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """Where a rate lies between measured steps, and what these measured."""
+
+    below_per_s: float
+    below_ms: float
+    above_per_s: float
+    above_ms: float
+    waited: bool  # in the step above some requests waited for a place
+
+    def at(self, rate_per_s: float) -> float:
+        """Between the two, by the logarithm; beyond the last step what it measured."""
+        if self.above_per_s <= self.below_per_s:
+            return self.above_ms
+        share = min(1.0, (rate_per_s - self.below_per_s) / (self.above_per_s - self.below_per_s))
+        return self.below_ms * (self.above_ms / self.below_ms) ** share
+
+
+def measured_ms(step: UsableStep, latency: Latency) -> float | None:
+    """None where the step does not have it."""
+    if latency.quantile is None:
+        return step.itl_ms if latency.metric == "itl" else step.e2e_s * MS_PER_S
+    name = f"{latency.metric}_p{100 * latency.quantile:g}_ms"
+    if latency.metric == "e2e" and name not in step.quantiles:
+        name = name.replace("e2e", "response")
+    return step.quantiles.get(name)
+
+
+def bracket(fitted: Fitted, latency: Latency, slo: Slo, shape: Shape) -> Bracket:
+    """By the steps of the shape. Where they contradict each other, the boundary with the fewest contradictions.
+
+    A step that did not keep up and still has the latency says nothing: it would not have had it for long.
+    """
+    seen = [
+        (step.served_per_s, figure_ms > slo.limit_ns / 1e6)
+        for step, figure_ms in _with(fitted, latency, shape, queued=True)
+        if step not in fitted.queued or figure_ms > slo.limit_ns / 1e6
+    ]
+    seen.sort()
+    wrong = [
+        sum(beyond for _, beyond in seen[:at]) + sum(not beyond for _, beyond in seen[at:])
+        for at in range(len(seen) + 1)
+    ]
+    at = wrong.index(min(wrong))
+    return Bracket(
+        met_per_s=max((rate for rate, beyond in seen[:at] if not beyond), default=None),
+        missed_per_s=min((rate for rate, beyond in seen[at:] if beyond), default=None),
+    )
+
+
+def neighbours(fitted: Fitted, latency: Latency, rate_per_s: float, shape: Shape) -> Neighbours | None:
+    """Among the steady steps of the shape; None below the first of them, and where one has not that latency."""
+    steps = sorted((step.served_per_s, figure_ms, step.waited) for step, figure_ms in _with(fitted, latency, shape))
+    below = [each for each in steps if each[0] <= rate_per_s * (1 + 1e-9)]
+    if not below or len(steps) < 2:
+        return None
+    above = next((each for each in steps if each[0] > rate_per_s * (1 + 1e-9)), below[-1])
+    return Neighbours(
+        below_per_s=below[-1][0],
+        below_ms=below[-1][1],
+        above_per_s=above[0],
+        above_ms=above[1],
+        waited=above[2] or below[-1][2],
+    )
+
+
+def _with(
+    fitted: Fitted, latency: Latency, shape: Shape, *, queued: bool = False
+) -> Iterator[tuple[UsableStep, float]]:
+    for step in (*fitted.steps, *(fitted.queued if queued else ())):
+        figure_ms = measured_ms(step, latency)
+        if figure_ms is not None and math.isfinite(figure_ms) and is_same_shape(step.tokens, shape):
+            yield step, figure_ms
