@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
 from planner.serving.closure import Latency, Response
 from planner.serving.curves import Form, Shape
-from planner.serving.places import Wait, wait_for_place, with_wait
+from planner.serving.places import IN_THE_LONG_RUN, Queueing, Wait, wait_for_place, with_wait
 from planner.serving.spread import Interval
 from planner.serving.usable import UsableStep
 
 AT_LEAST_NEXT = 1.15  # times the highest steady rate
 UNEVEN = 1.25  # one gap over another, of steps meant to be even
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a rate comes to lie on a form; the concurrency is infinite where the form has no steady state."""
+
+    response: Response
+    rate_per_s: float
+    concurrency: float
+    queueing: Queueing = IN_THE_LONG_RUN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +55,25 @@ class Fitted:
         prompt_tokens = sum(step.prompt_tokens for step in self.steps) / len(self.steps)
         return Shape(prompt_tokens, sum(step.completion_tokens for step in self.steps) / len(self.steps))
 
-    def figure_ms(self, response: Response, latency: Latency, rate_per_s: float, n: float, shape: Shape) -> float:
-        """A latency where a rate comes to a concurrency, the wait for a place included; infinite at no steady state."""
-        if math.isinf(n):
+    def figure_ms(self, latency: Latency, spot: Spot, shape: Shape) -> float:
+        """A latency with the wait for a place; infinite where there is no steady state."""
+        if math.isinf(spot.concurrency):
             return math.inf
         if self.cap is None or latency.metric == "itl":
-            return float(response.latency_ms(latency, np.array([n]), shape)[0])
-        return with_wait(self.wait(response, rate_per_s, shape), response, latency, n, shape)
+            return float(spot.response.latency_ms(latency, np.array([spot.concurrency]), shape)[0])
+        return with_wait(self._wait(spot, shape), spot.response, latency, spot.concurrency, shape)
 
-    def wait(self, response: Response, rate_per_s: float, shape: Shape) -> Wait:
+    def _wait(self, spot: Spot, shape: Shape) -> Wait:
         """For a place of a known cap, the load being that of the capacity that was measured, if it was."""
         assert self.cap is not None
+        rate_per_s, response = spot.rate_per_s, spot.response
         if self.plateau is not None and not self.shaped:
             rate_per_s *= response.peak(response.top, shape)[0] / self.plateau.value
-        return wait_for_place(response, shape, max(1, round(self.cap)), rate_per_s)
+        return wait_for_place(response, shape, max(1, round(self.cap)), rate_per_s, spot.queueing)
+
+    def seconds(self, rate_per_s: float) -> float:
+        """As long as a step at that rate would be."""
+        return median(step.requests for step in self.steps) / rate_per_s
 
     def width(self, latency: Latency, concurrency: float, shape: Shape) -> float:
         """Relative half-width of a latency's 90 % interval at a known concurrency."""

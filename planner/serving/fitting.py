@@ -29,8 +29,13 @@ from planner.serving.spread import half_width
 from planner.serving.usable import FEWEST_LEFT_OUT, UsableStep, groups_of, time_ratio
 
 FEWEST_STEPS = 4
+Z_90 = 1.645  # standard deviations on either side
 SINGULAR, ILL_CONDITIONED = 1_000.0, 100.0
 SIMPLEST = (Form.LINEAR, Form.QUADRATIC, Form.POWER)  # of forms that err alike
+BLIND = (
+    "no step shows where requests begin to wait for a place, and no concurrency cap was given: beyond the steps the tail "
+    "of the time to first token may be far longer"
+)
 MOST_OFF = 0.05  # of time against its parts
 MOST_OFF_CAP = 0.1
 _QUANTILE_COLUMN = re.compile(r"(ttft|itl|e2e|response)_p(\d+(?:\.\d+)?)_ms")
@@ -52,7 +57,8 @@ def fit_steps(steps: Sequence[UsableStep], queued: Sequence[UsableStep], cap: in
     responses = {each: _response(curve, on_curve, parts, top) for each, curve in curves.items()}
     # The form was chosen for its small errors, which therefore flatter it: the middle form's are nearer the truth.
     itl_width = median(half_width(each.tolist()) for each in errors.values())
-    widths = {**parts.widths, Latency("itl", None): itl_width, Latency("e2e", None): itl_width}
+    e2e_width = math.hypot(itl_width, _length_width(steps))
+    widths = {**parts.widths, Latency("itl", None): itl_width, Latency("e2e", None): e2e_width}
     fitted = Fitted(
         steps=tuple(steps),
         queued=tuple(queued),
@@ -66,7 +72,8 @@ def fit_steps(steps: Sequence[UsableStep], queued: Sequence[UsableStep], cap: in
         cap_source=source,
         doubts=(),
     )
-    return replace(fitted, doubts=(*doubts, *parts.doubts, *full.doubts, *_doubt_of_cap(fitted)))
+    blind = [] if found is not None or full.plateau is not None else [BLIND]
+    return replace(fitted, doubts=(*doubts, *parts.doubts, *full.doubts, *_doubt_of_cap(fitted), *blind))
 
 
 def _response(curve: Curve, steps: Sequence[UsableStep], parts: _Parts, top: float) -> Response:
@@ -179,6 +186,15 @@ def _itl_quantile_widths(steps: Sequence[UsableStep], form: Form, shaped: bool) 
         errors = left_out_errors(form, _levels(having, shaped), measured, groups_of(having))
         widths[Latency("itl", quantile)] = half_width(errors.tolist())
     return widths
+
+
+def _length_width(steps: Sequence[UsableStep]) -> float:
+    """By how much completions of one step are longer than another's by chance, relative: the half-width at 90 %."""
+    relative = []
+    for shape in {step.shape for step in steps}:
+        lengths = [step.completion_tokens for step in steps if step.shape == shape]
+        relative += [length / (sum(lengths) / len(lengths)) - 1 for length in lengths]
+    return Z_90 * math.sqrt(sum(each**2 for each in relative) / max(1, len(relative) - 1))
 
 
 def _doubt_of_cap(fitted: Fitted) -> list[str]:

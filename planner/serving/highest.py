@@ -12,7 +12,7 @@ from loadgen.errors import CapacityError, ConfigError
 from loadgen.slo import Slo
 from planner.serving.closure import Latency, Response
 from planner.serving.curves import Shape
-from planner.serving.fitted import Fitted
+from planner.serving.fitted import Fitted, Spot
 from planner.serving.outlook import grade_of, unknown_statistic
 from planner.serving.spread import Interval, combined, load_pad
 from planner.serving.steps_met import Bracket, bracket
@@ -107,7 +107,7 @@ def _after_waits(fitted: Fitted, shape: Shape, latency: Latency, slo: Slo, free:
     def keeps(rate_per_s: float) -> bool:
         n = response.concurrency(rate_per_s, shape)
         n = response.peak(response.top, shape)[1] if n is None else n
-        return fitted.figure_ms(response, latency, rate_per_s, n, shape) <= slo.limit_ns / 1e6 * (1 + 1e-6)
+        return fitted.figure_ms(latency, Spot(response, rate_per_s, n), shape) <= slo.limit_ns / 1e6 * (1 + 1e-6)
 
     low, high = 0.0, most.value
     if high == 0 or keeps(high):

@@ -11,7 +11,8 @@ import numpy as np
 from loadgen.errors import CapacityError
 from planner.serving.closure import Latency, Response
 from planner.serving.curves import MS_PER_S, Shape
-from planner.serving.fitted import Fitted
+from planner.serving.fitted import Fitted, Spot
+from planner.serving.places import LIKELY_CV2, LONG_CV2, SHORT_CV2, Queueing
 from planner.serving.spread import Interval, combined, load_pad
 from planner.serving.steps_met import neighbours
 from planner.serving.usable import SAME_SHAPE
@@ -93,30 +94,21 @@ def _check_reach(fitted: Fitted, shape: Shape, rate_per_s: float) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spot:
-    """Where a rate comes to lie on a form; the concurrency is infinite where the form has no steady state."""
-
-    response: Response
-    rate_per_s: float
-    concurrency: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Spots:
     """A rate on each form; and on one of them a little lower and a little higher."""
 
     fitted: Fitted
     shape: Shape
-    about: tuple[_Spot, _Spot, _Spot]  # at the rate less its uncertainty, at the rate, at the rate and that
-    forms: tuple[_Spot, ...]
+    about: tuple[Spot, Spot, Spot]  # at the rate less its uncertainty, at the rate, at the rate and that
+    forms: tuple[Spot, ...]
 
     @classmethod
     def at(cls, fitted: Fitted, shape: Shape, rate_per_s: float, pad: float) -> _Spots:
         """By the form that errs least; if it saturates before, by the one that comes nearest of those that do not."""
 
-        def spot(response: Response, factor: float = 1.0) -> _Spot:
+        def spot(response: Response, factor: float = 1.0) -> Spot:
             n = response.concurrency(rate_per_s * factor, shape)
-            return _Spot(response, rate_per_s * factor, math.inf if n is None else n)
+            return Spot(response, rate_per_s * factor, math.inf if n is None else n)
 
         forms = tuple(spot(each) for each in fitted.responses.values())
         middle = spot(fitted.response)
@@ -129,45 +121,47 @@ class _Spots:
                 raise CapacityError(f"{rate_per_s:.3g} requests/s would saturate an instance, by each form")
             middle = replace(middle, concurrency=middle.response.peak(middle.response.top, shape)[1])
         lower, higher = (spot(middle.response, factor) for factor in (max(0.0, 1 - pad), 1 + pad))
-        lower = replace(lower, concurrency=min(lower.concurrency, middle.concurrency))
+        n, seen_s = min(lower.concurrency, middle.concurrency), fitted.seconds(rate_per_s)
+        lower = replace(lower, concurrency=n, queueing=Queueing(SHORT_CV2, seen_s))
+        middle = replace(middle, queueing=Queueing(LIKELY_CV2, seen_s))
+        higher = replace(higher, queueing=Queueing(LONG_CV2, math.inf))
         return cls(fitted, shape, (lower, middle, higher), forms)
 
     def concurrency(self) -> Interval:
         """In flight: those in service, and by Little's law those that wait for a place."""
 
-        def figure(spot: _Spot) -> float:
+        def figure(spot: Spot) -> float:
             waiting_ms = self._figure_ms(spot, E2E) - self._plain_ms(spot, E2E)
             return spot.concurrency + spot.rate_per_s * waiting_ms / MS_PER_S if waiting_ms > 0 else spot.concurrency
 
         return self._interval(0.0, figure)
 
     def interval(self, latency: Latency) -> Interval:
-        """By the curve; where waits were measured and no cap is known, by the steps beside the rate."""
+        """By the curve; between steps in which waits were measured, and beyond them without a cap, by these steps."""
         rate_per_s, n = self.about[1].rate_per_s, self.about[1].concurrency
         width = self.fitted.width(latency, n, self.shape)
         found = self._interval(width, lambda spot: self._figure_ms(spot, latency))
         beside = neighbours(self.fitted, latency, rate_per_s, self.shape)
         if beside is None:
             return found
-        inside = beside.above_per_s > rate_per_s * (1 + 1e-9) or beside.below_per_s >= rate_per_s * (1 - 1e-9)
-        most_ms = max(beside.below_ms, beside.above_ms) * (1 + width)
-        if beside.waited and self.fitted.cap is None and latency.metric != "itl":
-            value = max(found.value, beside.at(rate_per_s))
-            low = min(found.value, beside.below_ms * (1 - width))
-            return Interval(value=value, low=low, high=max(value, most_ms) if inside else math.inf)
-        if inside and math.isinf(found.high):
-            return replace(found, high=max(found.value, most_ms))
-        return found
+        inside, most_ms = beside.hold(rate_per_s), max(beside.below_ms, beside.above_ms) * (1 + width)
+        high = found.high if math.isfinite(found.high) or not inside else max(found.value, most_ms)
+        waited = beside.waited and latency.metric != "itl"
+        if waited and (inside or self.fitted.cap is None):
+            value = beside.at(rate_per_s)
+            low = min(found.low, beside.below_ms * (1 - width))
+            return Interval(value=value, low=low, high=max(high, most_ms) if inside else math.inf)
+        return replace(found, high=high)
 
-    def _figure_ms(self, spot: _Spot, latency: Latency) -> float:
-        return self.fitted.figure_ms(spot.response, latency, spot.rate_per_s, spot.concurrency, self.shape)
+    def _figure_ms(self, spot: Spot, latency: Latency) -> float:
+        return self.fitted.figure_ms(latency, spot, self.shape)
 
-    def _plain_ms(self, spot: _Spot, latency: Latency) -> float:
+    def _plain_ms(self, spot: Spot, latency: Latency) -> float:
         if math.isinf(spot.concurrency):
             return math.inf
         return float(spot.response.latency_ms(latency, np.array([spot.concurrency]), self.shape)[0])
 
-    def _interval(self, width: float, figure: Callable[[_Spot], float]) -> Interval:
+    def _interval(self, width: float, figure: Callable[[Spot], float]) -> Interval:
         lower, value, higher = (figure(spot) for spot in self.about)
         by_form = [figure(spot) for spot in self.forms]
         ends = (lower, higher), (min(by_form), max(by_form)), (value * (1 - width), value * (1 + width))

@@ -2,7 +2,9 @@
 
 A birth-death chain as of the queueing model of llm-d's workload variant autoscaler: n requests in service leave at the
 rate n / R(n), M at the most, and others wait first come first served. The wait of those that do is exponential,
-P(W > t) = C exp(-2 (M / R(M) - rate) t / (Ca^2 + Cs^2)) (Kimura), here with Ca = Cs = 1: exact for exponential times.
+P(W > t) = C exp(-2 (M / R(M) - rate) t / (Ca^2 + Cs^2)) (Kimura), with Ca = 1; how much requests differ in
+length, and so Cs, is not in the steps: a middling value is taken, and others for the ends of an interval. A queue is as
+long as that only after a while, of the order of 1 / (M / R(M) (1 - sqrt(load))^2): less is seen in a short step.
 """
 
 from __future__ import annotations
@@ -18,11 +20,23 @@ from planner.serving.curves import MS_PER_S, Shape
 
 LEAST_IN_FLIGHT = 0.01
 MOST_LOAD = 0.995  # of the places: beyond it no wait is steady
+SHORT_CV2, LIKELY_CV2, LONG_CV2 = 0.0, 0.5, 1.5  # all requests alike; in between; more than exponential
 DRAWS = 64  # of a latency without waiting, for its sum with the wait
 LEAST_SIGMA = 1e-6
 HALVINGS = 40
 NORMAL = NormalDist()
 _Z = np.array([NORMAL.inv_cdf((at + 0.5) / DRAWS) for at in range(DRAWS)])
+
+
+@dataclass(frozen=True, slots=True)
+class Queueing:
+    """What is taken of requests and of the stretch they are watched in."""
+
+    cv2: float  # squared coefficient of variation of the time in service
+    seconds: float  # from an empty instance on
+
+
+IN_THE_LONG_RUN = Queueing(LIKELY_CV2, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +71,7 @@ class Wait:
         return high
 
 
-def wait_for_place(response: Response, shape: Shape, places: int, rate_per_s: float) -> Wait:
+def wait_for_place(response: Response, shape: Shape, places: int, rate_per_s: float, queueing: Queueing) -> Wait:
     """Of requests of one shape at one instance. An arrival sees the mean in flight, beside itself: R(n) is at n - 1."""
     running = np.arange(1, places + 1)
     service_s = response.e2e_s(np.maximum(running - 1.0, LEAST_IN_FLIGHT), shape)
@@ -66,7 +80,9 @@ def wait_for_place(response: Response, shape: Shape, places: int, rate_per_s: fl
     logs = np.concatenate([[0.0], np.cumsum(np.log(rate_per_s * service_s / running))])
     chances = np.exp(logs - logs.max())
     full = float(chances[-1]) / (1 - rate_per_s / most_per_s)
-    return Wait(full / (float(chances[:-1].sum()) + full), (most_per_s - rate_per_s) / MS_PER_S)
+    settled = -math.expm1(-queueing.seconds * most_per_s * (1 - math.sqrt(rate_per_s / most_per_s)) ** 2)
+    ends_per_s = 2 * (most_per_s - rate_per_s) / (1 + queueing.cv2) / settled
+    return Wait(full / (float(chances[:-1].sum()) + full), ends_per_s / MS_PER_S)
 
 
 def with_wait(wait: Wait, response: Response, latency: Latency, concurrency: float, shape: Shape) -> float:

@@ -12,6 +12,8 @@ from planner.serving.curves import MS_PER_S, Shape
 from planner.serving.fitted import Fitted
 from planner.serving.usable import UsableStep, is_same_shape
 
+SAME_RATE = 1e-9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bracket:
@@ -23,19 +25,20 @@ class Bracket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbours:
-    """Where a rate lies between measured steps, and what these measured."""
+    """The measured steps that a rate lies between, or beyond, and what these measured."""
 
     below_per_s: float
     below_ms: float
     above_per_s: float
     above_ms: float
-    waited: bool  # in the step above some requests waited for a place
+    waited: bool  # in one of them some requests waited for a place
+
+    def hold(self, rate_per_s: float) -> bool:
+        return rate_per_s <= self.above_per_s * (1 + SAME_RATE)
 
     def at(self, rate_per_s: float) -> float:
-        """Between the two, by the logarithm; beyond the last step what it measured."""
-        if self.above_per_s <= self.below_per_s:
-            return self.above_ms
-        share = min(1.0, (rate_per_s - self.below_per_s) / (self.above_per_s - self.below_per_s))
+        """By the logarithm; beyond the two no further than as much again."""
+        share = min(2.0, (rate_per_s - self.below_per_s) / (self.above_per_s - self.below_per_s))
         return self.below_ms * (self.above_ms / self.below_ms) ** share
 
 
@@ -72,18 +75,18 @@ def bracket(fitted: Fitted, latency: Latency, slo: Slo, shape: Shape) -> Bracket
 
 
 def neighbours(fitted: Fitted, latency: Latency, rate_per_s: float, shape: Shape) -> Neighbours | None:
-    """Among the steady steps of the shape; None below the first of them, and where one has not that latency."""
+    """Among the steady steps of the shape that have the latency: the last two for a rate beyond; None below all."""
     steps = sorted((step.served_per_s, figure_ms, step.waited) for step, figure_ms in _with(fitted, latency, shape))
-    below = [each for each in steps if each[0] <= rate_per_s * (1 + 1e-9)]
-    if not below or len(steps) < 2:
+    above = next((at for at, each in enumerate(steps) if each[0] >= rate_per_s * (1 - SAME_RATE)), len(steps) - 1)
+    if above < 1 or steps[above][0] <= steps[above - 1][0]:
         return None
-    above = next((each for each in steps if each[0] > rate_per_s * (1 + 1e-9)), below[-1])
+    (below_per_s, below_ms, waited), (above_per_s, above_ms, waited_above) = steps[above - 1 : above + 1]
     return Neighbours(
-        below_per_s=below[-1][0],
-        below_ms=below[-1][1],
-        above_per_s=above[0],
-        above_ms=above[1],
-        waited=above[2] or below[-1][2],
+        below_per_s=below_per_s,
+        below_ms=below_ms,
+        above_per_s=above_per_s,
+        above_ms=above_ms,
+        waited=waited or waited_above,
     )
 
 
