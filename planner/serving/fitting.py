@@ -33,8 +33,8 @@ Z_90 = 1.645  # standard deviations on either side
 SINGULAR, ILL_CONDITIONED = 1_000.0, 100.0
 SIMPLEST = (Form.LINEAR, Form.QUADRATIC, Form.POWER)  # of forms that err alike
 BLIND = (
-    "no step shows where requests begin to wait for a place, and no concurrency cap was given: beyond the steps the tail "
-    "of the time to first token may be far longer"
+    "no step shows where requests begin to wait for a place, and no concurrency cap was given: beyond the steps the "
+    "tail of the time to first token may be far longer"
 )
 MOST_OFF = 0.05  # of time against its parts
 MOST_OFF_CAP = 0.1

@@ -22,6 +22,7 @@ LEAST_IN_FLIGHT = 0.01
 MOST_LOAD = 0.995  # of the places: beyond it no wait is steady
 SHORT_CV2, LIKELY_CV2, LONG_CV2 = 0.0, 0.5, 1.5  # all requests alike; in between; more than exponential
 DRAWS = 64  # of a latency without waiting, for its sum with the wait
+LEAST_RATE = 1e-9
 LEAST_SIGMA = 1e-6
 HALVINGS = 40
 NORMAL = NormalDist()
@@ -76,7 +77,7 @@ def wait_for_place(response: Response, shape: Shape, places: int, rate_per_s: fl
     running = np.arange(1, places + 1)
     service_s = response.e2e_s(np.maximum(running - 1.0, LEAST_IN_FLIGHT), shape)
     most_per_s = places / float(service_s[-1])
-    rate_per_s = min(rate_per_s, MOST_LOAD * most_per_s)
+    rate_per_s = min(max(rate_per_s, LEAST_RATE), MOST_LOAD * most_per_s)
     logs = np.concatenate([[0.0], np.cumsum(np.log(rate_per_s * service_s / running))])
     chances = np.exp(logs - logs.max())
     full = float(chances[-1]) / (1 - rate_per_s / most_per_s)

@@ -39,7 +39,7 @@ class Neighbours:
     def at(self, rate_per_s: float) -> float:
         """By the logarithm; beyond the two no further than as much again."""
         share = min(2.0, (rate_per_s - self.below_per_s) / (self.above_per_s - self.below_per_s))
-        return self.below_ms * (self.above_ms / self.below_ms) ** share
+        return self.below_ms * math.exp(share * math.log(self.above_ms / self.below_ms))
 
 
 def measured_ms(step: UsableStep, latency: Latency) -> float | None:
