@@ -13,7 +13,7 @@ from planner.serving.closure import Latency, Response
 from planner.serving.curves import Form, Shape
 from planner.serving.places import IN_THE_LONG_RUN, Queueing, Wait, wait_for_place, with_wait
 from planner.serving.spread import Interval
-from planner.serving.usable import UsableStep
+from planner.serving.usable import UsableStep, mean_shape
 
 AT_LEAST_NEXT = 1.15  # times the highest steady rate
 UNEVEN = 1.25  # one gap over another, of steps meant to be even
@@ -51,9 +51,8 @@ class Fitted:
 
     @property
     def shape(self) -> Shape:
-        """The mean over the steps."""
-        prompt_tokens = sum(step.prompt_tokens for step in self.steps) / len(self.steps)
-        return Shape(prompt_tokens, sum(step.completion_tokens for step in self.steps) / len(self.steps))
+        """The mean over the steps' requests."""
+        return mean_shape(self.steps)
 
     def figure_ms(self, latency: Latency, spot: Spot, shape: Shape) -> float:
         """A latency with the wait for a place; infinite where there is no steady state."""

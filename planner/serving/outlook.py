@@ -40,6 +40,7 @@ def predict(fitted: Fitted, shape: Shape, rate_per_s: float) -> Prediction:
     """Raises CapacityError above capacity, and beyond what the steps can say."""
     if not (math.isfinite(rate_per_s) and rate_per_s > 0):
         raise CapacityError(f"a rate of {rate_per_s} requests/s cannot be predicted; ask for one above 0")
+    rate_per_s = float(rate_per_s)
     _check_reach(fitted, shape, rate_per_s)
     grade, horizon = grade_of(fitted, shape, rate_per_s)
     at = _Spots.at(fitted, shape, rate_per_s, math.hypot(load_pad(horizon), fitted.widths[ITL]))
@@ -104,7 +105,10 @@ class _Spots:
 
     @classmethod
     def at(cls, fitted: Fitted, shape: Shape, rate_per_s: float, pad: float) -> _Spots:
-        """By the form that errs least; if it saturates before, by the one that comes nearest of those that do not."""
+        """By the form that errs least; if it saturates before, by the one that comes nearest of those that do not.
+
+        Where the capacity is known and hardly exceeded, by the former, with all places taken.
+        """
 
         def spot(response: Response, factor: float = 1.0) -> Spot:
             n = response.concurrency(rate_per_s * factor, shape)
@@ -112,14 +116,14 @@ class _Spots:
 
         forms = tuple(spot(each) for each in fitted.responses.values())
         middle = spot(fitted.response)
+        ceiling = fitted.capacity(shape)
+        if math.isinf(middle.concurrency) and ceiling is not None and rate_per_s <= ceiling.high:
+            middle = replace(middle, concurrency=middle.response.peak(middle.response.top, shape)[1])
         if math.isinf(middle.concurrency):
             settled = [each for each in forms if math.isfinite(each.concurrency)]
             middle = max(settled, key=lambda each: each.concurrency, default=middle)
         if math.isinf(middle.concurrency):
-            ceiling = fitted.capacity(shape)
-            if ceiling is None or rate_per_s > ceiling.high:
-                raise CapacityError(f"{rate_per_s:.3g} requests/s would saturate an instance, by each form")
-            middle = replace(middle, concurrency=middle.response.peak(middle.response.top, shape)[1])
+            raise CapacityError(f"{rate_per_s:.3g} requests/s would saturate an instance, by each form")
         lower, higher = (spot(middle.response, factor) for factor in (max(0.0, 1 - pad), 1 + pad))
         n, seen_s = min(lower.concurrency, middle.concurrency), fitted.seconds(rate_per_s)
         lower = replace(lower, concurrency=n, queueing=Queueing(SHORT_CV2, seen_s))
@@ -134,7 +138,11 @@ class _Spots:
             waiting_ms = self._figure_ms(spot, E2E) - self._plain_ms(spot, E2E)
             return spot.concurrency + spot.rate_per_s * waiting_ms / MS_PER_S if waiting_ms > 0 else spot.concurrency
 
-        return self._interval(0.0, figure)
+        found = self._interval(0.0, figure)
+        beside = neighbours(self.fitted, E2E, found_per_s := self.about[1].rate_per_s, self.shape)
+        if beside is None or math.isfinite(found.high) or not beside.hold(found_per_s):
+            return found
+        return replace(found, high=max(found.value, beside.above_per_s * beside.above_ms / MS_PER_S))
 
     def interval(self, latency: Latency) -> Interval:
         """By the curve; between steps in which waits were measured, and beyond them without a cap, by these steps."""

@@ -3,8 +3,8 @@
 A birth-death chain as of the queueing model of llm-d's workload variant autoscaler: n requests in service leave at the
 rate n / R(n), M at the most, and others wait first come first served. The wait of those that do is exponential,
 P(W > t) = C exp(-2 (M / R(M) - rate) t / (Ca^2 + Cs^2)) (Kimura), with Ca = 1; how much requests differ in
-length, and so Cs, is not in the steps: a middling value is taken, and others for the ends of an interval. A queue is as
-long as that only after a while, of the order of 1 / (M / R(M) (1 - sqrt(load))^2): less is seen in a short step.
+length, and so Cs, is not in the steps: a middling value is taken, and others for the ends of an interval. Of a short
+step the wait is less: the queue is empty at first, and of a full instance grows with the root of time.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ def wait_for_place(response: Response, shape: Shape, places: int, rate_per_s: fl
     logs = np.concatenate([[0.0], np.cumsum(np.log(rate_per_s * service_s / running))])
     chances = np.exp(logs - logs.max())
     full = float(chances[-1]) / (1 - rate_per_s / most_per_s)
-    settled = -math.expm1(-queueing.seconds * most_per_s * (1 - math.sqrt(rate_per_s / most_per_s)) ** 2)
-    ends_per_s = 2 * (most_per_s - rate_per_s) / (1 + queueing.cv2) / settled
+    # Of a full instance the queue grows with the root of time, as a walk does: two thirds of its end in the mean.
+    walked_s = 2 / 3 * math.sqrt(2 * (1 + queueing.cv2) * queueing.seconds / (math.pi * most_per_s))
+    ends_per_s = 2 * (most_per_s - rate_per_s) / (1 + queueing.cv2) + 1 / walked_s
     return Wait(full / (float(chances[:-1].sum()) + full), ends_per_s / MS_PER_S)
 
 

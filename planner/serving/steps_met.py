@@ -95,5 +95,6 @@ def _with(
 ) -> Iterator[tuple[UsableStep, float]]:
     for step in (*fitted.steps, *(fitted.queued if queued else ())):
         figure_ms = measured_ms(step, latency)
-        if figure_ms is not None and math.isfinite(figure_ms) and is_same_shape(step.tokens, shape):
+        alike = not fitted.shaped or is_same_shape(step.tokens, shape)
+        if figure_ms is not None and math.isfinite(figure_ms) and alike:
             yield step, figure_ms
