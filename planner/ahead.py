@@ -28,7 +28,7 @@ FORMULAS = (
     ("time between tokens", "ITL(n) = a + b n^p, or a + b n + c n^2, by smallest left-out relative error"),
     ("first token", "TTFT_q = c0 + c1 ITL(n)"),
     ("Little's law", "n = rate x (TTFT(n) + (completion tokens - 1) ITL(n)), the smallest root"),
-    ("instances", "ceil(busiest minute / lower end of an instance's rate) + spare, raised until a simulation agrees"),
+    ("instances", "the fewest that keep the objectives when simulated, the busiest going to the least loaded, + spare"),
     *COST_FORMULAS.items(),
 )
 
@@ -159,7 +159,8 @@ def _fleet(
         min_instances=settings.min_instances,
         boot_minutes=settings.boot_minutes,
         max_concurrency=settings.max_concurrency,
-        measured_rate_per_s=_measured_rate(scope.swept),
+        measured_rate_per_s=_of_one(scope.swept, "rate_per_s"),
+        missed_at_per_s=_of_one(scope.swept, "missed_per_s"),
         cores_per_instance=None if sku is None else sku.cores,
         exempt_from_reservation=sku is not None and sku.exempt_from_reservation,
         most_simulated=20_000,
@@ -170,8 +171,9 @@ def _fleet(
         return None, str(error)
 
 
-def _measured_rate(swept: SweptCapacity | None) -> float | None:
-    return None if swept is None else swept.rate_per_s / swept.instances
+def _of_one(swept: SweptCapacity | None, name: str) -> float | None:
+    rate_per_s = getattr(swept, name, None)
+    return None if swept is None or rate_per_s is None else rate_per_s / swept.instances
 
 
 def _costs(

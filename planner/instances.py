@@ -18,6 +18,7 @@ class SweptCapacity:
     concurrency: float  # mean in flight, of all instances together
     instances: int
     stated: bool  # by the configuration; else it is taken to be one
+    missed_per_s: float | None = None  # of all instances: the lowest rate that the sweep saw miss them
 
 
 def concurrency_of_instance(

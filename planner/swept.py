@@ -139,6 +139,7 @@ def run_to_plan(folder: Path, sweep: Sweep) -> tuple[Run, SweptCapacity | None]:
         concurrency=best.concurrency,
         instances=instances or 1,
         stated=instances is not None,
+        missed_per_s=None if sweep.result is None else sweep.result.missed_at_per_s,
     )
 
 

@@ -130,9 +130,11 @@ def test_instances_that_share_their_peaks_are_fewer_and_are_what_is_needed_where
     rng = np.random.default_rng(4)
     demand = demand_of(np.sort(rng.uniform(0, 300, 6_000)), 300.0)
     model = Straight(concurrency_cap=2, rate=Range(3.6, 3.5, 3.7))  # 4 a second with all places taken
-    unknown = planned(demand, model, ["ttft.p95<250ms"])
-    known = planned(demand, model, ["ttft.p95<250ms"], routing=Routing.LEAST_LOADED)
-    assert known.needed == known.pooled == unknown.pooled < unknown.needed
+    unknown = planned(demand, model, ["ttft.p95<250ms"], routing=Routing.RANDOM)
+    known = planned(demand, model, ["ttft.p95<250ms"])
+    assert known.needed == known.pooled == unknown.pooled < unknown.needed == unknown.at_random == known.at_random
+    assert any(f"up to {known.at_random} instances" in line for line in known.assumptions)
+    assert not any("at random, which" in line for line in unknown.assumptions)
     assert 5 < known.needed <= 9  # 20 a second fill 5 of them
     pooled = {check.instances: check.attainment.met for check in known.checks}
     assert pooled[known.needed] and not pooled[known.needed - 1]
@@ -172,11 +174,11 @@ def test_the_check_measures_concurrency_and_compares_the_wait_with_theory():
 
 def test_azures_formula_and_the_core_quota():
     model = Straight(concurrency_cap=4, ttft_base_ms=500.0, rate=Range(3.0, 3.0, 3.0))  # 1 s a request
-    plan = planned(steady(20.0, 12), model, ["ttft.p95<2s"], cores_per_instance=24)
+    plan = planned(steady(20.0, 12), model, ["ttft.p95<2s"], cores_per_instance=24, routing=Routing.RANDOM)
     assert plan.azure_formula_instances == math.ceil(20 * 1.0 / 0.7 / 4)
     assert plan.instances == 7
     assert plan.cores_of_quota == math.ceil(7 * 1.2) * 24
-    exempt = {"cores_per_instance": 24, "exempt_from_reservation": True}
+    exempt = {"cores_per_instance": 24, "routing": Routing.RANDOM, "exempt_from_reservation": True}
     assert planned(steady(20.0, 12), model, ["ttft.p95<2s"], **exempt).cores_of_quota == 7 * 24
     assert planned(steady(20.0, 12), EASY, SLOS).azure_formula_instances is None
     assert planned(steady(20.0, 12), EASY, SLOS).cores_of_quota is None
