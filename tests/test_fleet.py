@@ -255,3 +255,25 @@ def test_an_objective_of_gaps_is_simulated_with_their_spread_about_the_mean():
     by_mean, by_p95 = (planned(demand, growing, [slo]) for slo in ("itl.mean<18ms", "itl.p95<27ms"))
     assert by_p95.per_instance_rate.value == pytest.approx(by_mean.per_instance_rate.value)  # 27 ms is 1.5 x 18 ms
     assert planned(demand, growing, ["itl.p95<18ms"]).per_instance_rate.value < 0.7 * by_mean.per_instance_rate.value
+
+
+def test_what_a_sweep_saw_miss_the_objectives_bounds_the_rate_from_above():
+    hopeful = Straight(ttft_base_ms=100.0, rate=Range(10.0, 9.5, 12.0))
+    plan = planned(steady(18.0, 12), hopeful, measured_rate_per_s=6.0, missed_at_per_s=7.0)
+    assert plan.per_instance_rate.value == pytest.approx(42**0.5)
+    assert plan.per_instance_rate.high == 7.0
+    assert plan.needed == 3
+
+
+def test_a_burst_over_the_end_of_a_calendar_minute_is_one_peak():
+    demand = demand_of(30 + np.arange(60) * 1.0, 300.0)
+    path = path_of(demand, np.ones(60))
+    assert path.peak_per_s == path.peak_requests_per_s == pytest.approx(1.0)
+    assert path.load_per_s.max() == pytest.approx(0.5)
+
+
+def test_a_last_minute_that_is_not_whole_is_not_taken_for_one():
+    at_s = np.concatenate([np.arange(0, 60, 2.0), np.arange(60, 66, 0.1)])
+    path = path_of(demand_of(at_s, 66.0), np.ones(len(at_s)))
+    assert path.load_per_s.tolist() == pytest.approx([len(at_s) / 66])
+    assert path.peak_per_s == pytest.approx(87 / 60, rel=0.03)

@@ -11,7 +11,7 @@ import numpy as np
 
 from planner.serving.closure import Latency, Response
 from planner.serving.curves import Form, Shape
-from planner.serving.places import IN_THE_LONG_RUN, Queueing, Wait, wait_for_place, with_wait
+from planner.serving.places import IN_THE_LONG_RUN, Queueing, wait_for_place, with_wait
 from planner.serving.spread import Interval
 from planner.serving.usable import UsableStep, mean_shape
 
@@ -60,15 +60,8 @@ class Fitted:
             return math.inf
         if self.cap is None or latency.metric == "itl":
             return float(spot.response.latency_ms(latency, np.array([spot.concurrency]), shape)[0])
-        return with_wait(self._wait(spot, shape), spot.response, latency, spot.concurrency, shape)
-
-    def _wait(self, spot: Spot, shape: Shape) -> Wait:
-        """For a place of a known cap, the load being that of the capacity that was measured, if it was."""
-        assert self.cap is not None
-        rate_per_s, response = spot.rate_per_s, spot.response
-        if self.plateau is not None and not self.shaped:
-            rate_per_s *= response.peak(response.top, shape)[0] / self.plateau.value
-        return wait_for_place(response, shape, max(1, round(self.cap)), rate_per_s, spot.queueing)
+        wait = wait_for_place(spot.response, shape, max(1, round(self.cap)), spot.rate_per_s, spot.queueing)
+        return with_wait(wait, spot.response, latency, spot.concurrency, shape)
 
     def seconds(self, rate_per_s: float) -> float:
         """As long as a step at that rate would be."""

@@ -19,6 +19,7 @@ from planner.serving.steps_met import Bracket, bracket
 
 CAPACITY, CAP = "capacity", "concurrency cap"
 OVERSHOOT = 1.15  # of the next step: what a highest rate may come out beyond it
+GIVEN = "given"  # the cap; one that was measured is less sure than the step that kept an objective
 HALVINGS = 24
 METRICS = {
     "ttft": "ttft",
@@ -70,7 +71,8 @@ def _rate_at(fitted: Fitted, shape: Shape, slo: Slo) -> Interval | None:
     rate = _by_curve(fitted, shape, latency, slo)
     if latency.metric != "itl":
         rate = _after_waits(fitted, shape, latency, slo, rate)
-    return _within(bracket(fitted, latency, slo, shape), rate, slo)
+    waits_known = fitted.cap_source == GIVEN and latency.metric != "itl"
+    return _within(bracket(fitted, latency, slo, shape), rate, slo, raised=not waits_known)
 
 
 def _by_curve(fitted: Fitted, shape: Shape, latency: Latency, slo: Slo) -> Interval | None:
@@ -119,25 +121,29 @@ def _after_waits(fitted: Fitted, shape: Shape, latency: Latency, slo: Slo, free:
     return Interval(value=low, low=share * most.low, high=share * most.high)
 
 
-def _within(steps: Bracket, rate: Interval | None, slo: Slo) -> Interval | None:
-    """No less than a step that kept the objective, and less than one that missed it."""
+def _within(steps: Bracket, rate: Interval | None, slo: Slo, *, raised: bool) -> Interval | None:
+    """Less than a step that missed the objective, and no less than one that kept it.
+
+    The latter only where `raised`: waits that are known are not seen in steps at even intervals. The interval holds it.
+    """
     met, missed = steps.met_per_s, steps.missed_per_s
-    if rate is not None and rate.value == 0 and met is None:
-        raise CapacityError(f"{slo.text} is kept at no rate: an instance without load takes longer")
-    if missed is None:
-        if rate is None or met is None or met <= rate.value:
-            return rate
-        return Interval(value=met, low=met, high=max(met, rate.high))
-    if met is None:
-        if rate is None or rate.value >= missed:
+    if missed is not None and (rate is None or rate.value >= missed):
+        if met is None:
             raise CapacityError(
                 f"{slo.text}: missed at {missed:.3g} requests/s, the lightest step already; measure lighter ones"
             )
-        return Interval(value=rate.value, low=rate.low, high=max(rate.value, min(rate.high, missed)))
-    if rate is None or rate.value >= missed:
         return Interval(value=math.sqrt(met * missed), low=met, high=missed)
-    value = max(rate.value, met)
-    return Interval(value=value, low=min(value, max(rate.low, met)), high=max(value, min(rate.high, missed)))
+    if rate is None:
+        return None
+    if rate.value == 0 and met is None:
+        raise CapacityError(f"{slo.text} is kept at no rate: an instance without load takes longer")
+    value, low, high = rate.value, rate.low, rate.high
+    if met is not None and met > value:
+        value, low, high = met if raised or value == 0 else value, max(low, met) if raised else low, max(high, met)
+    elif met is not None and raised:
+        low = max(low, met)
+    high = high if missed is None else min(high, missed)
+    return Interval(value=value, low=min(low, value), high=max(high, value))
 
 
 def _latency(fitted: Fitted, slo: Slo) -> Latency:

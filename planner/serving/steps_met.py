@@ -53,15 +53,18 @@ def measured_ms(step: UsableStep, latency: Latency) -> float | None:
 
 
 def bracket(fitted: Fitted, latency: Latency, slo: Slo, shape: Shape) -> Bracket:
-    """By the steps of the shape. Where they contradict each other, the boundary with the fewest contradictions.
+    """By the steps of the shape; of gaps, which the curve knows better than a step, those further off than it errs.
 
-    A step that did not keep up and still has the latency says nothing: it would not have had it for long.
+    Where they contradict each other, the boundary with the fewest contradictions. A step that did not keep up and still
+    has the latency says nothing: it would not have had it for long.
     """
-    seen = [
-        (step.served_per_s, figure_ms > slo.limit_ns / 1e6)
-        for step, figure_ms in _with(fitted, latency, shape, queued=True)
-        if step not in fitted.queued or figure_ms > slo.limit_ns / 1e6
-    ]
+    limit_ms, seen = slo.limit_ns / 1e6, []
+    for step, figure_ms in _with(fitted, latency, shape, queued=True):
+        beyond = figure_ms > limit_ms
+        chance = fitted.width(latency, step.concurrency, shape) if latency.metric == "itl" else 0.0
+        sure = abs(math.log(figure_ms / limit_ms)) >= math.log1p(chance)
+        if sure and (beyond or step not in fitted.queued):
+            seen.append((step.served_per_s, beyond))
     seen.sort()
     wrong = [
         sum(beyond for _, beyond in seen[:at]) + sum(not beyond for _, beyond in seen[at:])
