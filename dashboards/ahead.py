@@ -13,10 +13,12 @@ from dashboards.text import UNKNOWN, count, digits, percent, usd
 from dashboards.what_if import need_in_words
 from planner.ahead import Ahead, InstanceRate
 from planner.cost_plan import CostPlan
+from planner.costs.spending import Spending
 from planner.fleet import FleetPlan
 
 SHOWN_OPTIONS = 6
 SHOWN_DRIVERS = 3
+SHOWN_SCENARIOS = 6
 
 
 def recommended(ahead: Ahead) -> Iterator[RenderableType]:
@@ -53,16 +55,21 @@ def _fleet(fleet: FleetPlan) -> Iterator[RenderableType]:
     spread = "more" if fleet.at_random is None else f"up to {count(fleet.at_random + fleet.spare)}"
     at_random = "" if fleet.at_random == fleet.needed else f", {spread} if Azure spreads requests at random"
     yield Text(
-        f"{count(fleet.instances)} instances = {count(fleet.needed)} needed{spare}{at_random}, for "
+        f"{_instances(fleet.instances)} = {count(fleet.needed)} needed{spare}{at_random}, for "
         f"{digits(fleet.peak_rate_per_s)} requests/s in the busiest minute; by Azure's formula "
         f"{_number(fleet.azure_formula_instances)}"
     )
     for check in fleet.checks:
-        met = "meet" if check.attainment.met else "miss"
+        meet, miss = ("meets", "misses") if check.instances == 1 else ("meet", "miss")
+        met = meet if check.attainment.met else miss
         yield Text(
-            f"simulated: {count(check.instances)} instances, routed by {check.routing.replace('_', ' ')}, {met} the "
+            f"simulated: {_instances(check.instances)}, routed by {check.routing.replace('_', ' ')}, {met} the "
             "objectives", "dim"
         )  # fmt: skip
+
+
+def _instances(number: int) -> str:
+    return f"{count(number)} instance{'' if number == 1 else 's'}"
 
 
 def _number(value: int | None) -> str:
@@ -93,21 +100,46 @@ def costs(plan: CostPlan) -> Iterator[RenderableType]:
             f"break-even: an instance costs what {digits(even.tokens_per_hour / 1e6)}M tokens an hour do, "
             f"{digits(even.requests_per_s)} requests/s{use}{never}"
         )
+    against = "" if plan.probability_managed_cheaper is None else f"{_cheapest_managed(plan)} costs "
     for driver in plan.sensitivity[:SHOWN_DRIVERS]:
-        yield Text(
-            f"driver: {driver.name}, x {driver.low_factor:.2f} to {driver.high_factor:.2f}: managed costs "
-            f"{_signed(driver.at_low_usd)} to {_signed(driver.at_high_usd)} a month more than serverless"
-            if plan.probability_managed_cheaper is not None
-            else f"driver: {driver.name}, x {driver.low_factor:.2f} to {driver.high_factor:.2f}: "
-            f"{usd(driver.at_low_usd)} to {usd(driver.at_high_usd)} a month"
-        )
+        ends = ((driver.low_factor, driver.at_low_usd), (driver.high_factor, driver.at_high_usd))
+        (lower, at_low), (higher, at_high) = [(_change(factor), _amount(amount, against)) for factor, amount in ends]
+        than = " than serverless" if against else ""
+        yield Text(f"if the {driver.name} is {lower}, {against}{at_low}{than}; {higher}, {at_high}")
     for reached in plan.growth:
         when = "never" if reached.months is None else "already" if not reached.months else f"in {reached.months} months"
         yield Text(f"growth reaches {readable(reached.limit)} {when}")
 
 
-def _signed(amount: float) -> str:
-    return f"-{usd(-amount)}" if amount < 0 else usd(amount)
+def spent(spending: Spending) -> Iterator[RenderableType]:
+    """What a request of each scenario cost in the run, where there are several, and what bought nothing."""
+    scenarios = spending.scenarios[1:]
+    if len(scenarios) > 1:
+        each = (f"{readable(one.scenario)} {usd(one.per_request_usd)}" for one in scenarios[:SHOWN_SCENARIOS])
+        more = len(scenarios) - SHOWN_SCENARIOS
+        yield Text(f"a request of {', '.join(each)}{f' and {more} more scenarios' if more > 0 else ''}")
+    for wasted in spending.failed_but_billed:
+        yield Text(
+            f"{usd(wasted.usd)} bought nothing: {count(wasted.attempts)} attempts ended as "
+            f"{readable(wasted.outcome).replace('_', ' ')}, and are billed"
+        )
+
+
+def _cheapest_managed(plan: CostPlan) -> str:
+    """The way that the drivers move."""
+    name = next((each.name for each in plan.options if each.name.startswith("managed")), "managed")
+    kind, comma, how = readable(name).partition(", ")
+    return f"{kind} ({how})" if comma else kind
+
+
+def _change(factor: float) -> str:
+    return f"{100 * abs(factor - 1):.2g} % {'lower' if factor < 1 else 'higher'}"
+
+
+def _amount(amount: float, against: str) -> str:
+    if not against:
+        return f"{usd(amount)} a month"
+    return f"{usd(abs(amount))} a month {'less' if amount < 0 else 'more'}"
 
 
 def details(ahead: Ahead) -> Iterator[RenderableType]:

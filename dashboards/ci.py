@@ -19,6 +19,7 @@ from planner.thresholds import Gate, Judgement
 
 LONGEST = 300  # characters of a text
 MOST_SUMMARY_BYTES = (1 << 20) - 4096  # GitHub takes 1 MiB for a step
+MOST_COMMENT_BYTES = (1 << 16) - 256  # of 65,536 characters that GitHub takes for a comment
 MOST_ANNOTATIONS = 10  # of a kind, in a step: GitHub drops the others
 MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "skipped": "⏭", "invalid": "⛔"}
 
@@ -101,7 +102,7 @@ def markdown(gate: Gate, most_bytes: int = MOST_SUMMARY_BYTES) -> str:
         else:
             left += 1
     if left:
-        lines.append(f"\nand {left} more lines")
+        lines.append(f"\nand {left:,} more lines, which are left out here")
     return "\n".join(lines) + "\n"
 
 

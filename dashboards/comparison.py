@@ -12,9 +12,11 @@ from dashboards.terminal import lead
 from dashboards.text import UNKNOWN, count, digits, percent, readable
 from planner.comparing.baseline import Baseline
 from planner.comparing.comparison import Comparison, LengthComparison, MetricComparison
+from planner.comparing.figures import Test
 from planner.comparing.history import History
-from planner.comparing.verdict import Test, Verdict
+from planner.comparing.verdict import Verdict
 
+WIDEST_NAME = 22  # the rest of a longer one goes below
 STYLES = {
     Verdict.REGRESSED: "red",
     Verdict.INCONCLUSIVE: "yellow",
@@ -23,17 +25,19 @@ STYLES = {
 }
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """At any width from 60 columns on."""
+def print_comparison(comparison: Comparison, console: Console, *, subject: str, first: Comparison | None) -> None:
+    """At any width from 60 columns on. `first`: the comparison that this one was to confirm."""
     word = Text(f" {comparison.verdict.value.upper()} ", f"bold reverse {STYLES[comparison.verdict]}")
     lines: list[RenderableType] = [Text.assemble(word, "  ", (readable(comparison.reason), "bold"))]
     lines += [lead("note", readable(each), "dim") for each in comparison.doubts]
+    if first is not None:
+        lines.append(lead("first", readable(first.headline), "dim"))
     outcomes = comparison.outcomes
     told = Text.assemble(("unanswered  ", "dim"), readable(outcomes.reason))
     lines += ["", _table(comparison.metrics), "", told]
     if comparison.lengths is not None:
         lines.append(Text.assemble(("lengths     ", "dim"), _lengths(comparison.lengths)))
-    lines.append(Text.assemble(("runs        ", "dim"), _runs(comparison)))
+    lines.append(Text.assemble(("runs        ", "dim"), readable(f"{subject}: {_runs(comparison)}")))
     console.print(Group(*lines))
 
 
@@ -41,10 +45,13 @@ def _table(rows: Sequence[MetricComparison]) -> Table:
     table = Table(box=None, padding=(0, 0, 0, 1), header_style="dim", pad_edge=False)
     for name in ("", "verdict", "base ms", "new ms", "change", "95 %", "spread", "finds"):
         words = name in ("", "verdict")
-        table.add_column(name, justify="left" if words else "right", no_wrap=words, overflow="fold")
+        widest = None if name else WIDEST_NAME
+        table.add_column(
+            name, justify="left" if words else "right", no_wrap=name == "verdict", overflow="fold", max_width=widest
+        )
     for row in rows:
         table.add_row(
-            readable(f"{row.name}:+{row.tolerance_share * 100:g}%"),
+            Text(readable(f"{row.name}:+{row.tolerance_share * 100:g}%").replace("{", "\n{")),
             Text(row.verdict.value, STYLES[row.verdict]),
             digits(row.base_ms),
             digits(row.new_ms),
@@ -78,6 +85,8 @@ def _runs(comparison: Comparison) -> str:
 def print_history(history: History, console: Console) -> None:
     """A line for each change, the latest last."""
     metrics = ", ".join(readable(name) for name in history.metrics)
+    for skipped in history.skipped:
+        console.print(Text.assemble(("passed over  ", "dim"), readable(skipped)), soft_wrap=True)
     if not history.changes:
         console.print(Text(f"No change of level in {history.points} points of {metrics}."), soft_wrap=True)
         return
@@ -95,8 +104,8 @@ def print_baselines(baselines: Sequence[Baseline], console: Console) -> None:
         table.add_column(name, justify="right" if name == "runs" else "left", overflow="fold")
     for each in baselines:
         newest = each.runs[-1]
-        model = readable(str(newest.circumstances.get("model", UNKNOWN)))
-        table.add_row(readable(each.name), count(len(each.runs)), readable(newest.started_utc), model)
+        model = str(newest.circumstances.get("model", UNKNOWN))
+        table.add_row(_shown(each.name), count(len(each.runs)), _shown(newest.started_utc), _shown(model))
     console.print(table)
 
 
@@ -109,10 +118,15 @@ def print_baseline(baseline: Baseline, console: Console) -> None:
     for run in baseline.runs:
         found = [run.quantile(metric, at) for metric, at in figures]
         table.add_row(
-            readable(run.name),
-            readable(run.started_utc)[:16].replace("T", " "),
+            _shown(run.name),
+            _shown(run.started_utc[:16].replace("T", " ")),
             count(run.arrivals),
             percent(run.unanswered / run.arrivals if run.arrivals else None),
             *(digits(None if each is None else each.value_ms) for each in found),
         )
     console.print(table)
+
+
+def _shown(name: str) -> Text:
+    """Somebody's words, which are no markup."""
+    return Text(readable(name))

@@ -10,7 +10,8 @@ _LINE_SEPARATORS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
 _UNSAFE = ("Cc", "Cs")
 _NO_CHARACTERS = frozenset("\ufffe\uffff")  # which XML forbids
 # Commands to the runner of a job: GitHub's `::error ...::` and `##[error]`, Azure Pipelines' `##vso[...]`, TeamCity's.
-_COMMAND = re.compile(r":(?=:\s*\w[^:]*::)|#(?=#\w*\[)", re.ASCII)
+# GitHub's runner looks at the beginning of a line, and a terminal breaks lines at blanks, and a long word anywhere.
+_COMMAND = re.compile(r"(?:^|(?<=\s)):(?=:)|(?<=:):(?=:)|:(?=:\s*\w.{0,200}::)|#(?=#\w*\[)")
 
 
 def readable(text: str) -> str:

@@ -234,6 +234,8 @@ def _cost(plan: Plan) -> Iterator[RenderableType]:
     if cost is not None:
         yield Text(f"so far {usd(cost.so_far_usd)}, {usd(cost.per_request_usd)} a request; "
                    f"prices of {readable(cost.dated)}")  # fmt: skip
+    if plan.ahead is not None and plan.ahead.spending is not None:
+        yield from ahead.spent(plan.ahead.spending)
     if plan.managed and estimate is not None:
         yield Text(f"instances: {digits(estimate.peak_requests_per_s)}/s × {digits(estimate.time_in_system_s)} s "  # noqa: RUF001
                    f"/ {count(estimate.concurrency_per_instance)} at once = {count(estimate.instances)}; "

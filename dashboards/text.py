@@ -73,11 +73,11 @@ def whole(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """$12,345 or $12.34 or $0.00021: cents, and two digits where it is less than a cent or so."""
+    """$12,345 or $12.34 or $0.00021: cents below $100, and two digits where it is less than a cent or so."""
     if value is None:
         return UNKNOWN
     size = abs(value)
-    if size >= 1000:
+    if size >= 99.995:
         return f"${value:,.0f}"
     if size >= 0.1 or size == 0:
         return f"${value:,.2f}"

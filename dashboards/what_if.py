@@ -8,9 +8,10 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
+from dashboards.text import UNKNOWN, digits, percent
 from planner.plan import WhatIf
 from planner.quotas.clients import ClientOutcome
-from planner.quotas.deployments import PolicyNeed, QuotaNeed
+from planner.quotas.deployments import PolicyNeed, QuotaNeed, Trim
 from planner.quotas.quota_plan import QuotaPlan
 
 
@@ -25,6 +26,8 @@ def print_quota_plan(plan: QuotaPlan, console: Console) -> None:
         for line in need_in_words(plan.need):
             _say(console, line)
     console.print()
+    if plan.rows_of is not None:
+        _say(console, f"Of the busiest {plan.rows_of:,} arrivals:")
     print_what_if(plan.rows, console)
     if plan.need is not None:
         _print_policies(plan.need, console)
@@ -41,14 +44,15 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         )
     when = need.binds_when
     nearer = when.tokens_nearer_share if need.binds == "tokens" else 1 - when.tokens_nearer_share
-    busiest = f"The busiest minute, {_into(when.busiest_minute_s)}, fills {when.busiest_minute_load:.1f} deployments"
+    at = "" if need.low is None else f", {_into(when.busiest_minute_s)},"  # a shorter demand was repeated
+    busiest = f"The busiest minute{at} fills {when.busiest_minute_load:.1f} deployments"
     if when.busiest_hour_s is not None:
         busiest += f", the busiest hour, {_into(when.busiest_hour_s)}, {when.busiest_hour_load:.1f}"
     lines = [
         f"{_deployments(need.deployments)} {'refuses' if need.deployments == 1 else 'refuse'} at most "
         f"{need.target_share * 100:g} % of the requests, however the quota is enforced ({interval}).",
         f"The {need.binds} bind: they are nearer their limit than the "
-        f"{'requests' if need.binds == 'tokens' else 'tokens'} in {nearer:.0%} of the minutes. {busiest}, "
+        f"{'requests' if need.binds == 'tokens' else 'tokens'} in {percent(nearer)} of the minutes. {busiest}, "
         f"the mean minute {when.mean_load:.1f}.",
     ]
     own = [each for each in need.by_policy if _counting(each) == _counting(need.by_policy[0])]
@@ -58,21 +62,21 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         for each in own
         if each.never_fit
     ]
-    lines += [
-        f"With max_tokens at most {trim.max_tokens:,} (p{trim.percentile * 100:g} of the completions) "
-        f"{_deployments(trim.deployments)} would do; {trim.cut_short_share:.1%} of the answers would be cut short."
-        for trim in need.max_tokens_trim
-    ]
+    lines += [_trimmed(trim) for trim in need.max_tokens_trim]
     return lines
+
+
+def _trimmed(trim: Trim) -> str:
+    cut = f"{percent(trim.cut_short_share)} of the answers" if trim.cut_short_share else "no answer"
+    return (
+        f"With max_tokens at most {trim.max_tokens:,} (p{trim.percentile * 100:g} of the completions) "
+        f"{_deployments(trim.deployments)} would do; {cut} would be cut short."
+    )
 
 
 def print_what_if(rows: Sequence[WhatIf], console: Console) -> None:
     """One line for each number of deployments and each way the quota may be enforced."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("deployments", justify="right")
-    table.add_column("enforced as", no_wrap=True)
-    for name in ("% of requests refused", "% of tokens", "or wait p50", "wait p99", "never fit"):
-        table.add_column(name, justify="right")
+    table = _table("enforced as", "% requests\nrefused", "% tokens\nrefused", "or wait\np50", "wait\np99", "never\nfit")
     for row in rows:
         table.add_row(
             str(row.deployments),
@@ -105,17 +109,11 @@ def _print_clients(clients: Sequence[ClientOutcome], console: Console) -> None:
     if not clients:
         return
     _say(console, f"\nClients that try again, enforced as {clients[0].window}; refused tries are not billed:")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("deployments", justify="right")
-    table.add_column("client", no_wrap=True)
-    for name in ("tries a request", "% never admitted", "wait p50", "wait p99", "longest"):
-        table.add_column(name, justify="right")
+    table = _table("client (tries)", "tries a\nrequest", "% never\nadmitted", "wait\np50", "wait\np99", "longest\nwait")
     for each in clients:
         table.add_row(
             str(each.deployments),
-            f"{each.client}, {len(each.refused_after_share)} tries"
-            if len(each.refused_after_share) > 1
-            else each.client,
+            f"{each.client} ({len(each.refused_after_share)})",
             f"{each.attempts_per_request:.2f}",
             f"{each.refused_share * 100:.2f}",
             _seconds(each.delay_p50_s),
@@ -123,6 +121,16 @@ def _print_clients(clients: Sequence[ClientOutcome], console: Console) -> None:
             _seconds(each.delay_max_s),
         )
     console.print(table)
+
+
+def _table(name: str, *figures: str) -> Table:
+    """A row for a number of deployments, in 80 columns."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("deploy-\nments", justify="right", no_wrap=True)
+    table.add_column(name, no_wrap=True)
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    return table
 
 
 def _counting(policy: PolicyNeed) -> tuple[str, int]:
@@ -144,12 +152,14 @@ def _deployments(number: int) -> str:
 
 
 def _into(at_s: float) -> str:
+    if round(at_s / 60) == 0:
+        return "at the start"
     minutes, hours = round(at_s / 60) % 60, round(at_s / 60) // 60
     return f"{hours} h {minutes} min in" if hours else f"{minutes} min in"
 
 
 def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f} s"
+    return UNKNOWN if value is None else f"{digits(value)} s"
 
 
 def _say(console: Console, text: str) -> None:

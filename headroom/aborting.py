@@ -7,12 +7,23 @@ from time import monotonic
 
 from loadgen.config import RunConfig
 from loadgen.damage import naming_damage
-from loadgen.errors import RunFolderError
+from loadgen.errors import ConfigError, RunFolderError
 from loadgen.samples import Run
-from planner.thresholds import check_of, ends_run, measured
+from planner.thresholds import SURE_OF_MISS, check_of, ends_run, measured
 
 LOOK_S = 1.0
 COST_SHARE = 0.05  # of a core: a look at a large record takes a while, and the load is made on the same machine
+
+
+def check_delays(config: RunConfig) -> None:
+    """Raises ConfigError for a threshold that would be looked at when the load is over."""
+    steady_s = config.load.duration - config.load.warmup
+    for threshold in config.thresholds:
+        if threshold.abort_on_fail and threshold.delay_s >= steady_s:
+            raise ConfigError(
+                f"{threshold.text!r} waits {threshold.delay_s:g} s after the warm-up, and the load is over after "
+                f"{steady_s:g} s: make its delay shorter"
+            )
 
 
 class Watch:
@@ -47,7 +58,7 @@ class Watch:
             with naming_damage(self._folder):
                 run = Run.open(self._folder)
                 for threshold in due:
-                    figure = measured(run, threshold, self._config.slos)
+                    figure = measured(run, threshold, self._config.slos, SURE_OF_MISS)
                     if ends_run(threshold, figure):
                         check = check_of(threshold, figure)
                         return f"threshold missed: {check.name}: {check.message}"

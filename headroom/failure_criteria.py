@@ -85,7 +85,7 @@ def read_criteria(file: Path) -> tuple[list[str], list[str]]:
             thresholds.append(_threshold_of(name, condition))
         except ConfigError as error:
             unsaid.append(f"line {number}: {condition if name is None else f'{name}: {condition}'}: {error}")
-    return thresholds, unsaid
+    return list(dict.fromkeys(thresholds)), unsaid
 
 
 def _criteria(file: Path, lines: Sequence[str]) -> Iterator[tuple[int, str | None, str]]:
@@ -151,6 +151,8 @@ def _threshold_of(name: str | None, condition: str) -> str:
         text = f"requests{_filter(name)}{kept}{limit}"
     else:
         raise ConfigError("Headroom has no such figure")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigError("has a character that no file can hold")
     Threshold.parse(text)
     return text
 

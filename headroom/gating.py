@@ -13,7 +13,10 @@ from typing import Any, TextIO
 from pydantic import TypeAdapter
 
 from dashboards import ci
+from dashboards.readable import readable
+from headroom import run_sets
 from headroom.commands.app import INCONCLUSIVE, INVALID, MISSED
+from loadgen.config import RunConfig
 from loadgen.damage import naming_damage
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
@@ -66,7 +69,9 @@ def _path(given: object) -> Path | None:
     return given if isinstance(given, Path) else None
 
 
-def judgement_of(run: Run, plan: Plan, thresholds: Sequence[Threshold], *, ended: str | None = None) -> Judgement:
+def judgement_of(
+    run: Run, plan: Plan, thresholds: Sequence[Threshold], *, ended: str | None = None, strict: bool = False
+) -> Judgement:
     """A run's. `ended`: why it ended before its time. Validity comes first: an invalid run is not judged."""
     reasons = () if ended is None else (ended,)
     if not plan.validity.valid:
@@ -74,7 +79,7 @@ def judgement_of(run: Run, plan: Plan, thresholds: Sequence[Threshold], *, ended
         reasons = tuple(dict.fromkeys((*reasons, *plan.validity.reasons)))
         verdict: Ruling = "invalid"
     else:
-        checks = judge(run, thresholds)
+        checks = judge(run, thresholds, strict=strict)
         verdict = overall(checks)
     return Judgement(
         subject=str(run.folder),
@@ -92,6 +97,25 @@ def gate_of(judgements: Sequence[Judgement]) -> Gate:
     return Gate(format=FORMAT, verdict=worst.verdict, exit_code=worst.exit_code, judgements=tuple(judgements))
 
 
+def say_not_judged(config: RunConfig) -> None:
+    """Before runs that are compared: their thresholds are for another command."""
+    if config.thresholds:
+        texts = ", ".join(readable(threshold.text) for threshold in config.thresholds)
+        sys.stderr.write(f"headroom: a comparison judges no thresholds ({texts}): `headroom check` does, of each arm\n")
+
+
+def cut_short(folder: Path, reason: str, code: int) -> Judgement:
+    """Of runs that were to be played alike, some of which were not. `code`: that of the early end."""
+    return Judgement(
+        subject=str(folder),
+        verdict="fail" if code == MISSED else "inconclusive",
+        exit_code=code,
+        headline="not all of the runs were played",
+        reasons=(reason,),
+        checks=(),
+    )
+
+
 def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
     """The verdict on the terminal, and wherever else it is wanted. Raises RunFolderError."""
     if outputs.to_stdout:
@@ -99,48 +123,71 @@ def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
         sys.stdout.flush()
     elif not quiet and any(judgement.checks for judgement in gate.judgements):
         sys.stdout.write("\n".join(["", *ci.plain(gate)]) + "\n")
+    write(gate, outputs, ci.to_json(gate), log=sys.stderr if outputs.to_stdout else sys.stdout)
+
+
+def write(gate: Gate, outputs: Outputs, document: bytes, *, log: TextIO) -> None:
+    """The verdict wherever it is wanted beside the terminal; `document` is it as JSON.
+
+    What cannot be written is told, and takes no verdict's place: it raises RunFolderError where that is 0.
+    """
     written = (
         (outputs.junit, ci.junit(gate)),
-        (outputs.markdown, ci.markdown(gate).encode()),
-        (outputs.json_file, ci.to_json(gate)),
+        (outputs.markdown, ci.markdown(gate, ci.MOST_COMMENT_BYTES).encode()),
+        (outputs.json_file, document),
     )
+    failures = []
     for path, content in written:
         if path is not None:
             try:
                 publish_bytes(path, content)
             except OSError as error:
-                raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
+                failures.append(f"cannot write {path}: {error.strerror}")
     if outputs.github:
-        _tell_github(gate, sys.stderr if outputs.to_stdout else sys.stdout)
+        failures += _tell_github(gate, log)
+    if failures and not gate.exit_code:
+        raise RunFolderError("\n".join(failures))
+    sys.stderr.write("".join(f"headroom: {readable(failure)}\n" for failure in failures))
 
 
-def _tell_github(gate: Gate, log: TextIO) -> None:
-    """Annotations into the job's log, and the summary where the runner says that it wants it."""
+def _tell_github(gate: Gate, log: TextIO) -> list[str]:
+    """Annotations into the job's log, and the summary where the runner says that it wants it. Returns what failed."""
     log.write("".join(f"{line}\n" for line in ci.commands(gate)))
     summary = os.environ.get(STEP_SUMMARY)
     if not summary:
-        return
+        return []
     try:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(ci.markdown(gate, ci.MOST_SUMMARY_BYTES - Path(summary).stat().st_size))
     except OSError as error:
-        raise RunFolderError(f"cannot write {summary} ({STEP_SUMMARY}): {error.strerror}") from None
+        return [f"cannot write {summary} ({STEP_SUMMARY}): {error.strerror}"]
+    return []
 
 
-def check(folders: Sequence[Path], texts: Sequence[str] | None, outputs: Outputs, *, quiet: bool) -> int:
+def check(folders: Sequence[Path], texts: Sequence[str] | None, outputs: Outputs, *, strict: bool, quiet: bool) -> int:
     """Judge runs that have ended. Returns the exit code. Raises ConfigError and RunFolderError."""
     judgements = []
-    for folder in folders:
+    for folder in (run for each in folders for run in _runs_of(each)):
         with naming_damage(folder):
             run = Run.open(folder)
             thresholds = settled(run, texts)
             if not thresholds:
                 raise ConfigError(f"{folder} was made without thresholds: give --slo, like --slo 'ttft.p95<1s'")
             plan = plan_run(run, slos=[each.slo for each in thresholds if each.slo is not None])
-            judgements.append(judgement_of(run, plan, thresholds, ended=run.manifest.reason))
+            judgements.append(judgement_of(run, plan, thresholds, ended=run.manifest.reason, strict=strict))
     gate = gate_of(judgements)
     tell(gate, outputs, quiet=quiet)
     return gate.exit_code
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    """Itself, or the runs of a set. Raises RunFolderError for a set that has none."""
+    if not run_sets.is_set(folder):
+        return [folder]
+    names = run_sets.read(folder).runs
+    if not names:
+        raise RunFolderError(f"{folder} is a set of runs, and none of them has ended")
+    return [folder / name for name in names]
 
 
 def conclude(folder: Path, plan: Plan, outputs: Outputs, *, ended: str | None, code: int | None, quiet: bool) -> int:

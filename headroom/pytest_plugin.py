@@ -15,6 +15,13 @@ import pytest
 from planner.checks import Check
 
 MOST_WORDS = 4_000  # of what the run says, in a failure
+OWN = {  # flags that are not a test's to give
+    "out": "each run has a folder of its own, the returned `folder`",
+    "json": "what it would write is returned: `verdict`, `checks`",
+    "quiet": "what a run prints is shown where it fails",
+    "check": "nothing would be played; `headroom run --check` validates a file",
+    "repeat": "the fixture plays one run; call it so many times, or use `headroom run --repeat`",
+}
 MOST_S = 6 * 3600.0  # no run that gates a test lasts as long
 
 
@@ -36,12 +43,13 @@ def headroom_run(tmp_path: Path) -> Callable[..., Verdict]:
     """`headroom_run("loadtest.toml", rate="5/s", slo=["ttft.p95<1s"])`: flags of `headroom run` as keyword arguments.
 
     True is a switch, a list is a repeated flag. The run takes place in a process of its own. The test fails unless the
-    exit code is 0; with `gate=False` only where there is no run to judge.
+    exit code is 0; with `gate=False` only where there is no run to judge. Raises ValueError for flags in OWN.
     """
     played = 0
 
     def run(file: str | Path | None = None, *, gate: bool = True, **flags: Any) -> Verdict:
         nonlocal played
+        _check(flags)
         played += 1
         folder, verdict = tmp_path / f"headroom-{played}", tmp_path / f"headroom-{played}.json"
         command = [sys.executable, "-m", "headroom", "run", *([] if file is None else [str(file)])]
@@ -57,6 +65,12 @@ def headroom_run(tmp_path: Path) -> Callable[..., Verdict]:
         return found
 
     return run
+
+
+def _check(flags: Mapping[str, Any]) -> None:
+    for name in flags:
+        if name.rstrip("_") in OWN:
+            raise ValueError(f"headroom_run({name}=...): {OWN[name.rstrip('_')]}")
 
 
 def _arguments(flags: Mapping[str, Any]) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from dashboards.text import digits, readable
@@ -21,9 +23,10 @@ from headroom.run_sets import RunSet
 from headroom.running import ready, run_folder
 from headroom.series import Interrupted, Player
 from headroom.targets import check
-from loadgen.config import RunConfig, TargetConfig
+from loadgen.config import SIMULATED, RunConfig, TargetConfig
 from loadgen.errors import ConfigError, RunFolderError
 from loadgen.samples import Run
+from loadgen.target import KEY_VARIABLES, address_of
 from planner.generator import generator_reasons
 from planner.metrics import ALL
 from planner.plan import Plan
@@ -32,6 +35,7 @@ from planner.thresholds import Judgement
 MOST_RUNS = 100
 LEAST_SPARE = 3  # runs that may be spoiled and are played again; as many as are asked for, if that is more
 ARMS = ("a", "b")
+KEY_FLAGS = ("--a-key", "--b-key")
 
 
 def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bool, outputs: Outputs) -> int:
@@ -44,58 +48,94 @@ def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bo
     folder = run_folder(config)
     with ready(config) as (settled, environment, deployments):
         arm = _Arm(folder, settled, Player(places, environment, deployments, whole="repetition"), runs)
-        code = _played([arm], runs, quiet=quiet or outputs.to_stdout)
+        end = _played([arm], runs, quiet=quiet or outputs.to_stdout)
+    code = 0 if end is None else end.code
     if not outputs.to_stdout:
         sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
-    if not arm.judgements:
-        return code
-    gate = gating.gate_of(arm.judgements)
+    ended = [] if not code else [gating.cut_short(folder, arm.set.reason or "", code)]
+    gate = gating.gate_of([*arm.judgements, *ended])
+    if code:
+        gate = replace(gate, exit_code=code)
     gating.tell(gate, outputs, quiet=quiet)
-    return code or gate.exit_code
+    return gate.exit_code
 
 
 def compare_in_turns(
     config: RunConfig,
     places: Mapping[str, str],
-    targets: tuple[str, str],
+    targets: Sequence[tuple[str, str | None]],
     pairs: int,
     *,
     terms: comparing.Terms,
     confirm: bool,
     outputs: Outputs,
-    as_json: bool,
     quiet: bool,
 ) -> int:
     """Play pairs of runs on two deployments, in the order A B, B A, A B, and compare them. Returns the exit code.
 
-    With `confirm` a regression must show in a second set of pairs too.
+    `targets`: the URL of each, and where its key is. With `confirm` a regression must show in a second set of pairs
+    too.
     """
     _check_number("--pairs", pairs, config)
     folder = run_folder(config)
-    configs = [config.model_copy(update={"targets": (_at(config, url),)}) for url in targets]
-    for each in configs:
-        check(each)
+    subject = f"{folder / ARMS[1]} against {folder / ARMS[0]}"
+    keyed = [
+        (_at(config, url, key), each) for (url, key), each in zip(targets, environments(config, targets), strict=True)
+    ]
+    for each, environment in keyed:
+        check(each, environment)
     used: Counter[str] = Counter()
-    with ready(configs[0]) as first, ready(configs[1]) as second:
+    with (
+        comparing.refusing(subject, outputs),
+        ready(*keyed[0]) as first,
+        ready(*keyed[1]) as second,
+    ):
 
-        def in_turns(place: Path) -> tuple[int, _Arm, _Arm]:
+        def in_turns(place: Path) -> tuple[_End | None, _Arm, _Arm]:
             arms = []
-            for name, (settled, environment, deployments) in zip(ARMS, (first, second), strict=True):
-                player = Player(places, environment, deployments, whole="comparison", used=used)
+            for name, (settled, its_environment, deployments) in zip(ARMS, (first, second), strict=True):
+                player = Player(places, its_environment, deployments, whole="comparison", used=used)
                 arms.append(_Arm(place / name, settled, player, pairs))
             _join(arms)
-            return _played(arms, pairs, quiet=quiet or as_json), arms[0], arms[1]
+            return _played(arms, pairs, quiet=quiet or outputs.to_stdout), arms[0], arms[1]
 
-        code, a, b = in_turns(folder)
-        found = None if code else comparing.compared(a.folder, b.folder, terms)
+        end, a, b = in_turns(folder)
+        found = None if end else comparing.compared(a.folder, b.folder, terms)
         if found is not None and found.code == REGRESSED and confirm:
-            code, a, b = in_turns(folder / "confirm")
-            found = None if code else comparing.compared(a.folder, b.folder, terms, confirming=found)
+            end, a, b = in_turns(folder / "confirm")
+            found = None if end else comparing.compared(a.folder, b.folder, terms, confirming=found)
     if found is not None:
-        comparing.tell(found, outputs, as_json=as_json, quiet=quiet)
-    if not as_json:
+        comparing.tell(found, outputs, quiet=quiet)
+    elif end is not None:
+        comparing.tell_invalid(subject, end.reason, end.code, outputs)
+    if not outputs.to_stdout:
         sys.stdout.write(f"{folder}\n" if quiet else f"\nruns     {folder}\n")
-    return code if found is None else found.code
+    return found.code if found is not None else end.code if end is not None else 0
+
+
+def environments(config: RunConfig, targets: Sequence[tuple[str, str | None]]) -> list[Mapping[str, str]]:
+    """What each target's key may come from.
+
+    A key that is named for neither is one deployment's: where the two are on two hosts, it goes to none. Raises
+    ConfigError where the config names it, and does not say whose it is.
+    """
+    unnamed = [flag for flag, (url, key) in zip(KEY_FLAGS, targets, strict=True) if not key and url != SIMULATED]
+    origins = {address_of(url).origin for url, _ in targets if url != SIMULATED}
+    if len(origins) < 2 or not unnamed:
+        return [os.environ for _ in targets]
+    if config.target.key is not None:
+        raise ConfigError(
+            f"the key {config.target.key} is one deployment's, and --a and --b are on two hosts: name each key, with "
+            f"{KEY_FLAGS[0]} env:NAME and {KEY_FLAGS[1]} env:NAME"
+        )
+    held = [name for name in KEY_VARIABLES if os.environ.get(name)]
+    if held:
+        sys.stderr.write(
+            f"headroom: --a and --b are on two hosts, so the key in {held[0]} goes to none that it is not named for: "
+            f"{' and '.join(f'{flag} env:{held[0]}' for flag in unnamed)} would\n"
+        )
+    kept = [{name for name in KEY_VARIABLES if key == f"env:{name}"} for _, key in targets]
+    return [{k: v for k, v in os.environ.items() if k not in KEY_VARIABLES or k in named} for named in kept]
 
 
 def _check_number(flag: str, runs: int, config: RunConfig) -> None:
@@ -105,10 +145,15 @@ def _check_number(flag: str, runs: int, config: RunConfig) -> None:
         raise ConfigError(f"--master: workers come for one run, and {flag} plays several: leave one of them out")
 
 
-def _at(config: RunConfig, url: str) -> TargetConfig:
+def _at(config: RunConfig, url: str, key: str | None) -> RunConfig:
     if len(config.targets) > 1:
         raise ConfigError("ab compares two deployments, --a and --b: leave [[target]] out of the file")
-    return TargetConfig.model_validate({**config.target.model_dump(), "url": url})
+    named = {} if key is None else {"key": key}
+    try:
+        target = TargetConfig.model_validate({**config.target.model_dump(), "url": url, **named})
+    except ValidationError as error:
+        raise ConfigError(f"{' and '.join(KEY_FLAGS)} {error.errors()[0]['msg']}") from None
+    return config.model_copy(update={"targets": (target,)})
 
 
 class _Arm:
@@ -159,8 +204,16 @@ def _join(arms: list[_Arm]) -> None:
         arm.write(series=series, arm=name)
 
 
-def _played(arms: list[_Arm], runs: int, *, quiet: bool) -> int:
-    """Play so many of each arm; every second time the last goes first. Returns the exit code of an early end, or 0."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Why it ended early."""
+
+    reason: str
+    code: int
+
+
+def _played(arms: list[_Arm], runs: int, *, quiet: bool) -> _End | None:
+    """Play so many of each arm; every second time the last goes first. Returns an early end."""
     console = Console(stderr=True)
 
     def say(arm: _Arm, name: str, plan: Plan) -> None:
@@ -175,23 +228,23 @@ def _played(arms: list[_Arm], runs: int, *, quiet: bool) -> int:
                     raise Interrupted(
                         f"{arm.folder / arm.set.runs[-1]} is INVALID: there is nothing to compare", INVALID
                     )
-    return ended[0] if ended else 0
+    return ended[0] if ended else None
 
 
 @contextmanager
-def _recorded(arms: list[_Arm]) -> Iterator[list[int]]:
+def _recorded(arms: list[_Arm]) -> Iterator[list[_End]]:
     """The sets' files say how it ended, whatever ends it."""
-    ended: list[int] = []
+    ended: list[_End] = []
     try:
         for arm in arms:
             arm.write()
         yield ended
     except Interrupted as end:
         _end(arms, "interrupted", end.reason)
-        ended.append(end.code)
+        ended.append(_End(end.reason, end.code))
     except KeyboardInterrupt:
         _end(arms, "interrupted", "stopped by hand")
-        ended.append(INTERRUPTED)
+        ended.append(_End("stopped by hand", INTERRUPTED))
     except BaseException as failure:
         _end(arms, "interrupted", str(failure))
         raise

@@ -23,7 +23,7 @@ from rich.console import Console
 from dashboards.live import LiveView, Progress
 from dashboards.readable import readable
 from headroom import gating, planning
-from headroom.aborting import Watch
+from headroom.aborting import Watch, check_delays
 from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED, MISSED
 from headroom.gating import Outputs
 from headroom.processes import cpu_model
@@ -57,11 +57,14 @@ def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool, outputs: O
 
 
 @contextmanager
-def ready(config: RunConfig) -> Iterator[tuple[RunConfig, dict[str, str], list[dict[str, Any]]]]:
+def ready(
+    config: RunConfig, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[RunConfig, dict[str, str], list[dict[str, Any]]]]:
     """The targets while they are there, simulated or not, and probed: the config that names them, the environment that
-    holds their keys, and what each says of itself.
+    holds their keys (a copy of the one given, by default of the process's own), and what each says of itself.
     """
-    environment = dict(os.environ)
+    check_delays(config)
+    environment = dict(os.environ if environment is None else environment)
     with simulated(config, environment) as started:
         deployments = []
         for target in started.targets:

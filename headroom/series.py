@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headroom.aborting import Watch
 from headroom.commands.app import BUDGET_USED
 from headroom.running import EXIT_CODES, begin, close, play
 from loadgen.config import RunConfig
@@ -15,7 +16,7 @@ from loadgen.errors import HeadroomError
 
 
 class Interrupted(Exception):  # noqa: N818 - a way to end
-    """A run was cut short: by hand, by the budget, or by what the answers said."""
+    """A run was cut short: by hand, by the budget, by a threshold, or by what the answers said."""
 
     def __init__(self, reason: str, code: int) -> None:
         super().__init__(reason)
@@ -43,7 +44,8 @@ class Player:
         """One run to its end, and its record closed. Raises Interrupted, and HeadroomError where it crashed."""
         manifest = begin(folder, self._within_budget(config), self._deployments)
         quiet = not sys.stderr.isatty()  # a line a step is enough for a log
-        played = play(folder, manifest, self._places, self._environment, quiet=quiet)
+        watch = Watch(folder, config)
+        played = play(folder, manifest, self._places, self._environment, quiet=quiet, each_second=watch.look)
         reason = close(folder, played)
         if played.exit_code:
             raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json
     check(config)
     if len(config.targets) > 1:
         raise ConfigError("a sweep is of one deployment: name one target")
-    asked, assumptions = _settled(terms, config)
+    asked, assumptions = settle(terms, config)
     console = Console(stderr=as_json)
     say: Callable[[Any], None] = (lambda _: None) if quiet else lambda line: console.print(line, soft_wrap=True)
     with ready(asked) as (settled, environment, (deployment,)):
@@ -101,28 +101,34 @@ def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json
     return code
 
 
-def _check_objectives(config: RunConfig) -> None:
-    """A sweep counts requests that keep an objective, of the whole mix."""
-    for text in config.slo:
+def check_objectives(texts: Sequence[str]) -> None:
+    """A sweep counts requests that keep an objective, of the whole mix. Raises ConfigError for one that is none."""
+    for text in texts:
         slo = Slo.parse(text)
         if slo.scenario is not None or slo.target is not None:
-            raise ConfigError(f"slo: {text!r}: a step is judged by all its requests; leave the filter out")
+            raise ConfigError(f"in {text!r}, a step is judged by all its requests; leave the filter out")
 
 
-def _settled(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
+def _objectives(config: RunConfig) -> tuple[str, ...]:
+    """Those of `slo` that a step can be judged by."""
+    slos = [threshold.slo for threshold in config.thresholds[: len(config.slo)]]
+    return tuple(slo.text for slo in slos if slo is not None and slo.scenario is None and slo.target is None)
+
+
+def settle(terms: Terms, config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
     """The config with what the sweep fills in, and each of that in words."""
     for shape in ("spike", "diurnal"):
         if getattr(config.load, shape) is not None:
             raise ConfigError(f"load.{shape}: each step of a sweep has one rate; leave it out")
     if config.load.master:
         raise ConfigError("load.master: each step of a sweep is made by this machine's processes; leave it out")
-    _check_objectives(config)
     assumptions: list[str] = []
-    changes: dict[str, Any] = {}
-    if config.threshold:
-        changes["threshold"] = ()
-        assumptions.append("The thresholds of [[threshold]] are for single runs: no step is judged by them.")
-    if not config.slo:
+    objectives = _objectives(config)
+    changes: dict[str, Any] = {"slo": objectives, "threshold": ()}
+    left = [threshold.text for threshold in config.thresholds if threshold.text not in objectives]
+    if left:
+        assumptions.append(f"No step is judged by {', '.join(left)}: that is for single runs.")
+    if not objectives:
         changes["slo"] = DEFAULT_OBJECTIVES
         assumptions.append(f"No objective was given: {' and '.join(DEFAULT_OBJECTIVES)} are taken.")
     if config.target.kind is Kind.SERVERLESS:

@@ -35,8 +35,11 @@ PICTURE_SCENARIOS = {"vision", "replay"}  # a trace may hold pictures
 ANY_CONTEXT_TOKENS = 1_000_000  # a trace of another model's traffic is answered whole
 
 
-def check(config: RunConfig) -> None:
-    """All that can be checked without sending anything. Raises ConfigError, RunFolderError or TargetRefused."""
+def check(config: RunConfig, environment: Mapping[str, str] | None = None) -> None:
+    """All that can be checked without sending anything. Raises ConfigError, RunFolderError or TargetRefused.
+
+    `environment` holds the keys, by default the process's own.
+    """
     if config.load.master and any(target.url == SIMULATED for target in config.targets):
         raise ConfigError(
             "--master: workers cannot reach the deployment that a run simulates for itself: give a --target that they "
@@ -44,7 +47,7 @@ def check(config: RunConfig) -> None:
         )
     for target in config.targets:
         with naming(config, target):
-            _check_target(config, target)
+            _check_target(config, target, os.environ if environment is None else environment)
     if config.output.dir is not None and config.output.dir.exists():
         raise RunFolderError(f"{config.output.dir} exists already; a run never overwrites another: choose a new --out")
     stated = stated_rows(config)
@@ -66,14 +69,14 @@ def naming(config: RunConfig, target: TargetConfig) -> Iterator[None]:
         raise type(error)(f"target {target.name}: {error}") from None
 
 
-def _check_target(config: RunConfig, target: TargetConfig) -> None:
+def _check_target(config: RunConfig, target: TargetConfig, environment: Mapping[str, str]) -> None:
     if target.url == SIMULATED:
         return
     address = address_of(target.url or "")
     check_allowed(address, target.allow_hosts)
     check_budgeted(address, config.budget)
-    check_encrypted(address, credential_of(target, os.environ, alone=len(config.targets) == 1))
-    proxy_of(address, os.environ)
+    check_encrypted(address, credential_of(target, environment, alone=len(config.targets) == 1))
+    proxy_of(address, environment)
 
 
 def _check_requests_fit(config: RunConfig, target: TargetConfig, rows: Iterable[TraceRow]) -> None:

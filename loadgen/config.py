@@ -17,7 +17,7 @@ from loadgen.load_shape import LoadShape
 from loadgen.prompts_config import PromptsConfig
 from loadgen.quota import Quota
 from loadgen.requests import MADE_HERE
-from loadgen.slo import COST, Slo, Threshold, check_thresholds
+from loadgen.slo import COST, Slo, Threshold, check_once, check_thresholds
 from loadgen.spread_config import SpreadConfig
 from loadgen.target_config import (
     SIMULATED,
@@ -144,13 +144,15 @@ class ThresholdConfig(Section):
 
     expr: str = Field(description="a threshold or objective, as in `slo`")
     abort_on_fail: bool = Field(
-        False, description="end the run, with 99, as soon as its 95 % interval lies wholly beyond the limit"
+        False, description="end the run, with 99, as soon as its 99.9 % interval lies wholly beyond the limit"
     )
     delay: Seconds = Field(0.0, description="so long after the warm-up nothing is aborted")
 
     @model_validator(mode="after")
     def _parses(self) -> Self:
         self.threshold  # noqa: B018 - raises where it cannot be read
+        if self.delay and not self.abort_on_fail:
+            raise ValueError("delay: says nothing without abort_on_fail = true")
         return self
 
     @property
@@ -268,6 +270,7 @@ class RunConfig(Section):
     def _thresholds_are_of_this_run(self) -> Self:
         thresholds = self.thresholds
         try:
+            check_once(thresholds)
             check_thresholds(thresholds, self.scenarios, [each.name for each in self.targets if each.name is not None])
         except ConfigError as error:
             raise ValueError(str(error)) from None

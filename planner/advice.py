@@ -15,6 +15,11 @@ from planner.quotas.deployments import QuotaNeed
 from planner.rows import NS_PER_MS
 from planner.scope import Scope
 
+REMEDY = (  # for a model without prices
+    "give target.usd_per_1k_prompt and target.usd_per_1k_completion, or add it to a copy of the price book, under "
+    "[serverless.models] or [managed.models], and plan with --prices FILE"
+)
+
 
 def advice(
     plan: Plan, scope: Scope, need: QuotaNeed | None, fleet: FleetPlan | None, costs: CostPlan | None
@@ -27,7 +32,10 @@ def advice(
         return f"None: {hopeless[0]}.", ()
     if costs is None or not costs.options:
         what = "" if need is None else f"{_deployments(need)}; "
-        return f"{_capital(what)}no cost, since nothing that could serve {plan.model} has a price in the book.", ()
+        return (
+            f"{_capital(what)}no cost, since nothing that could serve {plan.model} has a price in the book: {REMEDY}.",
+            (),
+        )
     cheapest = costs.options[0]
     must = (*_unmeasured(cheapest, scope), *cheapest.what_must_be_true)
     sentence = f"{_what(cheapest, need, fleet, costs, plan)}: {_usd(cheapest)} a month{_against(costs, cheapest)}"
@@ -101,13 +109,17 @@ def dollars(amount: float) -> str:
     return f"${amount:,.0f}" if amount >= 100 else f"${amount:,.2f}"
 
 
+def of_other_kind(costs: CostPlan) -> Option | None:
+    """The cheapest with instances where serverless is the cheapest of all, else serverless."""
+    of_tokens = costs.options[0].name == SERVERLESS
+    return next((each for each in costs.options if (each.name == SERVERLESS) is not of_tokens), None)
+
+
 def _against(costs: CostPlan, cheapest: Option) -> str:
     """The cheapest of the other kind, and how likely it is that it is cheaper after all."""
-    of_tokens = cheapest.name == SERVERLESS
-    others = [each for each in costs.options if (each.name == SERVERLESS) is not of_tokens]
-    if not others:
+    other, of_tokens = of_other_kind(costs), cheapest.name == SERVERLESS
+    if other is None:
         return ""
-    other = others[0]
     chance = other.probability_cheaper if of_tokens else cheapest.probability_cheaper
     likely = "" if chance is None else f", the cheaper in {1 - chance if of_tokens else chance:.0%} of what may come"
     return f", against {dollars(other.per_month_usd)} {other.name}{likely}"

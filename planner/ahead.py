@@ -12,6 +12,7 @@ from loadgen.errors import CapacityError, ConfigError
 from planner.capacity import ServingModel, fit
 from planner.cost_plan import CostPlan, CostRules, plan_costs
 from planner.costs.cost_words import FORMULAS as COST_FORMULAS
+from planner.costs.spending import Spending, spending
 from planner.demand import busiest
 from planner.fleet import FleetPlan, FleetRules, plan_fleet
 from planner.instances import SweptCapacity
@@ -58,16 +59,16 @@ class Ahead:
     capacity_unknown: str | None  # why, and what to run
     fleet: FleetPlan | None
     costs: CostPlan | None  # None: no arrivals, or nothing has a price
+    spending: Spending | None  # what the run itself cost; None: tokens have no price
     doubts: tuple[str, ...]
     assumptions: tuple[str, ...]
     formulas: tuple[tuple[str, str], ...]  # name and formula of all that was computed
 
 
-def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
+def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None:
     """None where the run holds no arrival to plan from, or several targets that share nothing."""
-    if scope.planned.arrivals.is_empty() or scope.planned.span_s <= 0 or len(scope.config.targets) > 1:
+    if _nothing_to_plan(scope):
         return None
-    need = _need(scope)
     model, rate, unknown = _capacity(scope)
     sku = _sku(scope)
     fleet, unfit = _fleet(scope, model, rate, sku)
@@ -85,15 +86,20 @@ def look_ahead(scope: Scope, plan: Plan) -> Ahead | None:
         capacity_unknown=unknown or unfit,
         fleet=fleet,
         costs=costs,
+        spending=None if scope.price is None else spending(scope.run, scope.price),
         doubts=(*(() if model is None else model.doubts), *(() if costs is None else costs.doubts)),
         assumptions=(*(() if fleet is None else fleet.assumptions), *(() if costs is None else costs.assumptions)),
         formulas=FORMULAS,
     )
 
 
-def _need(scope: Scope) -> QuotaNeed | None:
-    """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute."""
-    if scope.managed and scope.price is None:
+def _nothing_to_plan(scope: Scope) -> bool:
+    return scope.planned.arrivals.is_empty() or scope.planned.span_s <= 0 or len(scope.config.targets) > 1
+
+
+def need_ahead(scope: Scope) -> QuotaNeed | None:
+    """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute. None as in `Ahead`."""
+    if _nothing_to_plan(scope) or (scope.managed and scope.price is None):
         return None
     demand = busiest(scope.planned, MOST_ARRIVALS)
     replayed = max(demand.arrivals.height, round(demand.requests_per_s * WATCHED_S))

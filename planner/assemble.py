@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 
@@ -14,7 +14,7 @@ from loadgen.config import PlanConfig, Split
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.ahead import look_ahead
+from planner.ahead import look_ahead, need_ahead
 from planner.calibration import Calibration
 from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, serverless_cost
 from planner.demand import MINUTE_S, Demand, demand_of_run, grown
@@ -25,6 +25,7 @@ from planner.objectives import goodput, judged_by_sweep, slo_results
 from planner.plan import (
     BudgetUse,
     InstanceEstimate,
+    LatencyRow,
     ManagedCost,
     Plan,
     QuotaUse,
@@ -44,6 +45,7 @@ from planner.words import assumptions, headline
 
 FORMAT = 1
 Part = tuple[Scope, TargetFigures]  # one of several targets
+Latency = Future[tuple[LatencyRow, ...]]
 
 
 def plan_run(
@@ -69,34 +71,39 @@ def plan_run(
     run's own. A run that is interrupted, killed or empty gives a plan too, with None where it says nothing. Raises
     RunFolderError for a record that cannot be read and ConfigError for a price book that cannot.
     """
-    config, measured = config_of(run), demand_of_run(run)
-    if quota is not None:
-        targets = [each.model_copy(update={"quota": quota}) for each in config.targets]
-        config = config.model_copy(update={"quota": quota, "targets": tuple(targets)})
-    growth = config.plan.growth if growth is None else growth
-    planned = grown(measured if demand is None else demand, growth)
-    most = peaks(run, measured)
-    scope = Scope(
-        run=run,
-        config=config,
-        slos=config.slos if slos is None else slos,
-        growth=growth,
-        region=config.plan.region if region is None else region,
-        book=read_prices(config.plan.prices) if price_book is None else price_book,
-        measured=measured,
-        planned=planned,
-        peaks=most,
-        peak_per_s=most[0] / MINUTE_S if planned is measured else peak_per_s(planned),
-        of_own_mix=demand is None,
-        today=day_of(run) if today is None else today,
-        swept=swept,
-        settings=config.plan if settings is None else settings,
-        steps=steps,
-        of_runs=tuple(of_runs),
-    )
-    draft = _draft(scope)
-    said = replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
-    return replace(said, ahead=look_ahead(scope, said))
+    with ThreadPoolExecutor(1) as beside:  # it reads, sorts and replays whole columns without Python's lock
+        latency = beside.submit(latency_rows, run)
+        config, stretch = config_of(run), steady_stretch(run)
+        measured = demand_of_run(run, stretch)
+        if quota is not None:
+            targets = [each.model_copy(update={"quota": quota}) for each in config.targets]
+            config = config.model_copy(update={"quota": quota, "targets": tuple(targets)})
+        growth = config.plan.growth if growth is None else growth
+        planned = grown(measured if demand is None else demand, growth)
+        most = peaks(run, measured)
+        scope = Scope(
+            run=run,
+            config=config,
+            slos=config.slos if slos is None else slos,
+            growth=growth,
+            region=config.plan.region if region is None else region,
+            book=read_prices(config.plan.prices) if price_book is None else price_book,
+            stretch=stretch,
+            measured=measured,
+            planned=planned,
+            peaks=most,
+            peak_per_s=most[0] / MINUTE_S if planned is measured else peak_per_s(planned),
+            of_own_mix=demand is None,
+            today=day_of(run) if today is None else today,
+            swept=swept,
+            settings=config.plan if settings is None else settings,
+            steps=steps,
+            of_runs=tuple(of_runs),
+        )
+        need = beside.submit(need_ahead, scope)
+        draft = _draft(scope, latency)
+        draft = replace(draft, ahead=look_ahead(scope, draft, need.result()))
+        return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
 
 
 def to_json(plan: Plan | Calibration | QuotaPlan) -> bytes:
@@ -104,11 +111,11 @@ def to_json(plan: Plan | Calibration | QuotaPlan) -> bytes:
     return orjson.dumps(plan, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _draft(scope: Scope) -> Plan:
+def _draft(scope: Scope, latency: Latency) -> Plan:
     """The plan's figures, without its words."""
     run, config = scope.run, scope.config
     parts = [(part, _figures(part)[0]) for part in scope.parts]
-    together, table = _figures(scope, parts)
+    together, table = _figures(scope, parts, latency)
     targets = tuple(figures for _, figures in parts)
     dated = [cost.dated for figures in (together, *targets) for cost in (figures.serverless, *figures.managed) if cost]
     evidence = Evidence(
@@ -147,24 +154,28 @@ def _draft(scope: Scope) -> Plan:
     )
 
 
-def _figures(scope: Scope, parts: Sequence[Part] = ()) -> tuple[TargetFigures, tuple[WhatIf, ...]]:
-    """Of a target, or of several together, which are `parts` then; and what-if of the quota."""
+def _figures(
+    scope: Scope, parts: Sequence[Part] = (), latency: Latency | None = None
+) -> tuple[TargetFigures, tuple[WhatIf, ...]]:
+    """Of a target, or of several together, which are `parts` then; and what-if of the quota.
+
+    `latency`: where it is read already.
+    """
     run, config, unsaid = scope.run, scope.config, scope.unsaid
-    with ThreadPoolExecutor(1) as beside:  # both read and sort whole columns, without Python's lock
-        rows = beside.submit(latency_rows, run)
-        flow = traffic(run, scope.measured, steady_stretch(run), scope.peaks)
-        latency = rows.result()
-    overall = {row.metric: row for row in latency if row.scenario == ALL}
-    slos = slo_results(run, scope.slos, overall)
-    if scope.swept is not None:
-        slos = judged_by_sweep(slos, config.slos)
+    flow = traffic(run, scope.measured, scope.stretch, scope.peaks)
     if isinstance(run, PartOfRun):
         flow = replace(flow, sent=flow.planned - flow.dropped)  # here, though some of them elsewhere first
     table: tuple[WhatIf, ...] = ()
     if "what_if" not in unsaid and (not scope.managed or scope.price is not None):
         table = what_if_table(watched_part(scope.planned), config.quota)
-    objectives_met = bool(slos) and all(slo.met for slo in slos)
     serverless = _serverless_together(scope, parts, table) if parts else _serverless(scope, flow, table)
+    good = goodput(run, scope.slos, offered=scope.measured.arrivals.height)
+    latencies = latency_rows(run) if latency is None else latency.result()
+    overall = {row.metric: row for row in latencies if row.scenario == ALL}
+    slos = slo_results(run, scope.slos, overall)
+    if scope.swept is not None:
+        slos = judged_by_sweep(slos, config.slos)
+    objectives_met = bool(slos) and all(slo.met for slo in slos)
     instances = None
     if "instances" not in unsaid:
         peak = flow.peak_requests_per_minute / MINUTE_S
@@ -175,8 +186,8 @@ def _figures(scope: Scope, parts: Sequence[Part] = ()) -> tuple[TargetFigures, t
         model=scope.model,
         kind=scope.kind,
         slos=slos,
-        goodput=goodput(run, scope.slos),
-        latency=latency,
+        goodput=good,
+        latency=latencies,
         traffic=flow,
         quota=_quota_use(scope, flow, overall["throttle_wait"].mean_ms, parts),
         serverless=serverless,
@@ -220,19 +231,15 @@ def _instances(
 
 def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> ServerlessCost | None:
     """None where the model is not sold per token, no request was billed, or none is planned for."""
-    price, prompt, completion = scope.price, flow.billed_prompt_tokens, flow.billed_completion_tokens
-    if price is None or prompt is None or completion is None or not table:
+    price, planned = scope.price, scope.planned
+    if price is None or not flow.billed_requests or planned.arrivals.is_empty() or not table:
         return None
-    of_a_request = Tokens(prompt, completion)
-    if not scope.of_own_mix:
-        planned = scope.planned
-        of_a_request = Tokens(planned.mean_tokens("prompt_tokens"), planned.mean_tokens("completion_tokens"))
     needed = deployments_needed(table)
     return serverless_cost(
         price,
         so_far=Tokens(flow.prompt_tokens, flow.completion_tokens),
-        of_a_request=of_a_request,
-        requests_per_s=scope.planned.requests_per_s,
+        of_a_request=Tokens(planned.mean_tokens("prompt_tokens"), planned.mean_tokens("completion_tokens")),
+        requests_per_s=planned.requests_per_s,
         deployments=table[-1].deployments if needed is None else needed,
     )
 

@@ -9,21 +9,26 @@ from statistics import fmean
 
 from planner.checks import Check
 from planner.checks import Verdict as CheckVerdict
-from planner.comparing.comparable import check_comparable, circumstances
-from planner.comparing.compared_metric import compare_metric, figures_of, finite
+from planner.comparing.comparable import check_comparable
+from planner.comparing.compared_metric import (
+    LENGTH_BOUND,
+    Evidence,
+    Sides,
+    compare_metric,
+    evidence_of,
+    finite,
+)
 from planner.comparing.comparison import ComparedRuns, Comparison, LengthComparison, MetricComparison, OutcomeComparison
-from planner.comparing.outcomes import compare_outcomes, fewer_answered, mix_doubts, outcome_chances
+from planner.comparing.doubts import LEAST_SHARE, LENGTHS_DIFFER, doubts_of
+from planner.comparing.figures import Test
+from planner.comparing.outcomes import compare_outcomes, fewer_answered, outcome_chances
 from planner.comparing.run_facts import RunFacts
 from planner.comparing.shifts import holm, welch
-from planner.comparing.tolerance import DEFAULT, PLAIN, Tolerance
-from planner.comparing.verdict import ALPHA, Figures, Test, Verdict, shift_of
+from planner.comparing.tolerance import DEFAULT, PLAIN, PLAIN_BESIDE, Tolerance
+from planner.comparing.verdict import ALPHA, Verdict
 
 FORMAT = 1
-LENGTH_BOUND = ("service_time", "response_time")  # they grow with the answer, however fast it comes
-LENGTHS_DIFFER = 0.02
-OUTLYING = 5.0  # median absolute deviations
 WORST_FIRST = tuple(Verdict)
-Sides = tuple[Sequence[RunFacts], Sequence[RunFacts]]
 
 
 def compare(
@@ -43,9 +48,10 @@ def compare(
     sides: Sides = (base, new)
     pairs = pairs and len(base) == len(new) > 1
     named = tuple(tolerances) or chosen(sides)
-    figures = [figures_of(sides, tolerance) for tolerance in named]
     lengths = _lengths(sides)
-    outcomes, rows = _judged(sides, named, figures, test=test, pairs=pairs)
+    between = _by_length(lengths)
+    evidence = [evidence_of(sides, each, between, test=test, pairs=pairs, asked=bool(tolerances)) for each in named]
+    outcomes, rows = _judged(sides, named, evidence, test=test, pairs=pairs)
     metrics = tuple(_qualified(row, sides, lengths) for row in rows)
     verdict = _worst([outcomes.verdict, *(row.verdict for row in metrics)])
     reason = _reason(verdict, outcomes, metrics)
@@ -59,33 +65,34 @@ def compare(
         outcomes=outcomes,
         lengths=lengths,
         runs=ComparedRuns(base=names[0], new=names[1], paired=pairs, test=test.value),
-        doubts=_doubts(sides, figures, named, lengths, test),
+        doubts=doubts_of(sides, named, evidence, lengths, test=test, pairs=pairs),
     )
 
 
 def _judged(
-    sides: Sides, tolerances: Sequence[Tolerance], figures: Sequence[Figures | None], *, test: Test, pairs: bool
+    sides: Sides, tolerances: Sequence[Tolerance], evidence: Sequence[Evidence], *, test: Test, pairs: bool
 ) -> tuple[OutcomeComparison, list[MetricComparison]]:
     """Each by chances that are corrected for all of them together."""
-    shifts = [None if each is None else shift_of(each, test=test, pairs=pairs) for each in figures]
     worse, better = outcome_chances(sides)
-    slower = holm([worse, *(1.0 if shift is None else shift.p_slower for shift in shifts)])
-    faster = holm([better, *(1.0 if shift is None else shift.p_faster for shift in shifts)])
+    slower = holm([worse, *(each.chances[0] for each in evidence)])
+    faster = holm([better, *(each.chances[1] for each in evidence)])
     rows = [
-        compare_metric(sides, tolerance, of_runs, shift, p_slower=p, p_faster=q, compared=len(slower), pairs=pairs)
-        for tolerance, of_runs, shift, p, q in zip(tolerances, figures, shifts, slower[1:], faster[1:], strict=True)
+        compare_metric(sides, tolerance, shown, p_slower=p, p_faster=q, compared=len(slower), test=test, pairs=pairs)
+        for tolerance, shown, p, q in zip(tolerances, evidence, slower[1:], faster[1:], strict=True)
     ]
     return compare_outcomes(sides, p_worse=slower[0], p_better=faster[0]), rows
 
 
 def chosen(sides: Sides) -> tuple[Tolerance, ...]:
-    """What is compared where nothing is named: TTFT and TPOT of streams, and where nothing streamed response time."""
-    streams = tuple(each for each in DEFAULT if _is_in_all(sides, each))
-    return streams or PLAIN
+    """What is compared where nothing is named: TTFT and TPOT of streams, and the response time of what does not stream.
 
-
-def _is_in_all(sides: Sides, tolerance: Tolerance) -> bool:
-    return all(run.quantile(tolerance.metric, tolerance.percentile) is not None for side in sides for run in side)
+    What some run has is asked of all: one that lacks it cannot be like the others.
+    """
+    runs = [run for side in sides for run in side]
+    streams = tuple(each for each in DEFAULT if any(run.quantile(each.metric, each.percentile) for run in runs))
+    if not streams:
+        return PLAIN
+    return streams + (PLAIN_BESIDE if any(run.plain_share >= LEAST_SHARE for run in runs) else ())
 
 
 def _lengths(sides: Sides) -> LengthComparison | None:
@@ -106,16 +113,26 @@ def _lengths(sides: Sides) -> LengthComparison | None:
     )
 
 
+def _by_length(lengths: LengthComparison | None) -> tuple[float, float]:
+    """How much shorter, and how much longer, answers may have become, as logarithms."""
+    if lengths is None or not lengths.differ:
+        return 0.0, 0.0
+    return min(0.0, math.log(lengths.low or lengths.ratio)), max(0.0, math.log(lengths.high or lengths.ratio))
+
+
 def _qualified(row: MetricComparison, sides: Sides, lengths: LengthComparison | None) -> MetricComparison:
     """What longer or fewer answers bring about is neither a regression nor an improvement of speed."""
-    if row.verdict is Verdict.INCONCLUSIVE:
-        return row
-    inconclusive = replace(row, verdict=Verdict.INCONCLUSIVE)
-    if lengths is not None and lengths.differ and row.name.partition(".")[0] in LENGTH_BOUND:
-        longer = f"answers were {abs(lengths.ratio - 1) * 100:.0f} % {'longer' if lengths.ratio > 1 else 'shorter'}"
-        return replace(inconclusive, reason=f"{row.reason}; but {longer}: tpot tells how fast each token came")
     if row.verdict is Verdict.IMPROVED and fewer_answered(sides):
-        return replace(inconclusive, reason=f"{row.reason}; but fewer were answered, and these are those that were")
+        fewer = f"{row.reason}; but fewer were answered, and these are those that were"
+        return replace(row, verdict=Verdict.INCONCLUSIVE, reason=fewer)
+    bound = row.name.partition(".")[0].partition("{")[0] in LENGTH_BOUND
+    if lengths is not None and lengths.differ and bound and row.ratio is not None:
+        longer = f"{abs(lengths.ratio - 1) * 100:.0f} % {'longer' if lengths.ratio > 1 else 'shorter'}"
+        if row.verdict is Verdict.INCONCLUSIVE:
+            has_tokens = any(run.count("tpot") for side in sides for run in side)
+            what = "tpot tells how fast each token came" if has_tokens else "how much of it is speed cannot be told"
+            return replace(row, reason=f"{row.reason}; but answers were {longer}: {what}")
+        return replace(row, reason=f"{row.reason}; answers that were {longer} do not account for it")
     return row
 
 
@@ -135,46 +152,11 @@ def _reason(verdict: Verdict, outcomes: OutcomeComparison, metrics: Sequence[Met
     return f"{first} (and {len(others)} more)" if others else first
 
 
-def _doubts(
-    sides: Sides,
-    figures: Sequence[Figures | None],
-    tolerances: Sequence[Tolerance],
-    lengths: LengthComparison | None,
-    test: Test,
-) -> tuple[str, ...]:
-    doubts = [*circumstances(*sides), *mix_doubts(sides)]
-    if min(map(len, sides)) < 2:
-        doubts.append(
-            "one run on a side: how much runs differ among themselves cannot be known from it, and a run that started "
-            "cold looks like a regression; --repeat 10 shows it"
-        )
-    if lengths is not None and lengths.differ:
-        doubts.append(f"answers have {lengths.new_tokens:,.4g} tokens on average, and had {lengths.base_tokens:,.4g}")
-    prompts = [[run.prompt_tokens for run in side if run.prompt_tokens] for side in sides]
-    if all(prompts) and abs(math.log(fmean(prompts[1]) / fmean(prompts[0]))) > LENGTHS_DIFFER:
-        doubts.append(f"prompts have {fmean(prompts[1]):,.4g} tokens on average, and had {fmean(prompts[0]):,.4g}")
-    if test is Test.WELCH:
-        doubts += _outliers(sides, figures, tolerances)
-    return tuple(doubts)
-
-
-def _outliers(sides: Sides, figures: Sequence[Figures | None], tolerances: Sequence[Tolerance]) -> list[str]:
-    """The first run that stands apart, by the first figure in which one does."""
-    for tolerance, of_runs in zip(tolerances, figures, strict=True):
-        for side, logs in zip(sides, () if of_runs is None else (of_runs.base, of_runs.new), strict=False):
-            middle = sorted(logs)[len(logs) // 2]
-            typical = sorted(abs(each - middle) for each in logs)[len(logs) // 2]
-            far = [run.name for run, each in zip(side, logs, strict=True) if abs(each - middle) > OUTLYING * typical]
-            if len(logs) >= 5 and typical and far:
-                return [
-                    f"{', '.join(far)} stands apart from the other runs in {tolerance.name}: --test ranks gives such "
-                    "runs no weight of their own"
-                ]
-    return []
-
-
 def checks_of(comparison: Comparison) -> tuple[Check, ...]:
-    """For the outputs of CI: unanswered in points of a hundred, latencies as slowdown in per cent."""
+    """For the outputs of CI: unanswered in points of a hundred, latencies as slowdown in per cent.
+
+    The limit is what was applied: of a regression the floor that it is above.
+    """
     outcomes = comparison.outcomes
     runs = min(len(comparison.runs.base), len(comparison.runs.new))
     checks = [
@@ -197,7 +179,7 @@ def checks_of(comparison: Comparison) -> tuple[Check, ...]:
                 verdict=_CHECKED[row.verdict],
                 message=row.reason,
                 measured=ratio,
-                limit=row.tolerance_share * 100,
+                limit=(row.floor_share if row.verdict is Verdict.REGRESSED else row.tolerance_share) * 100,
                 n=runs,
                 low=low,
                 high=high,

@@ -11,7 +11,7 @@ from planner.cost import (
     break_even_tokens_per_hour,
     region_priced,
 )
-from planner.costs.cost_case import Case, CostRules
+from planner.costs.cost_case import Capacity, Case, CostRules
 from planner.costs.cost_results import BreakEven, CostPlan, Hybrid, Option, Waste
 from planner.costs.cost_words import assumptions, doubts
 from planner.costs.demand_path import DemandPath, Floats, demand_path
@@ -29,7 +29,7 @@ def plan_costs(
     demand: Demand,
     price: TokenPrice | None,
     sku: Sku | None,
-    capacity_per_instance: tuple[float, float, float] | None,
+    capacity_per_instance: Capacity | None,
     rules: CostRules | None = None,
 ) -> CostPlan:
     """Everything there is to say about what the demand costs; `rules.growth` multiplies it here, and keeps its hours.
@@ -53,7 +53,7 @@ def plan_costs(
         price=price,
         usd_per_hour=None if sku is None or region is None else sku.usd_per_hour[region],
         reserved_usd_per_hour={} if sku is None or region is None else dict(sku.reserved_usd_per_hour.get(region, {})),
-        capacity_per_s=None if capacity_per_instance is None else capacity_per_instance[0],
+        capacity=capacity_per_instance,
     )
     worlds = draw_worlds(
         path,
@@ -71,7 +71,7 @@ def plan_costs(
         sku=None if sku is None else sku.name,
         region=region,
         options=_options(found, serverless, worlds, path),
-        break_even=_break_even(case, capacity_per_instance, worlds),
+        break_even=_break_even(case, worlds),
         waste=_waste(case),
         hybrid=_hybrid(case),
         reservations=case.reservations,
@@ -79,8 +79,8 @@ def plan_costs(
         profile=week_profile(demand),
         sensitivity=_sensitivity(serverless, managed, worlds),
         probability_managed_cheaper=_share_cheaper(managed, serverless, worlds),
-        assumptions=assumptions(case, capacity_per_instance),
-        doubts=doubts(case, sku, region, capacity_per_instance),
+        assumptions=assumptions(case),
+        doubts=doubts(case, sku, region),
     )
 
 
@@ -128,7 +128,7 @@ def _sensitivity(serverless: Way | None, managed: Way | None, worlds: Worlds) ->
     return tornado(lambda drawn: managed.per_month_usd(drawn) - serverless.per_month_usd(drawn), worlds)
 
 
-def _break_even(case: Case, capacity: tuple[float, float, float] | None, worlds: Worlds) -> BreakEven | None:
+def _break_even(case: Case, worlds: Worlds) -> BreakEven | None:
     path, price = case.path, case.price
     request_tokens = path.mean_tokens_per_s / path.mean_requests_per_s if path.mean_requests_per_s else 0.0
     if price is None or case.usd_per_hour is None or not request_tokens:
@@ -136,10 +136,11 @@ def _break_even(case: Case, capacity: tuple[float, float, float] | None, worlds:
     volume = break_even_tokens_per_hour(case.usd_per_hour, price, path.output_share)
     volumes = volume * worlds.instance_price / worlds.token_price
     per_s = volume / S_PER_HOUR / request_tokens
+    utilisation: float | None = None
     utilisations: Floats | None = None
-    if capacity is not None:
-        utilisations = volumes / (S_PER_HOUR * request_tokens * capacity[1] * worlds.capacity)
-    utilisation = None if capacity is None else per_s / capacity[0]
+    if case.served_per_s is not None:
+        utilisation = per_s / case.served_per_s
+        utilisations = volumes / (S_PER_HOUR * request_tokens * case.served_per_s * worlds.capacity)
     return BreakEven(
         tokens_per_hour=volume,
         tokens_per_hour_range=range_90(volumes),
@@ -154,8 +155,8 @@ def _break_even(case: Case, capacity: tuple[float, float, float] | None, worlds:
 def _waste(case: Case) -> Waste:
     path, rules = case.path, case.rules
     idle_share = None
-    if case.capacity_per_s is not None and case.instances and case.usd_per_hour is not None:
-        served = case.instances * case.capacity_per_s
+    if case.served_per_s is not None and case.instances and case.usd_per_hour is not None:
+        served = case.instances * case.served_per_s
         idle_share = 1 - path.mean(np.minimum(path.requests_per_s, served)) / served
     idle_hours = None if idle_share is None else idle_share * (case.instances or 0) * HOURS_PER_MONTH
     deployments = rules.deployments or 1
@@ -200,10 +201,10 @@ def _growth(case: Case, demand: Demand) -> tuple[LimitReached, ...]:
     if rules.requests_per_minute is not None:
         now = path.peak_requests_per_s * 60
         limits[f"requests per minute of {several}"] = (now, float(rules.requests_per_minute * deployments))
-    if case.capacity_per_s is not None and case.instances:
+    if case.counted_per_s is not None and case.instances:
         serving = max(1, case.instances - rules.spare_instances)
         name = f"requests/s of {serving} instance{'' if serving == 1 else 's'}"
-        limits[name] = (path.peak_requests_per_s, serving * case.capacity_per_s)
+        limits[name] = (path.peak_requests_per_s, serving * case.counted_per_s)
     if case.price is not None and case.usd_per_hour is not None:
         volume = break_even_tokens_per_hour(case.usd_per_hour, case.price, path.output_share)
         limits["tokens per hour at which one instance costs what they do serverless"] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,17 +17,20 @@ from loadgen.quota import Admission
 from loadgen.samples import Run
 from loadgen.schedule_file import FILE_NAME as SCHEDULE
 from loadgen.traces import read_trace
-from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, config_of, in_seconds, steady_stretch
+from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, Stretch, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
 AT_AN_EDGE = 1e-9  # of a bin, which the division may lose
+MINUTE_NS = round(MINUTE_S * NS_PER_S)
 MOST_COPIES = 1_000
 TENTH_NS, TENTHS = 100_000_000, 600  # of a second; in a minute
 MOST_TENTHS = 10_000_000
 MANY = 100_000  # arrivals, for which it pays to look for the fullest minute twice
 REQUESTS = pl.col("at_s").is_not_null().cast(pl.Int64)  # one each, to count with
 ARRIVALS = ("at_s", "prompt_tokens", "max_tokens", "completion_tokens")
+BLOCK = 100_000  # arrivals that are compared at once, in the processor's cache
 Whole = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 _TOKENS = dict.fromkeys(ARRIVALS[1:], pl.Int64)
 
 
@@ -132,34 +136,29 @@ def admission_tokens(admission: Admission) -> pl.Expr:
             return pl.col("prompt_tokens") + pl.col("max_tokens")
 
 
-def demand_of_run(run: Run) -> Demand:
+def demand_of_run(run: Run, stretch: Stretch | None = None) -> Demand:
     """The steady phase's arrivals when they came due, whether they were then served, refused or dropped.
 
-    Without those that came due when the budget was used up: nobody was to send them.
+    Without those that came due when the budget was used up: nobody was to send them. `stretch`: the steady phase, where
+    it is known.
     """
-    stretch = steady_stretch(run)
-    steady = attempts_with_tokens(run).filter(STEADY & ~PAST_BUDGET)
-    rows = steady.select("seq", "attempt", "due_ns", "usage_source", *_TOKENS)
-    arrivals = _arrivals(rows.collect(engine="streaming"))
-    if not arrivals["due_ns"].is_sorted():  # users of a closed loop, or the parts of a run that has not ended
-        arrivals = arrivals.sort("due_ns", "seq")
-    at_s = in_seconds(pl.col("due_ns") - stretch.start_ns)
-    return Demand(arrivals.select(at_s.alias("at_s"), *_TOKENS), stretch.seconds, "the run's steady phase")
+    stretch, of_phase = stretch or steady_stretch(run), STEADY & ~PAST_BUDGET
+    rows, superseded = attempts_with_tokens(run).filter(of_phase), _superseded(run.samples.filter(of_phase))
+    if not superseded.is_empty():
+        rows = rows.join(superseded.lazy(), on=["seq", "attempt"], how="anti", maintain_order="left")
+    at_s = in_seconds(pl.col("due_ns") - stretch.start_ns).alias("at_s")
+    arrivals = rows.select(at_s, *_TOKENS).collect(engine="streaming")
+    if not arrivals["at_s"].is_sorted():  # users of a closed loop, or the parts of a run that has not ended
+        arrivals = rows.sort("due_ns", "seq").select(at_s, *_TOKENS).collect()
+    return Demand(arrivals, stretch.seconds, "the run's steady phase")
 
 
-def _arrivals(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row each, with the tokens of the last attempt that the server counted, else of the last one."""
-    columns = ("seq", "due_ns", *_TOKENS)
-    tried_again = rows.filter(pl.col("attempt") > 0)["seq"].unique()
-    if tried_again.is_empty():
-        return rows.select(columns)
-    answered_last = [pl.col("usage_source") == "server", pl.col("attempt")]
-    several = rows["seq"].is_in(tried_again.implode())
-    place = pl.Series("place", several.arg_true())
-    chosen = rows.filter(several).with_columns(place).group_by("seq").agg(pl.col("place").sort_by(answered_last).last())
-    kept = (~several).to_numpy(writable=True)
-    kept[chosen["place"].to_numpy()] = True
-    return rows.select(columns).filter(pl.Series(kept))
+def _superseded(rows: pl.LazyFrame) -> pl.DataFrame:
+    """All attempts of an arrival but the last that the server counted, else but the last. Columns seq, attempt."""
+    seqs = rows.filter(pl.col("attempt") > 0).select(pl.col("seq").unique()).collect(engine="streaming")["seq"]
+    several = rows.filter(pl.col("seq").is_in(seqs.implode())).select("seq", "attempt", "usage_source")
+    attempts = several.collect(engine="streaming").sort(pl.col("usage_source") == "server", "attempt")
+    return attempts.filter(pl.struct("seq", "attempt") != pl.struct("seq", "attempt").last().over("seq"))
 
 
 def demand_from_trace(path: Path) -> Demand:
@@ -206,31 +205,56 @@ def peaks_per_minute(demand: Demand, *amounts: pl.Expr) -> list[float]:
     """The peak of each amount, which need not be of the same minute."""
     if demand.arrivals.is_empty() or demand.span_s <= 0:
         return [0.0] * len(amounts)
-    columns = [demand.arrivals.select(amount).to_series().to_numpy() for amount in amounts]
+    columns = (demand.arrivals.select(amount).to_series().to_numpy() for amount in amounts)
     if demand.span_s < MINUTE_S:
         return [float(column.sum()) * MINUTE_S / demand.span_s for column in columns]
-    at_ns = (demand.arrivals["at_s"] * NS_PER_S).round().cast(pl.Int64).to_numpy()
-    if len(at_ns) < MANY or at_ns[-1] >= MOST_TENTHS * TENTH_NS:
-        everywhere = np.arange(len(at_ns))
-        return [_most_in_a_minute(at_ns, column, everywhere) for column in columns]
-    tenths = at_ns // TENTH_NS
-    return [_most_in_a_minute(at_ns, column, _candidates(tenths, column)) for column in columns]
+    at_ns = demand.arrivals["at_s"].to_numpy() * NS_PER_S
+    np.rint(at_ns, out=at_ns)  # whole numbers, exact for a hundred days
+    return [
+        float(column[0]) * _most_arrivals(at_ns) if column.min() == column.max() else _most_in_a_minute(at_ns, column)
+        for column in columns
+    ]
 
 
-def _candidates(tenths: Whole, amount: Whole) -> Whole:
+def _most_arrivals(at_ns: Floats) -> int:
+    """The most within any minute: more than n where two that are n apart in order come within less than a minute."""
+    most, n = len(at_ns), 1
+    while n < most and _any_closer(at_ns, n):  # doubled first: the minute is a small part of most demands
+        n *= 2
+    return bisect_left(range(min(n, most)), True, lo=n // 2, key=lambda n: not _any_closer(at_ns, n))
+
+
+def _any_closer(at_ns: Floats, n: int) -> bool:
+    return any(
+        bool(
+            (
+                at_ns[first + n : first + n + BLOCK] - at_ns[first : first + BLOCK][: len(at_ns) - n - first]
+                < MINUTE_NS
+            ).any()
+        )
+        for first in range(0, len(at_ns) - n, BLOCK)
+    )
+
+
+def _most_in_a_minute(at_ns: Floats, amount: Whole) -> float:
+    """The most within any (t - 60 s, t]."""
+    up_to = np.empty(len(amount) + 1, np.int64)
+    up_to[0] = 0
+    np.cumsum(amount, out=up_to[1:])
+    last = _candidates(at_ns, up_to)
+    past = np.searchsorted(at_ns, at_ns[last] - MINUTE_NS, side="right")
+    return float((up_to[last + 1] - up_to[past]).max())
+
+
+def _candidates(at_ns: Floats, up_to: Whole) -> Whole:
     """Arrivals with which the fullest minute may end: by the tenths of a second that such a minute lies in."""
-    up_to = np.concatenate(([0.0], np.cumsum(np.bincount(tenths, amount))))
-    ends = np.arange(1, len(up_to))
-    least = (up_to[1:] - up_to[np.maximum(ends - TENTHS, 0)]).max()
-    may_be = up_to[1:] - up_to[np.maximum(ends - TENTHS - 1, 0)] >= least
-    return np.flatnonzero(may_be[tenths])
-
-
-def _most_in_a_minute(at_ns: Whole, amount: Whole, last: Whole) -> float:
-    """The most within any (t - 60 s, t] that ends with one of those arrivals."""
-    so_far = np.cumsum(amount)
-    past = np.searchsorted(at_ns, at_ns[last] - round(MINUTE_S * NS_PER_S), side="right")
-    return float((so_far[last] - np.where(past > 0, so_far[past - 1], 0)).max())
+    if len(at_ns) < MANY or at_ns[-1] >= MOST_TENTHS * TENTH_NS:
+        return np.arange(len(at_ns))
+    first = np.searchsorted(at_ns, np.arange(at_ns[-1] // TENTH_NS + 2) * TENTH_NS)  # of each tenth
+    ends = np.arange(1, len(first))
+    least = (up_to[first[1:]] - up_to[first[np.maximum(ends - TENTHS, 0)]]).max()
+    may_be = up_to[first[1:]] - up_to[first[np.maximum(ends - TENTHS - 1, 0)]] >= least
+    return np.flatnonzero(np.repeat(may_be, np.diff(first)))
 
 
 def grown(demand: Demand, factor: float) -> Demand:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from loadgen.samples import Run
@@ -23,7 +24,6 @@ NS_PER_US = 1_000
 ALL = "all"  # scenarios
 DRAWN = ("ttft", "itl", "tpot", "service_time", "response_time")
 LINE_POINTS = 400
-AT_ONCE = 3  # metrics that are held at once
 
 _due, _admitted, _sent = pl.col("due_ns"), pl.col("admitted_ns"), pl.col("sent_ns")
 _first_token, _last_token, _done = pl.col("first_token_ns"), pl.col("last_token_ns"), pl.col("done_ns")
@@ -49,7 +49,12 @@ METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
 }
 OF_OPENING = ("connect", "tls")
 OF_ALL_SENT = ("throttle_wait", "lag", *OF_OPENING)
-OF_ANSWERS = tuple(name for name, definition in METRICS.items() if definition is not None and name not in OF_ALL_SENT)
+TOGETHER = (  # metrics of the same rows
+    (("ttfb", "service_time", "response_time"), OK),
+    (("throttle_wait", "lag"), SENT),
+    (("ttft", "ttft_from_due", "tpot"), OK & _first_token.is_not_null()),
+    (OF_OPENING, SENT & pl.col("connect_ns").is_not_null()),
+)
 _SCENARIO = pl.col("scenario").cast(pl.Categorical)
 
 
@@ -78,12 +83,12 @@ def values_of(run: Run, metric: str, of: pl.Expr = STEADY) -> Ascending:
 def values_by_scenario(run: Run, *metrics: str) -> Iterator[tuple[str, str, Ascending]]:
     """Metric, scenario and its values in ns: for each metric ALL of them, then those of each scenario that has any.
 
-    Metrics of the same rows are read together: a record may have ten million.
+    The values stand until the next are asked for. Metrics of the same rows are read together: a record may have ten
+    million.
     """
-    for names, rows in ((OF_ANSWERS, OK), (OF_ALL_SENT, SENT)):
-        asked = [name for name in metrics if name in names]
-        for first in range(0, len(asked), AT_ONCE):
-            definitions = {name: METRICS[name] for name in asked[first : first + AT_ONCE]}
+    for names, rows in TOGETHER:
+        definitions = {name: METRICS[name] for name in names if name in metrics}
+        if definitions:
             yield from _values_of_rows(run.samples.filter(STEADY & rows), definitions)
     for name in metrics:
         if METRICS[name] is None:
@@ -92,14 +97,15 @@ def values_by_scenario(run: Run, *metrics: str) -> Iterator[tuple[str, str, Asce
 
 def _values_of_rows(rows: pl.LazyFrame, definitions: Mapping[str, Any]) -> Iterator[tuple[str, str, Ascending]]:
     frame = rows.select(_SCENARIO, **definitions).collect(engine="streaming")
-    present = sorted(frame["scenario"].cast(pl.String).unique())
+    present = sorted(frame["scenario"].unique().cast(pl.String))
     belongs = [(scenario, frame["scenario"] == scenario) for scenario in present] if len(present) > 1 else []
+    room = np.empty(frame.height, np.int64)
     for name in definitions:
         column = frame[name]
-        of_all = ascending(column.drop_nulls())
+        of_all = ascending(column.drop_nulls(), room)
         yield name, ALL, of_all
-        parts = [(scenario, ascending(column.filter(own).drop_nulls())) for scenario, own in belongs]
-        for scenario, part in parts or [(scenario, of_all) for scenario in present]:
+        parts = ((scenario, ascending(column.filter(own).drop_nulls(), room)) for scenario, own in belongs)
+        for scenario, part in parts if belongs else ((scenario, of_all) for scenario in present):
             if len(part):
                 yield name, scenario, part
 

@@ -85,32 +85,37 @@ def _result(slo: Slo, ascending: Ascending) -> SloResult:
 
 
 def _keeps(slo: Slo, measured_ms: float) -> bool:
-    limit_ms = slo.limit_ns / NS_PER_MS
-    return measured_ms <= limit_ms if "<=" in slo.text else measured_ms < limit_ms
+    return bool(slo.keeps(measured_ms * NS_PER_MS))
 
 
-def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY) -> Goodput | None:
+def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY, offered: int | None = None) -> Goodput | None:
     """Share of the steady phase's arrivals of which an attempt was answered within the limit of every objective.
 
     Each limit is applied to the request itself, whatever statistic the objective names; that of itl to each of its
     gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it. None without
     objectives or arrivals. An objective of one scenario or target is asked of its requests alone. `of`: rows of the
-    steady phase, where not all of them are meant.
+    steady phase, where not all of them are meant; `offered`: their arrivals, where they were counted before.
     """
-    offered = count_arrivals(run.samples.filter(of & ~PAST_BUDGET))
+    if offered is None:
+        offered = count_arrivals(run.samples.filter(of & ~PAST_BUDGET))
     if not slos or not offered:
         return None
-    good_attempts = run.samples.filter(of & OK)
+    good = count_arrivals(good_attempts(run, slos, of))
+    share = wilson(good, offered)
+    return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered)
+
+
+def good_attempts(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY) -> pl.LazyFrame:
+    """The answered attempts that kept every limit."""
+    kept = run.samples.filter(of & OK)
     for slo in slos:
         definition = METRICS[slo.metric]
         if definition is None:
             missed = _missed(run, slo).lazy()
-            good_attempts = good_attempts.join(missed, on=["seq", "attempt"], how="anti", maintain_order="left")
+            kept = kept.join(missed, on=["seq", "attempt"], how="anti", maintain_order="left")
         else:
-            good_attempts = good_attempts.filter(~(part(slo) & beyond(slo, definition)).fill_null(value=False))
-    good = count_arrivals(good_attempts)
-    share = wilson(good, offered)
-    return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered)
+            kept = kept.filter(~(part(slo) & beyond(slo, definition)).fill_null(value=False))
+    return kept
 
 
 def _missed(run: Run, slo: Slo) -> pl.DataFrame:
@@ -121,4 +126,5 @@ def _missed(run: Run, slo: Slo) -> pl.DataFrame:
 
 def beyond(slo: Slo, value: pl.Expr = pl.col("value_ns")) -> pl.Expr:  # noqa: B008 - an expression is a value
     """Whether a value in ns does not keep the limit."""
-    return value > slo.limit_ns if "<=" in slo.text else value >= slo.limit_ns
+    beyond_it: pl.Expr = ~slo.keeps(value)
+    return beyond_it

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import polars as pl
@@ -14,10 +14,11 @@ from loadgen.errors import ConfigError
 from loadgen.quota import NS_PER_S, Admission, Quota, WindowKind
 from planner.demand import MINUTE_S, Demand, admission_tokens
 from planner.plan import QuotaUse, Traffic, WhatIf
-from planner.quantiles import nearest_rank
-from planner.quotas.doors import door_of, enforced, numbers_of, window_name, windows
-from planner.quotas.queues import waits
-from planner.quotas.replay import NEVER, REQUESTS, TOKENS, Codes, Door, Flags, Part, Whole
+from planner.quotas.asked import Flags, Whole
+from planner.quotas.doors import door_of, enforced, frame_of, numbers_of, window_name, windows
+from planner.quotas.parts import Part
+from planner.quotas.queues import at_rank_s, waits
+from planner.quotas.replay import NEVER, REQUESTS, TOKENS, Codes, Door
 from planner.quotas.search import smallest
 
 REFUSED_SHARE = 0.01  # of the requests: a number of deployments that refuses at most this much is enough
@@ -27,9 +28,9 @@ Mode = Literal["reject", "queue"]
 
 
 def what_if(
-    arrivals: pl.DataFrame,
+    arrivals: pl.DataFrame | pl.LazyFrame,
     quota: Quota,
-    deployments: int | Sequence[int],
+    deployments: SupportsIndex | Iterable[SupportsIndex],
     *,
     admission: Admission | str | None = None,
     window: WindowKind | str | None = None,
@@ -61,9 +62,9 @@ def what_if(
 
 
 def replayed(
-    arrivals: pl.DataFrame,
+    arrivals: pl.DataFrame | pl.LazyFrame,
     quota: Quota,
-    deployments: int,
+    deployments: SupportsIndex,
     *,
     admission: Admission | str | None = None,
     window: WindowKind | str | None = None,
@@ -75,6 +76,7 @@ def replayed(
     them, `fits` (whether it could be admitted ever), `admitted`, `delay_s` (null where it was not) and `short_of`
     ("tokens", "requests" or "both": what it was refused or delayed by; null where it was neither).
     """
+    arrivals = frame_of(arrivals)
     door = door_of(arrivals, enforced(quota, admission, window))
     (number,) = numbers_of(deployments)
     delays_ns, codes, admitted = _outcomes(door, number, mode)
@@ -140,13 +142,9 @@ def _summary(door: Door, deployments: int, window: str, mode: Mode) -> dict[str,
         "short_of_tokens": of_tokens,
         "short_of_requests": of_requests,
         "delayed_requests": int((delays_ns > 0).sum()),
-        **{f"delay_{name}_s": _at_rank(delays_ns, q) for name, q in QUANTILES.items()},
+        **{f"delay_{name}_s": at_rank_s(delays_ns, q) for name, q in QUANTILES.items()},
         "binds": ("tokens" if of_tokens >= of_requests else "requests") if of_tokens or of_requests else None,
     }
-
-
-def _at_rank(ascending_ns: Whole, q: float) -> float | None:
-    return float(ascending_ns[nearest_rank(len(ascending_ns), q) - 1]) / NS_PER_S if len(ascending_ns) else None
 
 
 # --- the table of a plan ---
@@ -186,7 +184,7 @@ def _mean_load(demand: Demand, quota: Quota) -> float:
 
 
 def _row(door: Door, window: str, deployments: int) -> WhatIf:
-    part = Part.of(door, deployments)
+    part = Part.of_deployments(door, deployments)
     refusing, queueing = (_summary(part.door, part.deployments, window, mode) for mode in ("reject", "queue"))
     return WhatIf(
         deployments=deployments,

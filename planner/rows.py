@@ -97,11 +97,13 @@ def steady_stretch(run: Run) -> Stretch:
     """
     run = run.whole if isinstance(run, PartOfRun) else run
     load = config_of(run).load
-    due_s = in_seconds(pl.col("due_ns"))
+    due_ns = pl.col("due_ns")
+    steady_ns = due_ns.filter(STEADY)
     last_s, first_steady_s, last_steady_s = (
         run.samples.filter(~PAST_BUDGET)
-        .select(last=due_s.max(), first_steady=due_s.filter(STEADY).min(), last_steady=due_s.filter(STEADY).max())
-        .collect()
+        .select(last=due_ns.max(), first_steady=steady_ns.min(), last_steady=steady_ns.max())
+        .select(in_seconds(pl.all()))
+        .collect(engine="streaming")
         .row(0)
     )
     if first_steady_s is None:

@@ -16,7 +16,7 @@ from loadgen.slo import Slo
 from planner.demand import MINUTE_S, REQUESTS, Demand, busiest, demand_of_run, grown, peak_per_minute, repeated
 from planner.instances import SweptCapacity
 from planner.prices import PriceBook, TokenPrice
-from planner.rows import PartOfRun, config_of
+from planner.rows import PartOfRun, Stretch, config_of
 from planner.traffic import peaks
 
 WATCHED_S = 600.0  # a quota is watched for ten minutes,
@@ -32,7 +32,8 @@ class Scope:
     growth: float
     region: str
     book: PriceBook
-    measured: Demand  # the run's steady phase
+    stretch: Stretch  # the run's steady phase,
+    measured: Demand  # and what came due in it
     planned: Demand  # what the plan is for, growth included
     peaks: tuple[float, float]  # of `measured`: requests and tokens in its busiest minutes
     peak_per_s: float  # of `planned`, in its busiest minute
@@ -103,7 +104,7 @@ class Scope:
         return tuple(self._part(PartOfRun(self.run, target)) for target in self.config.targets)
 
     def _part(self, part: PartOfRun) -> Scope:
-        measured = demand_of_run(part)
+        measured = demand_of_run(part, self.stretch)
         planned, most = grown(measured, self.growth), peaks(part, measured)
         return replace(
             self,

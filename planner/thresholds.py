@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from loadgen.errors import ConfigError
 from loadgen.samples import Run
-from loadgen.slo import COST, COUNT, LATENCIES, RATES, SHARES, Slo, Threshold, check_thresholds
+from loadgen.slo import COST, COUNT, LATENCIES, RATES, SHARES, Slo, Threshold, check_once, check_thresholds
 from planner.checks import Check, Verdict
 from planner.measured import Figure, cost_figure, count_figure, latency_figure, rate_figure, share_figure
 from planner.plan import Plan
-from planner.quantiles import needed_samples
+from planner.quantiles import CONFIDENCE
 from planner.rows import config_of
 from planner.words import three_digits
 
 FORMAT = 1
+SURE_OF_MISS = 0.999  # the confidence that ends a run: of a hundred that keep their limits well, at most one
 Ruling = Verdict | Literal["invalid"]
 
 
@@ -51,16 +53,17 @@ def settled(run: Run, texts: Sequence[str] | None) -> tuple[Threshold, ...]:
     if texts is None:
         return config.thresholds
     given = tuple(Threshold.parse(text) for text in texts)
+    check_once(given)
     has_objectives = any(each.slo is not None for each in given)
     known = given if has_objectives else (*given, *config.thresholds)
     check_thresholds(known, config.scenarios, [target.name for target in config.targets if target.name is not None])
     return given
 
 
-def judge(run: Run, thresholds: Sequence[Threshold]) -> tuple[Check, ...]:
+def judge(run: Run, thresholds: Sequence[Threshold], *, strict: bool = False) -> tuple[Check, ...]:
     """One check for each threshold, over the steady phase. Raises ConfigError and RunFolderError."""
     slos = [threshold.slo for threshold in thresholds if threshold.slo is not None] or list(config_of(run).slos)
-    return tuple(check_of(threshold, measured(run, threshold, slos)) for threshold in thresholds)
+    return tuple(check_of(threshold, measured(run, threshold, slos), strict=strict) for threshold in thresholds)
 
 
 def not_judged(thresholds: Sequence[Threshold], why: str) -> tuple[Check, ...]:
@@ -80,39 +83,38 @@ def not_judged(thresholds: Sequence[Threshold], why: str) -> tuple[Check, ...]:
     )
 
 
-def measured(run: Run, threshold: Threshold, slos: Sequence[Slo]) -> Figure:
+def measured(run: Run, threshold: Threshold, slos: Sequence[Slo], confidence: float = CONFIDENCE) -> Figure:
     """The figure that a threshold names. Latencies are ms, shares 0 to 1, rates per second, cost US dollars."""
     if threshold.metric in LATENCIES:
-        return latency_figure(run, threshold)
+        return latency_figure(run, threshold, confidence)
     if threshold.metric in SHARES:
-        return share_figure(run, threshold, slos)
+        return share_figure(run, threshold, slos, confidence)
     if threshold.metric in RATES:
-        return rate_figure(run, threshold)
+        return rate_figure(run, threshold, confidence)
     if threshold.metric == COUNT:
         return count_figure(run, threshold)
     if threshold.metric == COST:
-        return cost_figure(run, threshold)
+        return cost_figure(run, threshold, confidence)
     raise ConfigError(f"{threshold.text!r} is not judged")
 
 
-def check_of(threshold: Threshold, figure: Figure) -> Check:
+def check_of(threshold: Threshold, figure: Figure, *, strict: bool = False) -> Check:
     """The verdict: the measured value decides, once n supports it.
 
-    A share needs as many trials as the percentile that says the same (`failed<1%` as many as a p99: 459); with fewer
-    only an interval that lies wholly on one side of the limit decides.
+    Of a share with fewer trials only an interval that lies wholly on one side of the limit decides; if `strict`, so it
+    is of every figure.
     """
-    needs_n = _needed(threshold, figure)
-    few = figure.n < needs_n
+    few = figure.n < figure.needs_n
     if figure.value is None:
         verdict: Verdict = "inconclusive"
-    elif few and _spans(threshold, figure):
+    elif (few or strict) and _spans(threshold, figure):
         verdict = "inconclusive"
     else:
         verdict = "pass" if threshold.keeps(figure.value) else "fail"
     return Check(
         name=threshold.text,
         verdict=verdict,
-        message=_message(threshold, figure, needs_n if few else None),
+        message=_message(threshold, figure, few=few),
         measured=figure.value,
         limit=threshold.limit,
         n=figure.n,
@@ -121,20 +123,17 @@ def check_of(threshold: Threshold, figure: Figure) -> Check:
     )
 
 
-def _needed(threshold: Threshold, figure: Figure) -> int:
-    if threshold.metric in SHARES and 0 < threshold.limit < 1:
-        return needed_samples(threshold.limit)
-    return figure.needs_n
-
-
 def surely_missed(threshold: Threshold, figure: Figure) -> bool:
-    """Whether no value of the 95 % interval keeps the limit."""
+    """Whether no value of the interval keeps the limit."""
     nearest = figure.low if threshold.upper else figure.high
     return nearest is not None and not threshold.keeps(nearest)
 
 
 def ends_run(threshold: Threshold, figure: Figure) -> bool:
-    """Whether a run that still goes on has missed it for good, or beyond reasonable doubt."""
+    """Whether a run that still goes on has missed it for good, or beyond reasonable doubt.
+
+    `figure`: with an interval of SURE_OF_MISS, since it is looked at again and again.
+    """
     if figure.value is None:
         return False
     if threshold.upper and (threshold.statistic == "max" or threshold.metric == COUNT):
@@ -142,24 +141,32 @@ def ends_run(threshold: Threshold, figure: Figure) -> bool:
     return figure.n >= figure.needs_n and surely_missed(threshold, figure)
 
 
-def _message(threshold: Threshold, figure: Figure, needs_n: int | None) -> str:
+def _message(threshold: Threshold, figure: Figure, *, few: bool) -> str:
     limit = f"limit {threshold.relation} {_written(threshold, threshold.limit)}"
     n = f"n {figure.n:,}"
     if figure.value is None:
-        why = figure.why or f"it takes {max(needs_n or 0, figure.needs_n):,}"
+        why = figure.why or f"it takes {figure.needs_n:,}"
         return f"the data cannot say: {n}, {why}; {limit}"
-    within = ""
-    if figure.low is not None and figure.high is not None:
-        within = f" ({_written(threshold, figure.low)} to {_written(threshold, figure.high)})"
-    said = [f"{_written(threshold, figure.value)}{within}, {n}", limit]
+    said = [f"{_written(threshold, figure.value)}{_interval(threshold, figure)}, {n}", limit]
     if _spans(threshold, figure):
-        said.append("the interval spans the limit" + (f", and n is below {needs_n:,}" if needs_n is not None else ""))
+        said.append("the interval spans the limit" + (f", and n is below {figure.needs_n:,}" if few else ""))
     return "; ".join(said)
 
 
+def _interval(threshold: Threshold, figure: Figure) -> str:
+    low, high = (None if end is None else _written(threshold, end) for end in (figure.low, figure.high))
+    if low is None or high is None:
+        return f" (from {low})" if low else f" (up to {high})" if high else ""
+    return f" ({low} to {high})"
+
+
 def _spans(threshold: Threshold, figure: Figure) -> bool:
-    low, high = figure.low, figure.high
-    return low is not None and high is not None and threshold.keeps(low) != threshold.keeps(high)
+    """An end that is not known is beyond all limits; a figure like the longest wait has no interval."""
+    if figure.low is None and figure.high is None:
+        return False
+    low = -math.inf if figure.low is None else figure.low
+    high = math.inf if figure.high is None else figure.high
+    return threshold.keeps(low) != threshold.keeps(high)
 
 
 def _written(threshold: Threshold, value: float) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from loadgen.samples import Outcome, Run, count_totals
+from planner.ascending import own_array
 from planner.demand import REQUESTS, Demand, admission_tokens, attempts_with_tokens, peaks_per_minute
 from planner.plan import Failure, Traffic
 from planner.rows import NS_PER_S, OK, SENT, STEADY, THROTTLED, Stretch, config_of
@@ -128,16 +130,20 @@ def _peak_in_flight(run: Run, stretch: Stretch) -> int:
     """
     if stretch.seconds <= 0:
         return 0
-    sent = run.samples.filter(SENT & (pl.col("sent_ns") < stretch.end_ns)).select("sent_ns", "done_ns")
-    instants = sent.collect(engine="streaming")
-    # Of what happens at one instant the ends come first: the last of the beginnings then sees what is in flight after.
-    began, ended = (instants[name].drop_nulls().to_numpy() * 2 for name in ("sent_ns", "done_ns"))
-    changes = np.sort(np.concatenate((began + 1, ended)))
-    in_flight = np.cumsum((changes & 1) * 2 - 1, dtype=np.int32)
-    first = int(np.searchsorted(changes, stretch.start_ns * 2 + 1, side="right"))
-    beyond = int(np.searchsorted(changes, stretch.end_ns * 2))
-    at_start = int(in_flight[first - 1]) if first else 0
-    return max(at_start, int(in_flight[first:beyond].max(initial=0)))
+    sent = run.samples.filter(SENT & (pl.col("sent_ns") < stretch.end_ns))
+    unknown = np.iinfo(np.int64).max
+    instants = sent.select("sent_ns", pl.col("done_ns").fill_null(unknown)).collect(engine="streaming")
+    began, ended = (own_array(instants[name]) for name in ("sent_ns", "done_ns"))
+    began.sort()
+    ended.sort()
+    first = int(np.searchsorted(began, stretch.start_ns, side="right"))
+    at_start = first - int(np.searchsorted(ended, stretch.start_ns, side="right"))
+
+    def more_than(n: int) -> bool:
+        """Whether, once one within the stretch is sent, fewer have ended than all that came before it but n."""
+        return bool((ended[max(first, n) - n : len(began) - n] > began[max(first, n) :]).any())
+
+    return bisect_left(range(len(began)), True, lo=at_start, key=lambda n: not more_than(n))
 
 
 def mean_in_flight(run: Run, stretch: Stretch) -> float:

@@ -137,6 +137,8 @@ def _few_dropped(evidence: Evidence) -> list[str]:
 
 def _due_before_the_end(evidence: Evidence) -> tuple[int, int]:
     """Arrivals, and how many were dropped; without those that came when the budget was used up: there the run ended."""
+    if not evidence.traffic.dropped:
+        return evidence.traffic.planned, 0
     ended: int = evidence.run.samples.filter(PAST_BUDGET).select(pl.len()).collect().item()
     return evidence.traffic.planned - ended, evidence.traffic.dropped - ended
 
@@ -342,6 +344,8 @@ def _filtered(evidence: Evidence) -> list[str]:
 
 def _all_refused(evidence: Evidence) -> list[str]:
     """A scenario none of whose requests is taken has something wrong in it, and the server says what."""
+    if not evidence.traffic.outcomes[Outcome.REJECTED]:
+        return []
     told = evidence.run.samples.filter(pl.col("outcome") != Outcome.DROPPED).group_by("scenario")
     rows = told.agg(
         pl.len(),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from loadgen.config import Split
 from loadgen.tokens import ESTIMATOR
+from planner.advice import REMEDY, of_other_kind
 from planner.cost import HOURS_PER_MONTH
+from planner.costs.cost_results import CostPlan
+from planner.costs.options import AROUND_THE_CLOCK, HYBRID, SERVERLESS
 from planner.demand import MINUTE_S
-from planner.plan import ManagedCost, Plan, ServerlessCost, SloResult
+from planner.plan import Plan, ServerlessCost, SloResult
 from planner.quota import REFUSED_SHARE, deployments_needed
 from planner.scope import Scope, watched_part
 
@@ -22,8 +25,8 @@ def headline(plan: Plan, scope: Scope) -> str:
         more = len(plan.validity.reasons) - 1
         others = f" (and {more} more reason{'s' if more > 1 else ''})" if more else ""
         return f"Invalid run, do not plan from it: {plan.validity.reasons[0]}{others}."
-    cost = _cheaper(plan.serverless, plan.managed)
-    clauses = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope), cost)
+    load = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope))
+    clauses = (*load, _cost(plan))
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -88,23 +91,38 @@ def _planned(plan: Plan, scope: Scope) -> str:
     )
 
 
-def _cheaper(serverless: ServerlessCost | None, managed: tuple[ManagedCost, ...]) -> str:
-    if serverless is None and not managed:
-        return ""
-    if serverless is None:
-        return f"{_instances(managed[0])} would cost {_usd(managed[0].per_month_usd)} a month"
-    pay_as_you_go = f"{_usd(serverless.per_month_usd)} a month"
-    if not managed:
-        return f"serverless costs {pay_as_you_go}"
-    other = managed[0]
-    if serverless.per_month_usd <= other.per_month_usd:
-        return f"serverless is cheaper, at {pay_as_you_go} against {_usd(other.per_month_usd)} for {_instances(other)}"
-    against = f"{_usd(other.per_month_usd)} a month against {_usd(serverless.per_month_usd)} serverless"
-    return f"{_instances(other)} would be cheaper, at {against}"
+def _cost(plan: Plan) -> str:
+    """By the ways to serve that the page lists; of several targets, which have none, by the figures they share."""
+    if plan.ahead is not None and plan.ahead.costs is not None and plan.ahead.costs.options:
+        return _cheapest_way(plan.ahead.costs)
+    serverless = None if plan.serverless is None else plan.serverless.per_month_usd
+    if not plan.managed:
+        return _cheaper(serverless, None, "")
+    machines = plan.managed[0]
+    return _cheaper(serverless, machines.per_month_usd, f"{machines.instances} x {machines.sku}")
 
 
-def _instances(cost: ManagedCost) -> str:
-    return f"{cost.instances} x {cost.sku}"
+def _cheapest_way(costs: CostPlan) -> str:
+    two = [way for way in (costs.options[0], of_other_kind(costs)) if way is not None]
+    serverless = next((way.per_month_usd for way in two if way.name == SERVERLESS), None)
+    machines = next((way for way in two if way.name != SERVERLESS), None)
+    if machines is None:
+        return _cheaper(serverless, None, "")
+    if machines.name.startswith(HYBRID):
+        return _cheaper(serverless, machines.per_month_usd, f"{machines.name} ({costs.sku})")
+    how = "" if machines.name == AROUND_THE_CLOCK else f" ({machines.name})"
+    return _cheaper(serverless, machines.per_month_usd, f"{machines.instances:.3g} x {costs.sku}{how}")
+
+
+def _cheaper(serverless_usd: float | None, machines_usd: float | None, machines: str) -> str:
+    """Dollars a month of both, and what the machines are."""
+    if serverless_usd is None or machines_usd is None:
+        if machines_usd is not None:
+            return f"{machines} would cost {_usd(machines_usd)} a month"
+        return "" if serverless_usd is None else f"serverless costs {_usd(serverless_usd)} a month"
+    if serverless_usd <= machines_usd:
+        return f"serverless is cheaper, at {_usd(serverless_usd)} a month against {_usd(machines_usd)} for {machines}"
+    return f"{machines} would be cheaper, at {_usd(machines_usd)} a month against {_usd(serverless_usd)} serverless"
 
 
 def _usd(amount: float) -> str:
@@ -180,14 +198,17 @@ def _of_quota(plan: Plan, scope: Scope) -> list[str]:
 def _of_serverless(plan: Plan, scope: Scope) -> list[str]:
     cost = plan.serverless
     parts = scope.parts or (scope,)
-    unpriced = [f"The price book has no price per token for {part.model}: serverless cost is left out."
-                for part in parts if part.price is None]  # fmt: skip
+    unpriced = [
+        f"The price book has no price per token for {part.model}: serverless cost is left out. To have it, {REMEDY}."
+        for part in parts
+        if part.price is None
+    ]
     if unpriced or cost is None:
         return list(dict.fromkeys(unpriced))
     return [
         *dict.fromkeys(_price(each.serverless) for each in plan.targets or (plan,) if each.serverless is not None),
-        "Answers are billed, and filtered or broken ones as far as the server reported usage; refused requests are "
-        "not.",
+        "So far, answers were billed, and filtered or broken ones as far as the server reported usage; refused "
+        "requests were not.",
         f"A month is {HOURS_PER_MONTH} hours at {three_digits(scope.planned.requests_per_s)} requests/s around the "
         "clock, all of them answered.",
         f"Tokens that the server did not report are estimated: prompts by {ESTIMATOR} or their scenario's mean, "

@@ -17,7 +17,7 @@ BRIEF = [*STREAMS, "--rate", "30/s", "--duration", "1s"]
 
 def test_two_deployments_are_played_in_turns_and_compared(tmp_path):
     with Server(deployment) as a, Server(deployment) as b:
-        done = headroom(tmp_path, "ab", "--a", a.url, "--b", b.url, "--pairs", 1, *BRIEF, "--out", "both", "--fail-on", "ttft.p50:+500%", "--json")  # fmt: skip
+        done = headroom(tmp_path, "ab", "--a", a.url, "--b", b.url, "--pairs", 1, *BRIEF, "--out", "both", "--fail-on", "ttft.p50:+500%", "--json", "-")  # fmt: skip
         comparison = json.loads(done.stdout)
         assert done.returncode == {"regressed": 98, "inconclusive": 3}.get(comparison["verdict"], 0), done.stderr
         sent = comparison["outcomes"]["base"]["ok"]
@@ -26,7 +26,7 @@ def test_two_deployments_are_played_in_turns_and_compared(tmp_path):
     assert (left.state, left.asked, len(left.runs), left.arm) == ("complete", 1, 1, "a")
     assert run_sets.paired(left, right)
     assert (tmp_path / "both" / "a" / left.runs[0] / "summary.json").exists()
-    again = told(tmp_path, "compare", "both/a", "both/b", "--fail-on", "ttft.p50:+500%", "--json")
+    again = told(tmp_path, "compare", "both/a", "both/b", "--fail-on", "ttft.p50:+500%", "--json", "-")
     assert json.loads(again.stdout) == comparison
 
 

@@ -11,7 +11,7 @@ import pytest
 from headroom.aborting import Watch
 from loadgen.config import RunConfig
 from loadgen.samples import Outcome, Run
-from tests.commands import PLENTY, headroom
+from tests.commands import PLENTY, deployment, headroom, told
 from tests.runs import answered, make_run
 from tests.servers import Server, always, response
 
@@ -67,7 +67,8 @@ def test_nothing_is_looked_at_where_no_threshold_may_end_the_run(tmp_path: Path)
     ],
 )
 def test_a_look_at_the_record_so_far(tmp_path: Path, failed: int, delay: str, ends: bool) -> None:
-    sections = {"threshold": {"expr": "failed<5%", "abort_on_fail": True, "delay": delay}, "load": {"warmup": 0}}
+    load = {"warmup": 0, "duration": "2h"}
+    sections = {"threshold": {"expr": "failed<5%", "abort_on_fail": True, "delay": delay}, "load": load}
     config = RunConfig.model_validate(sections)
     samples = [answered(seq, seq / 10, phase="steady") for seq in range(100)]
     for sample in samples[:failed]:
@@ -75,3 +76,55 @@ def test_a_look_at_the_record_so_far(tmp_path: Path, failed: int, delay: str, en
     run = make_run(tmp_path, samples, config=config, state="running")
     reason = Watch(run.folder, config).look()
     assert (reason is not None) is ends, reason
+
+
+def test_a_threshold_that_would_be_looked_at_too_late_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loadtest.toml").write_text(FILE.format(processes=1))
+    for arguments in (["run"], ["run", "--check"], ["run", "--repeat", "2"], ["ab", "--a", "sim", "--b", "sim"]):
+        done = told(tmp_path, arguments[0], "loadtest.toml", "--duration", "3s", *arguments[1:])
+        assert done.returncode == 2, done.stderr
+        assert "'failed<5%' waits 3 s after the warm-up, and the load is over after 3 s" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        pytest.param(["run", "--repeat", "3"], "run/01", id="repeated"),
+        pytest.param(["ab", "--pairs", "2"], "run/a/01", id="in turns", marks=pytest.mark.long),
+    ],
+)
+def test_a_threshold_ends_a_run_of_several_and_with_it_all_of_them(
+    tmp_path: Path, command: list[str], said: str
+) -> None:
+    """What is told of them is as much a miss as the exit code."""
+    (tmp_path / "loadtest.toml").write_text(FILE.format(processes=1).replace('delay = "3s"', ""))
+    outputs = ["--junit", "j.xml", *(["--json", "g.json"] if command[0] == "run" else [])]
+    with Server(always(response(b"{}", "500 Internal Server Error"))) as server:
+        where = ["--target", server.url] if command[0] == "run" else ["--a", server.url, "--b", server.url]
+        done = headroom(tmp_path, *command, "loadtest.toml", *where, *PLENTY, "--out", "run", *outputs)
+    assert done.returncode == 99, done.stderr
+    assert "headroom: threshold missed: failed<5%: 100 %" in done.stderr
+    assert len(list(tmp_path.glob("run/**/manifest.json"))) == 1
+    assert Run.open(tmp_path / said).manifest.state == "interrupted"
+    if command[0] == "run":
+        gate = json.loads((tmp_path / "g.json").read_bytes())
+        assert (gate["verdict"], gate["exit_code"]) == ("fail", 99)
+        assert gate["judgements"][-1]["reasons"][0].startswith("threshold missed: failed<5%")
+        assert "threshold missed" in (tmp_path / "j.xml").read_text()
+    else:
+        assert "a comparison judges no thresholds (failed<5%)" in done.stderr
+
+
+def test_a_repeated_run_that_is_cut_short_is_no_pass(tmp_path: Path) -> None:
+    """What its JSON and its JUnit say is what the process ends with."""
+    brief = ["--scenario", "streaming", "--rate", "30/s", "--duration", "1s", "--warmup", "0s", "--max-tokens", "4"]
+    with Server(deployment) as server:
+        done = headroom(
+            tmp_path, "run", "--target", server.url, *brief, *PLENTY, "--throttle", "off", "--out", "set", "--repeat", 3,
+            "--slo", "ttft.p50<30s", "--budget-requests", 45, "--json", "g.json", "--junit", "j.xml", "--quiet"
+        )  # fmt: skip
+    assert done.returncode == 111, done.stderr
+    gate = json.loads((tmp_path / "g.json").read_bytes())
+    assert gate["exit_code"] == 111 and gate["verdict"] != "pass"
+    assert "budget" in gate["judgements"][-1]["reasons"][0]
+    assert "budget" in (tmp_path / "j.xml").read_text() and "<error" in (tmp_path / "j.xml").read_text()

@@ -62,7 +62,7 @@ def test_an_a100_pays_for_itself_from_19_million_tokens_an_hour_on():
     even = plan_costs(conversations(1.0), PHI_3_MINI, A100, (6.0, 7.0, 8.0), SURE).break_even
     assert even.tokens_per_hour == pytest.approx(19.3e6, rel=0.002)
     assert even.requests_per_s == pytest.approx(19.286e6 / 3.6e6, rel=1e-3)
-    assert even.utilisation == pytest.approx(even.requests_per_s / 6.0)  # of the lower end, not of the peak
+    assert even.utilisation == pytest.approx(even.requests_per_s / 7.0)  # of what it serves, not of the peak
     assert even.utilisation_range.low == pytest.approx(even.requests_per_s / 8.0, rel=0.01)
     assert even.utilisation_range.high == pytest.approx(even.requests_per_s / 6.0, rel=0.01)
     assert even.managed_can_win is True
@@ -249,14 +249,31 @@ def test_ranges_hold_the_figure_and_come_from_what_is_uncertain():
     assert fixed.high_usd == pytest.approx(1.18 * fixed.per_month_usd, rel=0.01)
 
 
-def test_an_unsure_capacity_makes_the_cost_of_instances_unsure_and_not_that_of_tokens():
-    of = {"demand": conversations(70.0), "price": PHI_3_MINI, "sku": A100, "rules": SURE}
-    sure, unsure = (plan_costs(**of, capacity_per_instance=ends) for ends in [(2.0, 2.0, 2.0), (2.0, 3.0, 4.5)])
-    assert option(unsure, "serverless").high_usd == option(sure, "serverless").high_usd
-    wide, narrow = option(unsure, "around the clock"), option(sure, "around the clock")
-    assert wide.per_month_usd == narrow.per_month_usd  # both are planned with the lower end
-    assert wide.high_usd - wide.low_usd > 3 * (narrow.high_usd - narrow.low_usd)
-    assert unsure.sensitivity[0].name == "capacity"
+def test_what_is_planned_costs_the_same_however_much_it_turns_out_to_serve():
+    """Two instances of 5 requests/s at least, of 10 probably: $4,380 a month in every world, $5,466 serverless."""
+    flat = demand_of(np.arange(600 * 60) / 10, 3_600.0, 800, 200)
+    of = {"demand": flat, "price": PHI_3_MINI, "rules": SURE}
+    plan = plan_costs(**of, sku=at_usd_per_hour(3.0), capacity_per_instance=(5.0, 10.0, 20.0))
+    fixed = option(plan, "around the clock")
+    assert (fixed.low_usd, fixed.per_month_usd, fixed.high_usd) == pytest.approx((4_380, 4_380, 4_380))
+    assert plan.probability_managed_cheaper == 1.0
+    even = plan.break_even
+    assert even.utilisation_range.low < even.utilisation < even.utilisation_range.high
+
+
+@pytest.mark.parametrize(
+    ("ends", "low_usd", "high_usd"), [((5.5, 10.0, 20.0), 1_752, 1_752), ((9.0, 10.0, 11.0), 876, 1_422)]
+)
+def test_a_hybrid_pays_for_what_its_base_turns_out_not_to_serve(ends, low_usd, high_usd):
+    """Two that serve 5.5 at least leave nothing of 10; one that serves 9 at least leaves 1 at most, $546 a month."""
+    flat = demand_of(np.arange(600 * 60) / 10, 3_600.0, 800, 200)
+    hybrid = option(plan_costs(flat, PHI_3_MINI, at_usd_per_hour(1.2), ends, SURE), "hybrid")
+    assert (hybrid.low_usd, hybrid.high_usd) == pytest.approx((low_usd, high_usd), rel=0.01)
+    assert hybrid.low_usd <= hybrid.per_month_usd <= hybrid.high_usd
+
+
+def at_usd_per_hour(usd):
+    return replace(A100, usd_per_hour={"eastus": usd}, reserved_usd_per_hour={})
 
 
 def worlds_of(**factors):
@@ -273,7 +290,8 @@ BY_DAY = 16 / 24
     [
         ("serverless", {"demand": 1.5, "token_price": 2.0}, 3.0 * 120 * 7 * A_REQUEST_USD),  # 1 x 8 h and 10 x 16 h: 7
         ("around the clock", {"demand": 1.5}, 3 * 3.673),  # 15 in 30 s by day, of which one serves 5
-        ("around the clock", {"capacity": 2.0, "instance_price": 1.1}, 1.1 * 3.673),
+        ("around the clock", {"capacity": 2.0, "instance_price": 1.1}, 1.1 * 2 * 3.673),  # two were planned
+        ("autoscaled", {"capacity": 2.0}, 41 / 24 * 3.673),
         ("autoscaled", {"demand": 2.0}, 2 * 41 / 24 * 3.673),
         ("autoscaled", {"demand": 0.1}, 3.673),  # never below the least
         ("hybrid", {"instance_price": 2.0, "token_price": 3.0}, 2 * 1.9 + 3 * 120 * 5 * BY_DAY * A_REQUEST_USD),
@@ -286,7 +304,7 @@ def test_each_way_costs_what_it_would_had_things_turned_out_so(name, factors, us
     price = replace(PHI_3_MINI, input_usd_per_1k=0.03, output_usd_per_1k=0.03)
     rules = replace(SURE, boot_minutes=30.0)
     hour_usd = 1.9 if name == "hybrid" else 3.673  # the first instance is worth $1.98 an hour, the second $1.80
-    case = Case(demand_path(hourly(DAYS)), rules, price, hour_usd, {}, 5 / 30)
+    case = Case(demand_path(hourly(DAYS)), rules, price, hour_usd, {}, every_30_s(5))
     (way,) = (way for way in ways(case) if name in way.name)
     assert way.per_month_usd(worlds_of(**factors))[0] == pytest.approx(usd_per_hour * 730)
 

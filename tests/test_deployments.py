@@ -203,16 +203,16 @@ def test_a_drawn_demand_has_the_rate_and_the_lengths_that_were_asked_for():
         synthetic_demand(0, *lengths, 300)
 
 
-def test_the_page_of_a_quota_fits_100_columns_and_says_what_was_found():
+def test_the_page_of_a_quota_fits_80_columns_and_says_what_was_found():
     tokens = [5_400] * 60
     tokens[30:34] = [17_400] * 4
     plan = quota_plan(
         demand_of_minutes(tokens, per_minute=12, max_tokens=1_600), replace(QUOTA, admission=Admission.PROMPT_AND_MAX)
     )
-    console = Console(file=StringIO(), width=100)
+    console = Console(file=StringIO(), width=80)
     print_quota_plan(plan, console)
     text = console.file.getvalue()
-    assert max(len(line) for line in text.splitlines()) <= 100 and "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80 and "…" not in text
     for words in (
         f"{plan.need.deployments} deployments refuse at most 1 %",
         "95 % confidence",

@@ -96,6 +96,14 @@ def test_what_is_printed_is_a_loadtest_toml(tmp_path: Path) -> None:
     assert told(tmp_path, "import", "azure-load-testing", "none.yaml").returncode == 2
 
 
+@pytest.mark.parametrize("name", ["\U0001f600 req", "a\\b", 'q"q', "\u202egpj", "\x7f\x9b2J", "caf\u00e9"])
+def test_what_is_printed_is_toml_whatever_the_names_are(tmp_path: Path, name: str) -> None:
+    (tmp_path / "test.yaml").write_text("\n".join(yaml_lines([(name, "percentage(error) > 5")])))
+    done = told(tmp_path, "import", "azure-load-testing", "test.yaml")
+    assert tomllib.loads(done.stdout)["slo"] == [f"errors{{scenario={name}}}<=5%"], done.stderr
+    assert done.stdout.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize(
     ("threshold", "said"),
     [

@@ -261,8 +261,9 @@ class Figures:
     def _demand(self, growth):
         """Instants (ns from the stretch's start) and costs of the arrivals, and their span."""
         ranked = sorted(self.steady, key=lambda row: (row["usage_source"] == "server", row["attempt"]))
-        arrivals = {row["seq"]: (row["due_ns"], row["seq"], row["cost"]) for row in ranked}.values()
-        return [((due - self.start) / growth, cost) for due, _, cost in sorted(arrivals)], self.span / growth
+        self.arrivals = {row["seq"]: row for row in ranked}.values()
+        arrivals = sorted((row["due_ns"], row["seq"], row["cost"]) for row in self.arrivals)
+        return [((due - self.start) / growth, cost) for due, _, cost in arrivals], self.span / growth
 
     def of_row(self, metric, row):
         if metric == "itl":
@@ -427,12 +428,12 @@ class Figures:
             ours = (("input", "prompt"), ("output", "completion"))
             price = {f"{there}_usd_per_1k": self.target[f"usd_per_1k_{here}"] for there, here in ours}
             source = {"source": "the target's configuration", "dated": "2026-11-20"}
-        spent, of_steady = (
+        spent, of_demand = (
             sum(row["prompt"] for row in rows) / 1_000 * price["input_usd_per_1k"]
             + sum(row["completion"] for row in rows) / 1_000 * price["output_usd_per_1k"]
-            for rows in (self.billed, self.billed_steady)
+            for rows in (self.billed, self.arrivals)
         )
-        each = of_steady / len(self.billed_steady)
+        each = of_demand / len(self.arrivals)
         per_hour = each * len(self.planned[0]) * float(60 * MINUTE / self.planned[1])
         refusing = {row["deployments"] for row in table if row["rejected_requests_share"] > 0.01}
         enough = min({row["deployments"] for row in table} - refusing, default=table[-1]["deployments"])

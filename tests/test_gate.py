@@ -16,7 +16,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from dashboards import ci
-from headroom.gating import gate_of, schema
+from headroom.gating import Outputs, gate_of, schema, tell
+from headroom.run_sets import RunSet, write
 from loadgen.config import RunConfig
 from planner.checks import Check
 from planner.thresholds import Gate, Judgement
@@ -32,19 +33,24 @@ MADE = {
 }
 
 
-def run_at(cwd: Path, name: str, *, n: int = 600, ttft_s: float = 0.1, state: str = "complete") -> None:
-    samples = [answered(seq, 60 * seq / n, ttft_s=ttft_s, phase="steady") for seq in range(n)]
+def run_at(
+    cwd: Path, name: str, *, n: int = 600, ttft_s: float = 0.1, most_s: float = 0.0, state: str = "complete"
+) -> None:
+    """Of first tokens after `ttft_s`, and evenly up to `most_s` more."""
+    later_s = [most_s * (seq * 7919 % n) / n for seq in range(n)]
+    samples = [answered(seq, 60 * seq / n, ttft_s=ttft_s + later_s[seq], phase="steady") for seq in range(n)]
     make_run(cwd, samples, config=RunConfig.model_validate(MADE), name=name, state=state, reason=None)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs that were good, slow, too short to tell, and invalid (its end was never recorded)."""
+    """Runs that were good, slow, too short to tell, invalid (its end was never recorded), and of many speeds."""
     cwd = tmp_path_factory.mktemp("runs")
     run_at(cwd, "good")
     run_at(cwd, "slow", ttft_s=2.0)
     run_at(cwd, "short", n=60)
     run_at(cwd, "invalid", state="running")
+    run_at(cwd, "varied", most_s=0.2)
     return cwd
 
 
@@ -80,6 +86,12 @@ def gate_with(*checks: Check, subject: str = "runs/a", reasons: tuple[str, ...] 
             ["short", "--slo", "ttft.p95<1s", "--slo", "ttft.p50<1ms"], 99, "1 missed, 1 unclear", id="a miss beats it"
         ),
         pytest.param(["invalid"], 4, "skipped +ttft.p95<1s: not judged", id="an invalid run is not judged"),
+        pytest.param(["varied", "--slo", "ttft.p95<295ms"], 0, "spans the limit", id="what was measured decides"),
+        pytest.param(
+            ["varied", "--slo", "ttft.p95<295ms", "--strict"], 3, "inconclusive .*spans", id="or the interval"
+        ),
+        pytest.param(["varied", "--slo", "ttft.p95<285ms", "--strict"], 3, "inconclusive .*spans", id="both ways"),
+        pytest.param(["varied", "--slo", "ttft.p95<2s", "--strict"], 0, "pass", id="which is clear here"),
         pytest.param(["short", "slow"], 99, "INCONCLUSIVE  short.*FAIL  slow", id="the worst of two"),
     ],
 )
@@ -111,6 +123,37 @@ def test_a_run_without_thresholds_says_what_to_give(tmp_path: Path) -> None:
     make_run(tmp_path, [answered(0, 6.0)])
     done = told(tmp_path, "check", "run")
     assert done.returncode == 2 and "give --slo" in done.stderr
+
+
+def test_the_runs_of_a_set_are_judged_one_by_one(runs: Path, tmp_path: Path) -> None:
+    made = RunSet(
+        format=1,
+        series="x",
+        arm=None,
+        state="complete",
+        reason=None,
+        asked=2,
+        runs=("good", "slow"),
+        spoiled=("short",),
+    )
+    write(runs, made)
+    try:
+        done = told(runs.parent, "check", runs.name)
+        assert done.returncode == 99 and done.stdout.count("1 threshold: 1 ") == 2, done.stdout
+        write(runs, replace(made, runs=()))
+        assert "none of them has ended" in told(runs.parent, "check", runs.name).stderr
+    finally:
+        (runs / "set.json").unlink()
+
+
+@pytest.mark.parametrize(("run", "code"), [("slow", 99), ("short", 3), ("good", 2)])
+def test_what_cannot_be_written_takes_no_verdicts_place(runs: Path, tmp_path: Path, run: str, code: int) -> None:
+    """The other outputs are written; what failed is told. Only a pass would hide it."""
+    nowhere = str(tmp_path / "there is no folder" / "summary")
+    done = told(runs, "check", run, "--github", "--json", str(tmp_path / "g.json"), GITHUB_STEP_SUMMARY=nowhere)
+    assert done.returncode == code, done.stderr
+    assert f"cannot write {nowhere} (GITHUB_STEP_SUMMARY)" in done.stderr
+    assert json.loads((tmp_path / "g.json").read_bytes())["exit_code"] == (0 if code == 2 else code)
 
 
 # JSON
@@ -239,7 +282,16 @@ def test_a_summary_stays_below_a_mebibyte_whatever_it_holds(in_github: Path) -> 
     many = [check_of(f"name {n} {'|' * 280}", message="&" * 290) for n in range(400)]
     text = ci.markdown(gate_with(*many))
     assert 1_000_000 < len(text.encode()) < 1 << 20
-    assert re.search(r"and [\d,]+ more lines\n$", text)
+    assert re.search(r"and [\d,]+ more lines, which are left out here\n$", text)
+
+
+def test_markdown_fits_into_a_comment_on_a_pull_request(tmp_path: Path) -> None:
+    gate = gate_of([*gate_with(*[check_of()] * 9).judgements] * 200)
+    tell(gate, Outputs(markdown=tmp_path / "m.md"), quiet=True)
+    text = (tmp_path / "m.md").read_text()
+    assert 60_000 < len(text) < 65_536
+    shown, left = text.count("\n"), re.search(r"and ([\d,]+) more lines, which are left out here\n$", text)
+    assert left is not None and shown > 300 and int(left[1].replace(",", "")) > 300
 
 
 def test_what_made_a_run_invalid_is_an_error_of_its_own() -> None:

@@ -38,6 +38,10 @@ PAYLOADS = {
     "a line of its own": "one\r\ntwo\x85three\u2028four",
     "an annotation": "x\n::error file=a.py,line=1::owned",
     "a command at once": "::add-mask::secret",
+    "a command with a colon": "::error file=a:c::x",
+    "a command with a colon after a blank": "text ::set-env name=A:B::v",
+    "a command of other letters": "\u3000::error f\u00efle=..::x",
+    "a command that begins with colons": ":::error file=a:c::x",
     "an old command": "text ##[set-env name=PATH]/evil",
     "a command of Azure Pipelines": "##vso[task.setvariable variable=x]y",
     "a row of a table": "a | b |\n|---|---|",
@@ -54,7 +58,7 @@ PAYLOADS = {
     "very long": "A" * 100_000 + "::error::x",
 }
 SAFE = "a safe name"
-COMMAND = re.compile(r"^\s*::[\w-]+.*::|##\w*\[", re.ASCII | re.MULTILINE)
+COMMAND = re.compile(r"(?:^|\s)::|::[\w-]+ [^:\n]*::|##\w*\[", re.MULTILINE)
 payloads = pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
 
 

@@ -44,6 +44,18 @@ def result_of(pytester: pytest.Pytester, tests: str) -> pytest.RunResult:
         return pytester.runpytest_inprocess("-p", "headroom.pytest_plugin")
 
 
+OWN = """
+    @pytest.mark.parametrize("flags", [{{"repeat": 2}}, {{"check": True}}, {{"json_": "x"}}, {{"json": "x"}}, {{"out": "x"}}, {{"quiet": True}}])
+    def test_a_flag_of_the_fixtures_own_is_refused(headroom_run, flags):
+        with pytest.raises(ValueError, match=r"headroom_run\\(\\w+=...\\): "):
+            headroom_run(**LOAD, **flags)
+"""
+
+
+def test_flags_that_are_the_fixtures_own_are_refused(pytester: pytest.Pytester) -> None:
+    result_of(pytester, OWN).assert_outcomes(passed=6)
+
+
 @pytest.mark.parametrize(
     ("tests", "told"),
     [

@@ -7,8 +7,10 @@ import pytest
 from loadgen.samples import Outcome, Phase
 from planner.assemble import plan_run
 from planner.costs.spending import spending
+from planner.demand import demand_of_run
 from planner.prices import TokenPrice
-from planner.traffic import billed_request, billed_requests
+from planner.rows import steady_stretch
+from planner.traffic import traffic
 from tests.runs import answered, make_run, refused
 
 DOLLARS = TokenPrice(model="m", input_usd_per_1k=1.0, output_usd_per_1k=10.0, source="here", dated=date(2026, 1, 1))
@@ -40,8 +42,9 @@ def test_a_request_costs_what_it_does_in_the_steady_phase_not_in_the_warm_up(run
     assert (chat.scenario, chat.attempts, chat.usd) == ("chat", 4, pytest.approx(0.4 + 1.2))
     assert (streaming.scenario, streaming.per_request_usd) == ("streaming", pytest.approx(0.1 + 1.5))
     assert streaming.per_1m_tokens_usd == pytest.approx(1.6 / 250 * 1e6)
-    assert billed_requests(run) == 5
-    assert billed_request(run) == (100.0, pytest.approx(270 / 5))
+    flow = traffic(run, demand_of_run(run), steady_stretch(run))
+    assert flow.billed_requests == 5
+    assert (flow.billed_prompt_tokens, flow.billed_completion_tokens) == (100.0, pytest.approx(270 / 5))
 
 
 def test_the_run_has_cost_its_warm_up_too(run):
@@ -69,3 +72,11 @@ def test_what_is_planned_costs_what_requests_do_after_the_warm_up(tmp_path):
     costs = plan_run(run).serverless
     assert costs.per_request_usd == pytest.approx(0.1 * 0.00013 + 0.05 * 0.00052)
     assert costs.so_far_usd == pytest.approx(620 * costs.per_request_usd + 20 * 3.9 * 0.00013)
+
+
+def test_a_plan_says_what_its_run_spent_by_scenario_and_for_nothing(run):
+    plan = plan_run(run)
+    spent = plan.ahead.spending
+    assert [each.scenario for each in spent.scenarios] == ["all", "chat", "streaming"]
+    assert spent.usd == pytest.approx(plan.serverless.so_far_usd)
+    assert spent.failed_but_billed

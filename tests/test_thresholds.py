@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headroom.targets import prices_of
@@ -15,7 +17,7 @@ from loadgen.config import RunConfig
 from loadgen.errors import ConfigError
 from loadgen.samples import Outcome, Phase, Run, Sample
 from loadgen.slo import KNOWN, Threshold
-from planner.measured import Figure
+from planner.measured import Figure, _mean, share_of
 from planner.thresholds import check_of, ends_run, judge, overall, settled
 from tests.commands import told
 from tests.runs import answered, dropped, make_run, refused
@@ -39,6 +41,12 @@ def streams(n: int, ttft_s: float, first: int = 0, **fields: Any) -> list[Sample
     ("text", "parts"),
     [
         pytest.param("ttft.p95<800ms", ("ttft", "p95", "<", 800.0, None, None), id="a latency, in ms"),
+        pytest.param(
+            "ttft{scenario=a b, target = c}.p50 < 1 s",
+            ("ttft", "p50", "<", 1000.0, "a b", "c"),
+            id="a name with a blank",
+        ),
+        pytest.param("failed<100%", ("failed", None, "<", 1.0, None, None), id="not all, as it is said"),
         pytest.param("itl.p99.9 <= 1.5s", ("itl", "p99.9", "<=", 1500.0, None, None), id="a fine percentile, spaced"),
         pytest.param("ttft{scenario=vision}.p95<2s", ("ttft", "p95", "<", 2000.0, "vision", None), id="of a scenario"),
         pytest.param(
@@ -59,6 +67,8 @@ def test_a_threshold_has_its_parts(text: str, parts: tuple[Any, ...]) -> None:
     found = Threshold.parse(text)
     read = (found.metric, found.statistic, found.relation, found.limit, found.scenario, found.target)
     assert read == (*parts[:3], pytest.approx(parts[3]), *parts[4:])
+    again = Threshold.parse(found.text)
+    assert again == found, "its text is what was read"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +80,20 @@ def test_a_threshold_has_its_parts(text: str, parts: tuple[Any, ...]) -> None:
         pytest.param("zzz.p95<1s", "known are ttft, .*goodput, .*cost_per_1k_requests", id="a metric that is not"),
         pytest.param("ttft.p95<1parsec", "not a duration", id="a unit that is not"),
         pytest.param("failed<1ms", "no limit of failed; write it like 1% or 0.01", id="a share in ms"),
+        pytest.param("failed<1", "is 1% meant", id="all of them may fail"),
+        pytest.param("throttled<=1.0", "is 1.0% meant", id="all of them may be refused"),
+        pytest.param("failed<=100%", "is always kept; is < meant", id="nothing is asked"),
+        pytest.param("goodput>=0", "is always kept; is > meant", id="nothing is asked of goodput"),
+        pytest.param("failed<0.0000000001", "takes more attempts than a run has", id="a share that no run shows"),
+        pytest.param("goodput>99.9999999%", "takes more attempts than a run has", id="nor this one"),
+        pytest.param("ttft.p95<800", "800 has no unit; is 800ms or 800s meant", id="a latency without a unit"),
+        pytest.param("ttft.p95<0ms", "0ms is no limit of a latency; it lies between 1us and 24h", id="no time at all"),
+        pytest.param("ttft.p95<0.1us", "0.1us is no limit of a latency", id="hardly any"),
+        pytest.param("ttft.p95<99999h", "99999h is no limit of a latency", id="eleven years"),
+        pytest.param("ttft.p99.99999999999999999<1s", "is no statistic of ttft", id="a percentile next to all"),
+        pytest.param("requests>=1" + "0" * 400, "is no limit of requests", id="more requests than a number holds"),
+        pytest.param("ttft.p95<1" + "0" * 400 + "s", "is not a duration", id="longer than a number holds"),
+        pytest.param("requests>=10.5", "'10.5' is no whole number", id="half a request"),
         pytest.param("failed<$1", "no limit of failed", id="a share in dollars"),
         pytest.param("failed<5", "a share lies between 0 and 1; is 5% meant", id="a share above all"),
         pytest.param("cost_per_1k_requests<1eur", "write it like 0.40usd", id="another currency"),
@@ -119,6 +143,12 @@ def test_what_is_not_known_is_named_before_anything_is_sent(text: str, complaint
             {"threshold": {"expr": "requests>10", "abort_on_fail": True}}, "any run begins with too few", id="too few"
         ),
         pytest.param({"threshold": {"expr": "ttft.p95<1s", "delay": "soon"}}, "'soon' is not a duration", id="a delay"),
+        pytest.param(
+            {"threshold": {"expr": "ttft.p95<1s", "delay": "5s"}}, "says nothing without abort_on_fail", id="of nothing"
+        ),
+        pytest.param(
+            {"slo": ["ttft.p95<1s"], "threshold": {"expr": "ttft.p95 < 1s"}}, "'ttft.p95<1s' is given twice", id="twice"
+        ),
     ],
 )
 def test_a_threshold_must_be_about_this_run(config: dict[str, Any], complaint: str) -> None:
@@ -200,8 +230,9 @@ def test_a_model_without_a_price_costs_nobody_knows_what(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("hits", "n", "text", "verdict"),
     [
-        pytest.param(0, 380, "failed<1%", "inconclusive", id="380 good ones do not show less than 1 %"),
-        pytest.param(0, 381, "failed<1%", "pass", id="381 do: the whole interval is below"),
+        pytest.param(0, 367, "failed<1%", "inconclusive", id="367 good ones do not show less than 1 %"),
+        pytest.param(0, 368, "failed<1%", "pass", id="368 do: the whole interval is below"),
+        pytest.param(1, 17, "failed<1%", "inconclusive", id="1 of 17 may be chance"),
         pytest.param(4, 458, "failed<1%", "inconclusive", id="4 of 458 do not"),
         pytest.param(4, 459, "failed<1%", "pass", id="from 459 on, as for a p99, what was measured decides"),
         pytest.param(5, 459, "failed<1%", "fail", id="one way or the other"),
@@ -210,25 +241,26 @@ def test_a_model_without_a_price_costs_nobody_knows_what(tmp_path: Path) -> None
         pytest.param(0, 10, "failed<=0", "pass", id="none of ten is none"),
         pytest.param(1, 10, "failed<=0", "fail", id="one is one"),
         pytest.param(0, 0, "failed<1%", "inconclusive", id="nothing was sent"),
-        pytest.param(72, 72, "goodput>0.95", "inconclusive", id="72 say nothing of 95 %"),
-        pytest.param(73, 73, "goodput>0.95", "pass", id="73 do"),
+        pytest.param(71, 71, "goodput>0.95", "inconclusive", id="71 say nothing of 95 %"),
+        pytest.param(72, 72, "goodput>0.95", "pass", id="72 do"),
         pytest.param(10, 89, "goodput>0.95", "fail", id="hardly any is clear however few"),
     ],
 )
 def test_a_share_takes_as_many_as_the_percentile_that_says_the_same(hits: int, n: int, text: str, verdict: str) -> None:
-    from planner.quantiles import wilson
-
-    share = wilson(hits, n) if n else None
-    figure = (
-        Figure(value=None, n=0) if share is None else Figure(value=share.value, low=share.low, high=share.high, n=n)
-    )
-    assert check_of(Threshold.parse(text), figure).verdict == verdict
+    rule, every = Threshold.parse(text), n // hits if hits else n + 1
+    evenly = np.array([place % every == 0 and place // every < hits for place in range(n)], dtype=bool)
+    assert evenly.sum() == hits
+    assert check_of(rule, share_of(rule, evenly)).verdict == verdict
 
 
 def test_a_verdict_says_where_the_interval_spans_the_limit() -> None:
     rule = Threshold.parse("ttft.mean<100ms")
     assert "spans the limit" in check_of(rule, Figure(value=99.0, low=90.0, high=108.0, n=500)).message
     assert "spans" not in check_of(rule, Figure(value=80.0, low=75.0, high=85.0, n=500)).message
+    unbounded = check_of(rule, Figure(value=80.0, low=75.0, n=500))
+    assert "80 ms (from 75 ms), n 500" in unbounded.message and "spans the limit" in unbounded.message
+    assert check_of(rule, Figure(value=80.0, low=75.0, n=500), strict=True).verdict == "inconclusive"
+    assert "spans" not in check_of(rule, Figure(value=80.0, n=500)).message
 
 
 def test_a_miss_beats_what_is_unclear_and_that_what_was_kept() -> None:
@@ -248,6 +280,7 @@ def test_a_miss_beats_what_is_unclear_and_that_what_was_kept() -> None:
         ("failed<5%", Figure(value=0.07, low=0.04, high=0.11, n=200), False),
         ("failed<5%", Figure(value=0.09, low=0.06, high=0.13, n=200), True),
         ("failed<5%", Figure(value=None, n=0), False),
+        ("failed<5%", Figure(value=0.5, low=0.06, high=0.9, n=89, needs_n=90), False),
         ("goodput>0.9", Figure(value=0.5, low=0.4, high=0.6, n=90), True),
         ("goodput>0.9", Figure(value=0.89, low=0.8, high=0.95, n=90), False),
         ("ttft.p95<1s", Figure(value=None, n=80, needs_n=90), False),
@@ -262,10 +295,6 @@ def test_a_run_is_ended_by_what_is_beyond_doubt_and_no_less(text: str, figure: F
 @pytest.mark.parametrize("correlated", [False, True])
 def test_the_interval_of_a_mean_holds_for_values_that_follow_each_other(correlated: bool) -> None:
     """93 to 97 of 100 intervals hold the true mean: batch means, where the plain formula would hold it in 60."""
-    import numpy as np
-
-    from planner.measured import _mean
-
     dice = np.random.default_rng(7)
     runs, n, memory = 400, 1_000, 0.6 if correlated else 0.0
     values = dice.normal(size=(n, runs))
@@ -301,6 +330,29 @@ def test_every_metric_is_in_the_readme() -> None:
 def test_a_sweep_counts_requests_that_keep_a_latency(tmp_path: Path, slo: str, complaint: str) -> None:
     done = told(tmp_path, "sweep", "--kind", "managed", "--slo", slo)
     assert done.returncode == 2 and complaint in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("where", ['slo = ["ttft.p95<1s", "failed<1%"]', '[[threshold]]\nexpr = "failed<1%"'])
+def test_a_sweep_leaves_what_a_file_asks_of_single_runs_and_says_so(tmp_path: Path, where: str) -> None:
+    (tmp_path / "loadtest.toml").write_text(where + "\n[target]\nkind = 'managed'\n")
+    done = told(tmp_path, "sweep", "loadtest.toml", "--check")
+    assert done.returncode == 0 and "No step is judged by failed<1%" in done.stderr, done.stderr
+    config = json.loads(done.stdout)
+    assert (config["slo"][0], config["threshold"]) == ("ttft.p95<1s", [])
+    assert "failed<1%" not in config["slo"]
+
+
+@pytest.mark.parametrize(
+    ("text", "figure"),
+    [
+        pytest.param("ttft.mean<1s", _mean(np.array([900.0] * 39), np.ones(39)), id="39 values have no interval"),
+        pytest.param("ttft.mean<1s", _mean(np.array([900.0]), np.ones(1)), id="nor has one"),
+        pytest.param("cost_per_1k_requests<1usd", _mean(np.array([0.1]), np.ones(1)), id="nor the cost of one request"),
+    ],
+)
+def test_a_mean_of_few_requests_is_unclear(text: str, figure: Figure) -> None:
+    check = check_of(Threshold.parse(text), figure)
+    assert (check.verdict, check.measured) == ("inconclusive", None) and "it takes 40 requests" in check.message
 
 
 def test_a_price_that_is_not_known_is_told_before_the_run() -> None:

@@ -9,19 +9,10 @@ from benchmarks.verdicts import OPERATING_POINTS, SHAPES, SPREADS, World, ratio_
 from loadgen.errors import ConfigError
 from planner.comparing.blocks import run_quantile
 from planner.comparing.exact import clopper_pearson
+from planner.comparing.figures import ASSUMED_SPREAD, Figures, Test, shift_of, spread_of
 from planner.comparing.shifts import of_error
 from planner.comparing.tolerance import DEFAULT, Tolerance
-from planner.comparing.verdict import (
-    ASSUMED_SPREAD,
-    Figures,
-    Test,
-    Verdict,
-    detectable,
-    judge,
-    runs_needed,
-    shift_of,
-    spread_of,
-)
+from planner.comparing.verdict import Verdict, detectable, judge, runs_needed
 
 TEN = Tolerance.parse("ttft.p50:+10%")
 
@@ -33,7 +24,7 @@ def test_like_runs_ring_no_alarm_more_than_once_in_a_hundred(test):
 
 
 def test_a_slowdown_as_large_as_the_tolerance_is_found():
-    found = verdicts(World(0.03), 10, 400, comparisons=60, seed=2, slower=(0.10, 0.15), beside=3)
+    found = verdicts(World(0.03), 10, 400, comparisons=60, seed=2, slower=(0.10, 0.15))
     assert found[Verdict.REGRESSED] >= 56
 
 
@@ -100,7 +91,7 @@ def test_so_many_runs_as_are_said_to_be_needed_find_a_slowdown_as_large_as_the_t
     assert (
         detectable(variance, runs, TEN, 5, pairs=False) <= TEN.log < detectable(variance, runs - 1, TEN, 5, pairs=False)
     )
-    found = verdicts(World(spread), runs, 400, comparisons=50, seed=6, slower=(0.10, 0.10), beside=3)
+    found = verdicts(World(spread), runs, 400, comparisons=50, seed=6, slower=(0.10, 0.10))
     assert found[Verdict.REGRESSED] >= 44
 
 
@@ -165,7 +156,7 @@ def test_false_alarms_of_two_thousand_comparisons_are_one_in_a_hundred_at_most(s
 @pytest.mark.parametrize(("runs", "requests", "spread"), OPERATING_POINTS)
 @pytest.mark.parametrize("slower", [(0.10, 0.10), (0.0, 0.15)])
 def test_power_is_95_in_a_hundred_at_the_operating_points(runs, requests, spread, slower):
-    found = verdicts(World(spread), runs, requests, comparisons=2_000, seed=8, slower=slower, beside=3)
+    found = verdicts(World(spread), runs, requests, comparisons=2_000, seed=8, slower=slower)
     assert found[Verdict.REGRESSED] >= 0.95 * 2_000
 
 

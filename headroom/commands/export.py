@@ -59,8 +59,14 @@ def thresholds_of_azure_load_testing(
     from headroom.failure_criteria import read_criteria  # noqa: PLC0415
 
     thresholds, unsaid = read_criteria(file)
-    lines = ["slo = [", *(f"  {json.dumps(text)}," for text in thresholds), "]"]
+    lines = ["slo = [", *(f"  {_toml(text)}," for text in thresholds), "]"]
     lines += [f"# not said here: {json.dumps(text)}" for text in unsaid]
     sys.stdout.write("\n".join(lines) + "\n")
     if unsaid:
         sys.stderr.write(f"headroom: {len(unsaid)} of {len(unsaid) + len(thresholds)} have no counterpart here\n")
+
+
+def _toml(text: str) -> str:
+    """As TOML quotes it; what a terminal would not show by number."""
+    written = (char if char.isprintable() and char not in '"\\' else f"\\U{ord(char):08X}" for char in text)
+    return f'"{"".join(written)}"'

@@ -12,8 +12,13 @@ from headroom.commands.app import GitHub, Json, JUnit, Markdown, Thresholds, app
 
 @app.command()
 def check(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    run_folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or sets of runs that --repeat played.")
+    ],
     slo: Thresholds = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Where a figure's interval spans the limit, it is inconclusive.")
+    ] = False,
     junit: JUnit = None,
     markdown: Markdown = None,
     github: GitHub = False,
@@ -24,4 +29,4 @@ def check(
     from headroom import gating  # noqa: PLC0415
 
     given = {"junit": junit, "markdown": markdown, "github": github, "json_": json_}
-    raise typer.Exit(gating.check(run_folders, slo, gating.Outputs.of(given), quiet=quiet))
+    raise typer.Exit(gating.check(run_folders, slo, gating.Outputs.of(given), strict=strict, quiet=quiet))

@@ -143,6 +143,7 @@ def worker(
 
 def _run(file: Path | None, given: Mapping[str, Any]) -> int:
     from headroom import running, targets  # noqa: PLC0415
+    from headroom.aborting import check_delays  # noqa: PLC0415
     from headroom.gating import Outputs  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
@@ -150,6 +151,7 @@ def _run(file: Path | None, given: Mapping[str, Any]) -> int:
     places = {name: place_of(name) for name in config.scenarios}
     if given["check"]:
         targets.check(config)
+        check_delays(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return 0
     if given["repeat"] is not None:

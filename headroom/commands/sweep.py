@@ -56,9 +56,12 @@ def sweep(
     flags = flags_of({**of_run, "out": out})
     flags = terms.flags(warmup_given=file is not None or "load.warmup" in flags) | flags
     config = load_config(file, flags, os.environ)
+    sweeping.check_objectives(flags.get("slo", ()))
     places = {name: place_of(name) for name in config.scenarios}
     if of_run["check"]:
         targets.check(config)
+        config, assumptions = sweeping.settle(terms, config)
+        sys.stderr.write("".join(f"{assumption}\n" for assumption in assumptions))
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return
     try:

@@ -23,7 +23,11 @@ FailOn = Annotated[
 ]
 TestName = Annotated[str, typer.Option("--test", help="welch, or ranks where some runs start cold.")]
 Baselines = Annotated[Path, typer.Option("--dir", help="The folder of baselines.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE|-", help="Write the comparison as JSON; - prints it alone."),
+]
+KeyPlace = Annotated[str | None, typer.Option(metavar="PLACE", help="Where its key is: env:NAME, file:PATH or entra.")]
 _OWN = ("file", "check", "target", "repeat", "out", "quiet", "no_report", "slo", "junit", "markdown", "github", "json_")
 
 
@@ -41,11 +45,15 @@ def compare(
     history: Annotated[
         bool, typer.Option("--history", help="Change points over all that is named, instead of a comparison.")
     ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="With --history: a slowdown before this day or time is known and accepted."),
+    ] = None,
     baselines: Baselines = Path(".headroom"),
     junit: JUnit = None,
     markdown: Markdown = None,
     github: GitHub = False,
-    as_json: AsJson = False,
+    json_: Json = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing: the exit code says it.")] = False,
 ) -> None:
     """Say whether new runs are slower than a base, or fail more."""
@@ -53,15 +61,19 @@ def compare(
     from headroom.gating import Outputs  # noqa: PLC0415
 
     terms = comparing.Terms.parse(fail_on, test, baselines)
-    outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github})
+    outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github, "json_": json_})
     if history:
-        raise typer.Exit(comparing.history(runs, terms, as_json=as_json))
+        given = {"--confirm": confirm, "--junit": junit, "--markdown": markdown, "--github": github}
+        unheeded = [flag for flag, value in given.items() if value] + (["--test"] if test != "welch" else [])
+        if unheeded:
+            raise ConfigError(f"--history makes no use of {', '.join(unheeded)}")
+        raise typer.Exit(comparing.history(runs, terms, since=since, outputs=outputs, quiet=quiet))
+    if since is not None:
+        raise ConfigError("--since is of a --history")
     if len(runs) != 2:
         raise ConfigError("compare takes a BASE and a NEW: several runs of one side go into one folder, or a baseline")
     base, new = runs
-    raise typer.Exit(
-        comparing.verdict(base, new, terms, confirm=confirm, outputs=outputs, as_json=as_json, quiet=quiet)
-    )
+    raise typer.Exit(comparing.verdict(base, new, terms, confirm=confirm, outputs=outputs, quiet=quiet))
 
 
 @app.command()
@@ -70,6 +82,8 @@ def ab(
     file: Annotated[Path | None, typer.Argument(help="A loadtest.toml; flags override it.")] = None,
     a: Annotated[str, typer.Option("--a", metavar="URL", help="The base: an endpoint's URL, or sim.")] = "",
     b: Annotated[str, typer.Option("--b", metavar="URL", help="What is compared with it.")] = "",
+    a_key: KeyPlace = None,
+    b_key: KeyPlace = None,
     pairs: Annotated[int, typer.Option(help="So many runs of each, in turns: A B, B A, A B.")] = 10,
     fail_on: FailOn = None,
     test: TestName = "welch",
@@ -80,24 +94,26 @@ def ab(
     junit: JUnit = None,
     markdown: Markdown = None,
     github: GitHub = False,
-    as_json: AsJson = False,
+    json_: Json = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the folder.")] = False,
     **of_run: Any,
 ) -> None:
     """Load two deployments in turns, and say whether the second is slower."""
-    from headroom import comparing, repeating  # noqa: PLC0415
+    from headroom import comparing, gating, repeating  # noqa: PLC0415
     from headroom.gating import Outputs  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
     if not a or not b:
         raise ConfigError("ab needs --a URL and --b URL")
     config = load_config(file, flags_of({**of_run, "out": out}), os.environ)
+    gating.say_not_judged(config)
     places = {name: place_of(name) for name in config.scenarios}
     terms = comparing.Terms.parse(fail_on, test, Path(".headroom"))
-    outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github})
+    outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github, "json_": json_})
+    arms = ((a, a_key), (b, b_key))
     try:
         code = repeating.compare_in_turns(
-            config, places, (a, b), pairs, terms=terms, confirm=confirm, outputs=outputs, as_json=as_json, quiet=quiet
+            config, places, arms, pairs, terms=terms, confirm=confirm, outputs=outputs, quiet=quiet
         )
     except KeyboardInterrupt:  # before the first run began
         sys.stderr.write("headroom: interrupted\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -12,7 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
-from planner.comparing.run_facts import RunFacts
+from planner.comparing.comparable import check_alike, check_distinct
+from planner.comparing.damage import damage_of
+from planner.comparing.run_facts import RunFacts, settings_that_were_not_yet
 
 FORMAT = 1
 FOLDER = Path(".headroom")
@@ -27,16 +29,32 @@ class Baseline:
 
 
 def baseline_of(name: str, runs: Sequence[RunFacts]) -> Baseline:
-    """Raises ConfigError for a name that is none of a file, and RunFolderError for runs that are no measure."""
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
+    """Raises ConfigError for a name that is none of a file, and RunFolderError for runs that are no measure, or not of
+    the same.
+    """
+    check_name(name)
     for run in runs:
         if run.reasons:
             raise RunFolderError(f"the run {run.name} is INVALID, and no baseline: {run.reasons[0]}")
+    check_distinct(runs, "what is to be kept")
+    check_alike(runs, "these runs cannot be one baseline")
     return Baseline(format=FORMAT, name=name, runs=tuple(sorted(runs, key=lambda run: (run.started_utc, run.name))))
 
 
+def is_name(name: str) -> bool:
+    """Whether it stays within its folder."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError."""
+    if not is_name(name):
+        raise ConfigError(f"the name {name!r} is none of a baseline: use letters, digits, dots, dashes and underscores")
+
+
 def place_of(name: str, folder: Path) -> Path:
+    """Raises ConfigError for a name that would lead out of the folder."""
+    check_name(name)
     return folder / f"{name}.json"
 
 
@@ -56,7 +74,10 @@ def to_json(baseline: Baseline) -> bytes:
 
 
 def read(path: Path) -> Baseline:
-    """Raises RunFolderError for a file that is no baseline, or one of another format."""
+    """Raises RunFolderError for a file that is no baseline, one of another format, or one that is damaged.
+
+    What settings an older version did not know of are those that it kept to.
+    """
     try:
         raw = orjson.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -67,10 +88,16 @@ def read(path: Path) -> Baseline:
     try:
         baseline = TypeAdapter(Baseline).validate_python(raw)
     except ValidationError as error:
-        raise RunFolderError(f"{path} is damaged: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise RunFolderError(f"{path} is damaged: {place}: {error.errors()[0]['msg']}") from None
     if not baseline.runs:
         raise RunFolderError(f"{path} holds no run")
-    return baseline
+    for number, run in enumerate(baseline.runs):
+        damage = damage_of(run)
+        if damage is not None:
+            raise RunFolderError(f"{path} is damaged: runs.{number}.{damage}")
+    usual = settings_that_were_not_yet()
+    return replace(baseline, runs=tuple(replace(run, settings=usual | run.settings) for run in baseline.runs))
 
 
 def all_in(folder: Path) -> list[Baseline]:

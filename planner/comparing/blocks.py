@@ -31,6 +31,7 @@ class RunQuantile:
     value_ms: float | None  # None where n cannot support it
     low_ms: float | None  # 95 % interval; None where it reaches beyond the values
     high_ms: float | None
+    of: str = ""  # which requests: all that have the latency, scenario=NAME, or stream=no
 
     @property
     def log_error(self) -> float | None:
@@ -43,11 +44,11 @@ class RunQuantile:
         return math.log(self.high_ms / self.low_ms) / 2 / _T
 
 
-def run_quantile(metric: str, percentile: float, values_ms: Floats) -> RunQuantile:
+def run_quantile(metric: str, percentile: float, values_ms: Floats, of: str = "") -> RunQuantile:
     """`values_ms` in the order of time."""
     q, n = percentile / 100, len(values_ms)
     if n < max(needed_samples(q), 2 * BLOCKS):
-        return RunQuantile(metric=metric, percentile=percentile, n=n, value_ms=None, low_ms=None, high_ms=None)
+        return RunQuantile(metric=metric, percentile=percentile, n=n, value_ms=None, low_ms=None, high_ms=None, of=of)
     ascending = np.sort(values_ms)
     value = float(ascending[max(1, math.ceil(round(q * n, 6))) - 1])
     reach = _T * _share_error(values_ms <= value, q)
@@ -58,6 +59,7 @@ def run_quantile(metric: str, percentile: float, values_ms: Floats) -> RunQuanti
         value_ms=value,
         low_ms=_at_rank(ascending, n * (q - reach) + 0.5),
         high_ms=_at_rank(ascending, n * (q + reach) + 0.5),
+        of=of,
     )
 
 

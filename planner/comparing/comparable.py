@@ -14,19 +14,37 @@ _NONE = object()
 
 def check_comparable(base: Sequence[RunFacts], new: Sequence[RunFacts]) -> None:
     """Raises InvalidRun where a run is no measure of anything, RunFolderError where runs were asked other things."""
-    invalid = [run for run in (*base, *new) if run.reasons]
+    sides = ((base, "BASE"), (new, "NEW"))
+    invalid = [(f"{run.name} of {side}", run.reasons[0]) for runs, side in sides for run in runs if run.reasons]
     if invalid:
-        names = ", ".join(run.name for run in invalid)
-        raise InvalidRun(f"INVALID, and not compared: {names}: {invalid[0].reasons[0]}")
+        names = ", ".join(name for name, _ in invalid)
+        raise InvalidRun(f"INVALID, and not compared: {names}: {invalid[0][1]}")
+    for runs, side in sides:
+        check_distinct(runs, side)
     twice = {run.run_id for run in base} & {run.run_id for run in new}
     if twice:
         named = next(run.name for run in new if run.run_id in twice)
         raise RunFolderError(f"the run {named} is on both sides: it would be compared with itself")
-    differing = _differing(run.settings for run in (*base, *new))
+    for runs, side in sides:
+        check_alike(runs, f"the runs of {side} cannot be taken together")
+    check_alike((*base, *new), "these runs cannot be compared")
+
+
+def check_distinct(runs: Sequence[RunFacts], side: str) -> None:
+    """Raises RunFolderError where a run is there twice: it would count as two."""
+    ids = [run.run_id for run in runs]
+    twice = next((run for run in runs if ids.count(run.run_id) > 1), None)
+    if twice is not None:
+        raise RunFolderError(f"the run {twice.name} is in {side} more than once: it would count as several")
+
+
+def check_alike(runs: Sequence[RunFacts], what_not: str) -> None:
+    """Raises RunFolderError where runs were not asked for the same."""
+    differing = _differing(run.settings for run in runs)
     if differing:
         told = "; ".join(f"{key} is {_values(values)}" for key, values in list(differing.items())[:MOST_NAMED])
         more = f"; and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
-        raise RunFolderError(f"these runs cannot be compared, since they were not asked for the same: {told}{more}")
+        raise RunFolderError(f"{what_not}, since they were not asked for the same: {told}{more}")
 
 
 def circumstances(base: Sequence[RunFacts], new: Sequence[RunFacts]) -> tuple[str, ...]:

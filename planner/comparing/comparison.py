@@ -17,7 +17,7 @@ class MetricComparison:
     verdict: Verdict
     reason: str
     tolerance_share: float  # the slowdown that must not be missed
-    floor_share: float  # no smaller one is a regression
+    floor_share: float  # no smaller one is a regression, of these runs
     base_ms: float | None  # geometric mean over the runs
     new_ms: float | None
     ratio: float | None  # new to base
@@ -27,8 +27,8 @@ class MetricComparison:
     p_slower: float | None  # corrected for how much is compared at once (Holm)
     p_faster: float | None
     spread_share: float | None  # between runs, as a standard deviation; None where one run a side cannot show it
-    detectable_share: float | None  # the slowdown that so many runs find 95 times in 100
-    runs_needed: int | None  # a side, to settle what is inconclusive; None where it is not, or a thousand are too few
+    detectable_share: float | None  # the slowdown that so many runs find 95 times in 100; None: they can find none
+    runs_needed: int | None  # a side, in turns, to settle what is inconclusive; None: it is not, or none do
     fewest_samples: int  # of any run
 
 

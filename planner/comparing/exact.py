@@ -81,6 +81,11 @@ def _rank_sums(n: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
+def least_chance(n_base: int, n_new: int, *, pairs: bool) -> float:
+    """The smallest chance that either test of ranks can come to: so few orders there are of so few."""
+    return 2.0**-n_base if pairs else 1 / math.comb(n_base + n_new, n_base)
+
+
 def shift_orders(n_base: int, n_new: int, confidence: float = 0.95) -> int:
     """How many of the ascending differences are cut off either end for an interval of the shift; 0: none can be.
 

@@ -6,12 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from planner.comparing.blocks import BLOCKS
 from planner.comparing.comparison import OutcomeComparison
-from planner.comparing.exact import fisher_above
+from planner.comparing.exact import clopper_pearson, fisher_above
 from planner.comparing.run_facts import RunFacts
 from planner.comparing.shifts import welch
 from planner.comparing.verdict import ALPHA, Verdict
-from planner.quantiles import wilson
 
 FLOOR_SHARE, FLOOR_OF_ONE_RUN = 0.01, 0.05  # of the arrivals: fewer more are no regression
 LOOKS_WORSE = 0.05
@@ -21,16 +21,25 @@ Sides = tuple[Sequence[RunFacts], Sequence[RunFacts]]
 def outcome_chances(sides: Sides) -> tuple[float, float]:
     """How likely so many more, and so many fewer, unanswered are if nothing changed.
 
-    Where there are runs to tell it by, the larger chance of two: of arrivals (Fisher), and of runs (Welch), since
-    failures come in bursts and arrivals of one burst are no trials of their own.
+    The larger chance of two: of arrivals (Fisher), and of runs (Welch), since failures come in bursts and arrivals of
+    one burst are no trials of their own. Of one run a side its blocks in time take the place of runs; where an older
+    baseline has none, nothing is sure.
     """
     (bad, n), (bad_new, n_new) = (_unanswered(side) for side in sides)
     worse, better = fisher_above(bad, n, bad_new, n_new), fisher_above(bad_new, n_new, bad, n)
-    if min(map(len, sides)) < 2:
-        return worse, better
-    base, new = ([math.asin(math.sqrt(run.unanswered / max(1, run.arrivals))) for run in side] for side in sides)
+    trials = [_trials(side, of_blocks=min(map(len, sides)) < 2) for side in sides]
+    if min(map(len, trials)) < 2:
+        return 1.0, 1.0
+    base, new = ([math.asin(math.sqrt(min(1.0, share))) for share in shares] for shares in trials)
     shift = welch(base, new)
     return max(worse, shift.p_slower), max(better, shift.p_faster)
+
+
+def _trials(side: Sequence[RunFacts], *, of_blocks: bool) -> list[float]:
+    """Shares of arrivals that were not answered: of each run, or of each block."""
+    if not of_blocks:
+        return [run.unanswered / max(1, run.arrivals) for run in side]
+    return [bad * BLOCKS / max(1, run.arrivals) for run in side for bad in run.unanswered_blocks]
 
 
 def compare_outcomes(sides: Sides, *, p_worse: float, p_better: float) -> OutcomeComparison:
@@ -64,11 +73,14 @@ def _unanswered(side: Sequence[RunFacts]) -> tuple[int, int]:
 
 
 def _most_worse(bad: int, n: int, bad_new: int, n_new: int) -> float:
-    """The upper end of the 95 % interval of the difference of two shares (Newcombe, 1998, method 10)."""
+    """The upper end of the 95 % interval of the difference of two shares: as Newcombe's tenth method (1998) joins the
+    intervals of both, from exact ones (Clopper and Pearson), since shares near 0 are what is compared.
+    """
     if not n or not n_new:
         return math.inf
-    base, new = wilson(bad, n), wilson(bad_new, n_new)
-    return new.value - base.value + math.hypot(new.high - new.value, base.value - base.low)
+    low, high = clopper_pearson(bad, n)[0], clopper_pearson(bad_new, n_new)[1]
+    base, new = bad / n, bad_new / n_new
+    return new - base + math.hypot(high - new, base - low)
 
 
 def fewer_answered(sides: Sides) -> bool:

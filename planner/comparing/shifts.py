@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from statistics import fmean, median, variance
 
@@ -65,6 +65,23 @@ def of_error(value: float, standard_error: float, df: float) -> Shift:
         p_faster=t_above(-t, df),
         standard_error=standard_error,
         df=df,
+    )
+
+
+def widened(shift: Shift, more: float, df: float) -> Shift:
+    """With so much more variance, of so many degrees of freedom, in it; never surer than it was."""
+    own = shift.standard_error**2
+    if not math.isfinite(own):
+        return shift
+    both = own + more
+    wider = of_error(shift.value, math.sqrt(both), both**2 / (own**2 / shift.df + more**2 / df))
+    return replace(
+        wider,
+        low=min(shift.low, wider.low),
+        high=max(shift.high, wider.high),
+        most=max(shift.most, wider.most),
+        p_slower=max(shift.p_slower, wider.p_slower),
+        p_faster=max(shift.p_faster, wider.p_faster),
     )
 
 

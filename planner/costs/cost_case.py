@@ -16,6 +16,8 @@ from planner.costs.hybrid import LoadDuration, base_instances, load_duration, se
 from planner.costs.uncertainty import AS_PLANNED, Worlds
 from planner.prices import TokenPrice
 
+Capacity = tuple[float, float, float]  # the low end of its 90 % interval, the value, the high end
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostRules:
@@ -51,7 +53,17 @@ class Case:
     price: TokenPrice | None
     usd_per_hour: float | None  # of an instance
     reserved_usd_per_hour: dict[str, float]  # by term
-    capacity_per_s: float | None  # requests that one instance serves within the objectives: the interval's lower end
+    capacity: Capacity | None  # requests/s that one instance serves within the objectives
+
+    @property
+    def counted_per_s(self) -> float | None:
+        """By which instances are counted: the lower end, so that as many as are planned are enough."""
+        return None if self.capacity is None else self.capacity[0]
+
+    @property
+    def served_per_s(self) -> float | None:
+        """What an instance that runs serves, as far as is known."""
+        return None if self.capacity is None else self.capacity[1]
 
     @cached_property
     def usd_per_s(self) -> Floats:
@@ -63,30 +75,31 @@ class Case:
     @cached_property
     def instances(self) -> int | None:
         """That run around the clock."""
-        return self.rules.instances if self.capacity_per_s is None else int(self.instances_in(AS_PLANNED)[0])
+        return self.rules.instances if self.counted_per_s is None else int(self.instances_in(AS_PLANNED)[0])
 
     def instances_in(self, worlds: Worlds) -> Floats:
-        """Had the demand and the capacity turned out so, the plan would have come to so many."""
+        """Had the demand turned out so, the plan would have come to so many; it does not await the capacity."""
         rules = self.rules
-        if self.capacity_per_s is None:
+        if self.counted_per_s is None:
             return np.full(worlds.demand.shape, float(rules.instances or 0))
-        peak = np.array([self.path.peak_requests_per_s / self.capacity_per_s])
+        peak = np.array([self.path.peak_requests_per_s / self.counted_per_s])
         spare = rules.spare_instances
         if rules.instances is not None:  # another rule than ours counted them: what it adds stays
             spare = rules.instances - int(instances_needed(peak, 1.0, least=0, spare=0)[0])
-        load = peak * worlds.demand / worlds.capacity
-        needed: Floats = instances_needed(load, 1.0, least=rules.min_instances, spare=spare).astype(np.float64)
+        needed: Floats = instances_needed(peak * worlds.demand, 1.0, least=rules.min_instances, spare=spare).astype(
+            np.float64
+        )
         return needed
 
     @cached_property
     def following(self) -> Billed | None:
         """Instances that follow the measured demand, each rise known a boot ahead; None without a capacity."""
-        if self.capacity_per_s is None or self.usd_per_hour is None:
+        if self.counted_per_s is None or self.usd_per_hour is None:
             return None
         path, rules, boot_h = self.path, self.rules, self.rules.boot_minutes / 60
         needed = instances_needed(
             path.requests_per_s[: path.measured],
-            self.capacity_per_s,
+            self.counted_per_s,
             least=rules.min_instances,
             spare=rules.spare_instances,
         )
@@ -102,11 +115,11 @@ class Case:
             levels = np.arange(math.ceil(by_hour.max(initial=0.0)))[None, :]
             simulated: Floats = np.clip(by_hour - levels, 0.0, 1.0).mean(axis=0)
             return simulated
-        if self.following is None or self.capacity_per_s is None:
+        if self.following is None or self.counted_per_s is None:
             return np.ones(self.instances or 0)
         shares, measured_share = self.following.share_of_hours, float(path.share[: path.measured].sum())
         rest = instances_needed(
-            path.requests_per_s[path.measured :], self.capacity_per_s, least=rules.min_instances, spare=0
+            path.requests_per_s[path.measured :], self.counted_per_s, least=rules.min_instances, spare=0
         )
         on = np.array([float(rest[0] > level) if len(rest) else 0.0 for level in range(len(shares))])
         return shares * measured_share + on * (1 - measured_share)
@@ -125,9 +138,9 @@ class Case:
     @cached_property
     def worth_usd_per_hour(self) -> Floats | None:
         """Of the 1st, 2nd, ... instance; None where a price or the capacity is not known."""
-        if self.price is None or self.usd_per_hour is None or self.capacity_per_s is None:
+        if self.price is None or self.usd_per_hour is None or self.counted_per_s is None:
             return None
-        return worth_of_instances(self.curve, self.capacity_per_s)
+        return worth_of_instances(self.curve, self.counted_per_s)
 
     @cached_property
     def base(self) -> int:
@@ -141,5 +154,5 @@ class Case:
         """The share of the requests."""
         mean = self.path.mean_requests_per_s
         by_number = load_duration(self.path, self.path.requests_per_s)
-        beyond = by_number.excess(np.array([self.base * (self.capacity_per_s or 0.0)]))
+        beyond = by_number.excess(np.array([self.base * (self.served_per_s or 0.0)]))
         return 1 - float(beyond[0]) / mean if mean else 0.0

@@ -9,10 +9,9 @@ from planner.costs.cost_case import Case
 from planner.costs.demand_path import unsaid_by
 from planner.prices import Sku
 
-Capacity = tuple[float, float, float]
 FORMULAS: Mapping[str, str] = {
     "serverless": "month = 730 h x mean over the hours of (prompt tokens x price in + completion tokens x price out)",
-    "managed": "month = 730 h x instances x price an hour; instances = ceil(busiest minute / capacity) + spare",
+    "managed": "month = 730 h x instances x price an hour; instances = ceil(busiest minute / lower capacity) + spare",
     "autoscaled": "month = 730 h x mean billed instances x price an hour: use, hold for the time of a boot, and boots",
     "off hours": "managed x hours on / 168, a boot a start, and serverless for what comes in the hours off",
     "hybrid": "keep the k-th instance iff the tokens it serves in an hour would cost more, serverless, than the hour",
@@ -24,7 +23,7 @@ FORMULAS: Mapping[str, str] = {
 }
 
 
-def assumptions(case: Case, capacity: Capacity | None) -> tuple[str, ...]:
+def assumptions(case: Case) -> tuple[str, ...]:
     rules, path = case.rules, case.path
     lines = [f"A month is {HOURS_PER_MONTH} hours; of each request all tokens are billed, and no refused request is."]
     if case.price is not None and path.mean_tokens_per_s:
@@ -33,11 +32,11 @@ def assumptions(case: Case, capacity: Capacity | None) -> tuple[str, ...]:
             f"1M tokens cost ${blended:.4g} serverless, {path.output_share:.1%} of them completions "
             f"({case.price.source}, {case.price.dated.isoformat()})."
         )
-    if capacity is not None:
-        low, value, high = capacity
+    if case.capacity is not None:
+        low, value, high = case.capacity
         lines.append(
             f"An instance serves {value:.3g} requests/s within the objectives, 90 % interval {low:.3g} to {high:.3g}; "
-            "all ways and the break-even are planned with the lower end."
+            "instances are counted by the lower end, and what runs serves the value."
         )
     if rules.growth != 1:
         lines.append(f"Every rate is {rules.growth:g} times what was measured, hour by hour.")
@@ -56,7 +55,7 @@ def assumptions(case: Case, capacity: Capacity | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def doubts(case: Case, sku: Sku | None, region: str | None, capacity: Capacity | None) -> tuple[str, ...]:
+def doubts(case: Case, sku: Sku | None, region: str | None) -> tuple[str, ...]:
     found = [unsaid_by(case.path)]
     if sku is not None:
         known = ", ".join(sorted(sku.usd_per_hour)) or "none"
@@ -69,7 +68,7 @@ def doubts(case: Case, sku: Sku | None, region: str | None, capacity: Capacity |
             )
         if sku.retired is not None:
             found.append(f"Azure retires {sku.name} on {sku.retired.isoformat()}: plan nothing new on it")
-        if capacity is None:
+        if case.capacity is None:
             found.append(
                 "what an instance serves within the objectives is not known, so neither hybrid nor the break-even "
                 "utilisation is planned: measure it with headroom sweep"

@@ -15,6 +15,7 @@ from planner.costs.uncertainty import Figure, Worlds
 
 SERVERLESS = "serverless"
 HYBRID = "hybrid"
+AROUND_THE_CLOCK = "managed, around the clock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def _serverless(case: Case) -> Way:
 def _static(case: Case, usd_per_hour: float, instances: int) -> Way:
     per_month_usd = usd_per_hour * HOURS_PER_MONTH
     return Way(
-        name="managed, around the clock",
+        name=AROUND_THE_CLOCK,
         per_month_usd=lambda worlds: case.instances_in(worlds) * per_month_usd * worlds.instance_price,
         instances=float(instances),
         what_must_be_true=_capacity_holds(case, instances),
@@ -70,12 +71,12 @@ def _static(case: Case, usd_per_hour: float, instances: int) -> Way:
 
 
 def _capacity_holds(case: Case, instances: int) -> tuple[str, ...]:
-    if case.capacity_per_s is None:
+    if case.counted_per_s is None:
         suffice = "1 instance suffices" if instances == 1 else f"{instances} instances suffice"
         return (f"{suffice}: what one serves within the objectives is not known",)
-    served = max(1, instances - case.rules.spare_instances) * case.capacity_per_s
+    served = max(1, instances - case.rules.spare_instances) * case.counted_per_s
     return (
-        f"an instance serves {case.capacity_per_s:.3g} requests/s within the objectives",
+        f"an instance serves {case.counted_per_s:.3g} requests/s within the objectives",
         f"no minute brings more than {served:.3g} requests/s",
     )
 
@@ -124,7 +125,7 @@ def _following(case: Case, usd_per_hour: float, mean: float) -> Way:
 def _mean_in(case: Case, worlds: Worlds, mean: float) -> Floats:
     """Instances that follow the demand follow it there too, down to their minimum."""
     least = min(float(case.rules.min_instances), mean)
-    followed: Floats = np.maximum(mean * worlds.demand / worlds.capacity, least)
+    followed: Floats = np.maximum(mean * worlds.demand, least)
     return followed
 
 
@@ -149,7 +150,9 @@ def _reserved(case: Case, usd_per_hour: float, reservation: Reservation) -> Way:
 
 
 def _hybrid(case: Case, usd_per_hour: float) -> Way:
-    base, served_per_s = case.base, case.base * (case.capacity_per_s or 0.0)
+    base, served_per_s = case.base, case.base * (case.served_per_s or 0.0)
+    elsewhere = 1 - case.served_by_base
+    share = f"{elsewhere:.1%} of the requests" if elsewhere >= 0.0005 else "none of this demand"
 
     def per_month_usd(worlds: Worlds) -> Floats:
         beyond = case.curve.excess(served_per_s * worlds.capacity / np.maximum(worlds.demand, 1e-9))
@@ -162,8 +165,7 @@ def _hybrid(case: Case, usd_per_hour: float) -> Way:
         per_month_usd=per_month_usd,
         instances=float(base),
         what_must_be_true=(
-            _capacity_holds(case, base)[0],
-            f"clients send what is beyond {served_per_s:.3g} requests/s elsewhere, "
-            f"{1 - case.served_by_base:.1%} of the requests",
+            f"an instance serves {case.served_per_s or 0:.3g} requests/s within the objectives",
+            f"clients send what is beyond {served_per_s:.3g} requests/s elsewhere, {share}",
         ),
     )

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from statistics import NormalDist
 
 import numpy as np
 
+from planner.block_length import block_minutes
 from planner.cost import HOURS_PER_MONTH
-from planner.costs.demand_path import DAY_S, HOUR_S, DemandPath, Floats
+from planner.costs.demand_path import HOUR_S, DemandPath, Floats
+from planner.demand import MINUTE_S
 
-Z_90 = 1.6448536269514722  # of a standard normal 90 % lie within
 LOW_PERCENT, HIGH_PERCENT = 5.0, 95.0
+Z_90 = NormalDist().inv_cdf(HIGH_PERCENT / 100)  # of a standard normal 90 % lie within
 FEWEST_BLOCKS = 3
 
 
@@ -93,9 +96,8 @@ def bootstrapped_mean(worth: Floats, path: DemandPath, draws: int, rng: np.rando
     """A month's mean over the mean that was measured: of resampled blocks, as what was
     measured might have been another stretch, and the month itself of as many more as it has. 1 where there is nothing.
 
-    A block is a day of a demand of a week and more, an hour from six hours on, else the square root of its minutes:
-    what is alike in neighbouring minutes stays together. Where that makes fewer than three blocks, what is known is
-    how few arrivals were counted: then the mean is normal, as sure as a Poisson count of them.
+    Where a demand makes fewer than three blocks, what is known is how few arrivals were counted: then the mean is
+    normal, as sure as a Poisson count of them.
     """
     mean, bins = float(worth.mean()), len(worth)
     if mean <= 0:
@@ -113,10 +115,8 @@ def bootstrapped_mean(worth: Floats, path: DemandPath, draws: int, rng: np.rando
 
 
 def _block_bins(path: DemandPath) -> int:
-    for longer_than_s, block_s in ((7 * DAY_S, DAY_S), (6 * HOUR_S, HOUR_S)):
-        if path.span_s >= longer_than_s:
-            return max(1, round(block_s / path.bin_s))
-    return max(1, round(math.sqrt(path.measured)))
+    minutes = block_minutes(round(path.span_s / MINUTE_S))
+    return max(1, round(minutes * MINUTE_S / path.bin_s))
 
 
 def range_90(values: Floats) -> Range:

@@ -135,5 +135,5 @@ def _by_mean(slo: Slo) -> bool:
 
 
 def _within(slo: Slo, values_s: Floats) -> Bools:
-    limit_s = slo.limit_ns / 1e9
-    return values_s <= limit_s if "<=" in slo.text else values_s < limit_s
+    within: Bools = slo.keeps(values_s * 1e9)
+    return within

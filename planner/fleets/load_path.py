@@ -15,6 +15,7 @@ from planner.quantiles import nearest_rank
 
 MINUTE_S = 60.0
 HOUR_S = 3_600.0
+PARTS = 1_000_000  # of a request's share, which are counted
 LEAD_QUANTILE = 0.95
 SURE = 1e-9
 
@@ -45,8 +46,9 @@ def path_of(demand: Demand, weights: Floats, quantile: float = 1.0) -> LoadPath:
     load_per_s: Floats = np.bincount(index, weights=weights, minlength=bins) / bin_s
     requests = np.bincount(index, minlength=bins)
     if quantile == 1:
-        peaks = peaks_per_minute(demand, pl.lit(pl.Series("weight", weights)), REQUESTS)
-        peak_per_s, peak_requests_per_s = (peak / MINUTE_S for peak in peaks)
+        whole = pl.lit(pl.Series("weight", np.round(weights * PARTS).astype(np.int64)))
+        load, requests_n = peaks_per_minute(demand, whole, REQUESTS)
+        peak_per_s, peak_requests_per_s = load / PARTS / MINUTE_S, requests_n / MINUTE_S
     else:
         rank = nearest_rank(bins, quantile) - 1
         peak_per_s, peak_requests_per_s = float(np.sort(load_per_s)[rank]), float(np.sort(requests)[rank]) / bin_s

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 MOST_RUNNING = 10_000  # of an instance whose model knows no cap: it is long past any objective then
 LEAST_GAP_S = 1e-9  # so that the clock goes on where a model knows no time between tokens
-Z_95 = 1.6448536269514722  # of the normal distribution
+Z_95 = NormalDist().inv_cdf(0.95)
 Floats = NDArray[np.float64]
 
 

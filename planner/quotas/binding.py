@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadgen.quota import MINUTE_NS, Quota
-from planner.demand import MINUTE_S, Demand
-from planner.quotas.doors import door_of
+from planner.demand import MINUTE_S
+from planner.quotas.replay import Door
 
 HOUR_MINUTES = 60
 
@@ -27,12 +26,9 @@ class Binding:
     busiest_hour_load: float | None  # mean of its minutes
 
 
-def binding(demand: Demand, quota: Quota, deployments: int) -> Binding:
+def binding(door: Door, deployments: int) -> Binding:
     """Of a demand that has arrivals, at the number of deployments that it needs."""
-    door = door_of(demand.arrivals, quota)
-    minute = door.at_ns // MINUTE_NS
-    tokens = np.bincount(minute, door.counted_tokens) / quota.tokens_per_minute
-    requests = np.bincount(minute, door.fits) / quota.requests_per_minute
+    tokens, requests = door.loads
     load = np.maximum(tokens, requests)
     busy = load > 0
     hour, hour_load = None, None

@@ -16,8 +16,8 @@ import polars as pl
 from loadgen.errors import ConfigError
 from loadgen.quota import NS_PER_S, Admission, Limiter, Quota, WindowKind, enforcing
 from planner.demand import Demand, busiest
-from planner.quantiles import nearest_rank
 from planner.quotas.doors import door_of, enforced, numbers_of, window_name
+from planner.quotas.queues import at_rank_s
 from planner.quotas.replay import Door
 
 MOST_TRIES = 1_000
@@ -110,7 +110,7 @@ def retried(
         sum(tried > most or (tried == most and delay is None) for tried, delay in zip(tries, delays_ns, strict=True))
         for most in range(1, client.tries + 1)
     ]
-    p50, p95, p99, longest = (_at_rank(waited, q) for q in (0.5, 0.95, 0.99, 1.0))
+    p50, p95, p99, longest = (at_rank_s(waited, q) for q in (0.5, 0.95, 0.99, 1.0))
     return ClientOutcome(
         client=client.name,
         deployments=number,
@@ -164,7 +164,3 @@ class Crowd:
         self.delays_ns.append(now_ns - first_ns if free_ns <= now_ns else None)
         if free_ns <= now_ns:
             limiter.take(now_ns, cost)
-
-
-def _at_rank(ascending_ns: list[int], q: float) -> float | None:
-    return ascending_ns[nearest_rank(len(ascending_ns), q) - 1] / NS_PER_S if ascending_ns else None

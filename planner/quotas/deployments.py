@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from loadgen.quota import MINUTE_NS, Admission, Quota, WindowKind
+from planner.block_length import DAY_MINUTES, block_minutes
 from planner.demand import MINUTE_S, Demand, admission_tokens, repeated
 from planner.quantiles import nearest_rank
 from planner.quota import REFUSED_SHARE
+from planner.quotas.asked import Counts, Whole
 from planner.quotas.binding import Binding, binding
 from planner.quotas.doors import door_of, windows
-from planner.quotas.replay import Door, Flags, Part, Whole
+from planner.quotas.parts import Part
+from planner.quotas.replay import Door
 from planner.quotas.search import smallest
 
 PHASES = 20  # of the fixed minute against the demand,
@@ -32,12 +34,8 @@ FEWER_PHASES = 5  # where the quota would count otherwise than it is taken to
 RESAMPLES = 1_000
 TAIL = 0.025  # of a 95 % interval, on each side
 LEAST_MINUTES = 10  # of which anything can be drawn again
-DAY_MINUTES = 24 * 60
-LEAST_DAYS = 7
 SLICES_S = (60, 10, 1)  # in which requests may be checked
 TRIMMED_TO = (0.99, 0.95)  # percentiles of the completions
-
-Counts = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,7 @@ def quota_need(
     fewer = replace(search, phases_ns=offsets_ns[:FEWER_PHASES])
     others = [fewer.need(way, window) for other in _others(watched, quota) for window, way in windows(other).items()]
     deployments = max(policy.deployments for policy in own)
-    when = binding(watched, quota, deployments)
+    when = binding(search.door(quota), deployments)
     return QuotaNeed(
         deployments=deployments,
         low=min((policy.low for policy in own if policy.low is not None), default=None),
@@ -137,12 +135,14 @@ def _trims(demand: Demand, quota: Quota, search: Search) -> Iterator[Trim]:
     wanted = arrivals["completion_tokens"].sort()
     if quota.admission is Admission.USAGE or not (arrivals["max_tokens"] > arrivals["completion_tokens"]).any():
         return
+    tried: set[int] = set()
     for percentile in TRIMMED_TO:
         limit = max(1, int(wanted[nearest_rank(len(wanted), percentile) - 1]))
         trimmed = arrivals.with_columns(max_tokens=pl.min_horizontal("max_tokens", pl.lit(limit)))
-        if trimmed.equals(arrivals):
+        if trimmed.equals(arrivals) or limit in tried:
             continue
-        of_trimmed = replace(search, demand=replace(demand, arrivals=trimmed))
+        tried.add(limit)
+        of_trimmed = replace(search, demand=replace(demand, arrivals=trimmed), doors={})
         cut = (arrivals["completion_tokens"] > trimmed["max_tokens"]) & (arrivals["max_tokens"] > limit)
         yield Trim(
             percentile=percentile,
@@ -166,12 +166,11 @@ class Blocks:
 
     @classmethod
     def of(cls, demand: Demand, seed: int) -> Blocks | None:
-        """None where the demand is too short to be drawn from again. The length grows as the third root of the number
-        of minutes, after Hall, Horowitz and Jing (1995)."""
+        """None where the demand is too short to be drawn from again."""
         number = math.floor(demand.span_s / MINUTE_S)
         if number < LEAST_MINUTES:
             return None
-        minutes = DAY_MINUTES if number >= LEAST_DAYS * DAY_MINUTES else math.ceil(number ** (1 / 3))
+        minutes = block_minutes(number)
         draw, shape = np.random.default_rng(seed), (RESAMPLES, math.ceil(number / minutes))
         return cls(minutes, number, draw.integers(0, number, shape), draw.standard_normal(shape))
 
@@ -215,6 +214,7 @@ class Search:
     target_share: float
     phases_ns: tuple[int, ...]
     blocks: Blocks | None
+    doors: dict[Admission, Door] = field(default_factory=dict)  # by what a request counts
 
     def need(self, way: Quota, window: str) -> PolicyNeed:
         tried = self.tried(way)
@@ -231,7 +231,13 @@ class Search:
 
     def tried(self, way: Quota) -> Tried:
         phases_ns = self.phases_ns if way.window is WindowKind.MINUTE else (0,)
-        return Tried(door_of(self.demand.arrivals, way), phases_ns, self.target_share, self.blocks, {})
+        return Tried(self.door(way), phases_ns, self.target_share, self.blocks, {})
+
+    def door(self, way: Quota) -> Door:
+        """The arrivals are read once for each admission."""
+        if way.admission not in self.doors:
+            self.doors[way.admission] = door_of(self.demand.arrivals, way)
+        return Door(self.doors[way.admission].asked, way)
 
 
 @dataclass(frozen=True)
@@ -256,45 +262,37 @@ class Tried:
     def result(self, number: int) -> tuple[bool, float]:
         if number not in self.results:
             swollen = None if self.blocks is None else self.blocks.swollen(self.offered, self.fullness, number)
-            each = [self._in_phase(number, phase_ns, swollen) for phase_ns in self.phases_ns]
+            counted = Part.of(self.door, number).in_phases(self.phases_ns)
+            each = [self._judged(offered, lost, swollen) for offered, lost in counted]
             self.results[number] = all(enough for enough, _ in each), sum(share for _, share in each) / len(each)
         return self.results[number]
 
-    def _in_phase(self, number: int, phase_ns: int, swollen: tuple[Counts, Counts] | None) -> tuple[bool, float]:
-        part = Part.of(self.door, number, phase_ns)
-        enough = part.is_enough(self.target_share)
+    def _judged(self, offered: Counts, lost: Counts, swollen: tuple[Counts, Counts] | None) -> tuple[bool, float]:
+        enough = bool(lost.sum() <= self.target_share * offered.sum())
         if self.blocks is None or swollen is None:
             return enough, float(enough)
-        minutes = self.minutes[part.places]
-        offered, lost = (_by_minute(minutes, each, self.last_minute + 1) for each in (part.door.fits, part.refused))
-        more_offered, more_lost = (more * part.door.fits.sum() / max(1, self.door.fits.sum()) for more in swollen)
-        losses = np.maximum(self.blocks.sums(lost) + more_lost, 0)
-        return enough, float((losses <= self.target_share * (self.blocks.sums(offered) + more_offered)).mean())
+        more_offered, more_lost = (more * offered.sum() / max(1, self.offered.sum()) for more in swollen)
+        losses = np.maximum(self.blocks.sums(self._whole(lost)) + more_lost, 0)
+        allowed = self.target_share * (self.blocks.sums(self._whole(offered)) + more_offered)
+        return enough, float((losses <= allowed).mean())
 
-    @cached_property
-    def minutes(self) -> Whole:
-        """Of each arrival. What came in the last, begun minute goes with the one before, so that all are whole."""
-        minutes: Whole = np.minimum(self.door.at_ns // MINUTE_NS, self.last_minute)
-        return minutes
-
-    @cached_property
-    def last_minute(self) -> int:
-        if self.blocks is None:
-            return int(self.door.at_ns[-1] // MINUTE_NS)
-        return self.blocks.of_minutes - 1
+    def _whole(self, by_minute: Counts) -> Counts:
+        """What came in the last, begun minute goes with the one before, so that all are whole."""
+        count = len(by_minute) if self.blocks is None else self.blocks.of_minutes
+        whole = np.zeros(count)
+        whole[: len(by_minute)] = by_minute[:count]
+        whole[-1] += by_minute[count:].sum()
+        return whole
 
     @cached_property
     def offered(self) -> Counts:
-        return _by_minute(self.minutes, self.door.fits, self.last_minute + 1)
+        return self._whole(self.door.fitting.requests_by_minute)
 
     @cached_property
     def fullness(self) -> Counts:
         """Of each minute: how many deployments' quota it fills."""
-        least = self.last_minute + 1
-        return np.maximum(
-            np.bincount(self.minutes, self.door.counted_tokens, least) / self.door.quota.tokens_per_minute,
-            np.bincount(self.minutes, self.door.fits, least) / self.door.quota.requests_per_minute,
-        )
+        tokens, requests = (self._whole(each) for each in self.door.loads)
+        return np.maximum(tokens, requests)
 
     @cached_property
     def fluid(self) -> int:
@@ -303,7 +301,3 @@ class Tried:
         allowed = self.target_share * fullness.sum()
         most = max(1, math.ceil(fullness.max()))
         return smallest(lambda number: bool(np.maximum(fullness - number, 0).sum() <= allowed), most, most)
-
-
-def _by_minute(minutes: Whole, counted: Flags, count: int) -> Counts:
-    return np.bincount(minutes[counted], minlength=count).astype(np.float64)

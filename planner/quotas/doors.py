@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import SupportsIndex, TypeVar
 
 import numpy as np
 import polars as pl
 
 from loadgen.errors import ConfigError
 from loadgen.quota import NS_PER_S, UNSET_MAX_TOKENS, Admission, Quota, WindowKind
+from planner.quotas.asked import Asked
 from planner.quotas.replay import Door
 
 LONGEST_S = 1e9  # 30 years
@@ -24,8 +26,9 @@ COUNTED = {  # the columns of arrivals that each admission counts
 Known = TypeVar("Known")
 
 
-def door_of(arrivals: pl.DataFrame, quota: Quota, *, phase_ns: int = 0) -> Door:
+def door_of(arrivals: pl.DataFrame | pl.LazyFrame, quota: Quota, *, phase_ns: int = 0) -> Door:
     """The arrivals before deployments with that quota. Raises ConfigError naming a column that cannot be used."""
+    arrivals = frame_of(arrivals)
     at_s = _column(arrivals, "at_s", pl.Float64, nulls=False).to_numpy()
     if len(at_s) and not np.isfinite(at_s).all():
         raise ConfigError("arrivals: at_s must be finite in each row")
@@ -36,7 +39,16 @@ def door_of(arrivals: pl.DataFrame, quota: Quota, *, phase_ns: int = 0) -> Door:
     if len(back):
         raise ConfigError(f"arrivals: at_s goes back in time in row {back[0] + 1}; sort the arrivals by it")
     tokens = admission_cost(arrivals, quota.admission).to_numpy()
-    return Door(at_ns, tokens, quota, phase_ns)
+    return Door(Asked(at_ns, tokens), quota, phase_ns)
+
+
+def frame_of(arrivals: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+    """Raises ConfigError of what is neither."""
+    if isinstance(arrivals, pl.LazyFrame):
+        return arrivals.collect()
+    if not isinstance(arrivals, pl.DataFrame):
+        raise ConfigError(f"arrivals must be a polars frame, not {type(arrivals).__name__}")
+    return arrivals
 
 
 def admission_cost(arrivals: pl.DataFrame, admission: Admission) -> pl.Series:
@@ -72,13 +84,19 @@ def _column(arrivals: pl.DataFrame, name: str, dtype: type[pl.Int64 | pl.Float64
     return whole
 
 
-def numbers_of(deployments: int | Sequence[int]) -> list[int]:
-    """Raises ConfigError."""
-    numbers = [deployments] if isinstance(deployments, int) else list(deployments)
-    for number in numbers:
-        if isinstance(number, bool) or not 1 <= number <= MOST_DEPLOYMENTS or number != int(number):
-            raise ConfigError(f"deployments must be whole numbers from 1 to {MOST_DEPLOYMENTS:,}, not {number!r}")
-    return [int(number) for number in numbers]
+def numbers_of(deployments: SupportsIndex | Iterable[SupportsIndex]) -> list[int]:
+    """One or several, of whatever type counts in whole numbers. Raises ConfigError."""
+    return [_number(each) for each in (deployments if isinstance(deployments, Iterable) else [deployments])]
+
+
+def _number(given: SupportsIndex) -> int:
+    try:
+        number = 0 if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= MOST_DEPLOYMENTS:
+        raise ConfigError(f"deployments must be whole numbers from 1 to {MOST_DEPLOYMENTS:,}, not {given!r}")
+    return number
 
 
 def enforced(quota: Quota, admission: Admission | str | None, window: WindowKind | str | None) -> Quota:

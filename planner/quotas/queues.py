@@ -9,10 +9,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from loadgen.quota import MINUTE_NS, WindowKind
-from planner.quotas.replay import ADMITTED, REQUESTS, TOKENS, Codes, Door, Whole
+from loadgen.quota import MINUTE_NS, NS_PER_S, WindowKind
+from planner.quantiles import nearest_rank
+from planner.quotas.asked import Whole
+from planner.quotas.replay import ADMITTED, REQUESTS, TOKENS, Codes, Door
 
 Waits = tuple[list[int], list[int]]  # when each goes in, and the limit that it waits for longest
+
+
+def at_rank_s(ascending_ns: Sequence[int] | Whole, q: float) -> float | None:
+    """A percentile of waits, by nearest rank; None of none."""
+    return float(ascending_ns[nearest_rank(len(ascending_ns), q) - 1]) / NS_PER_S if len(ascending_ns) else None
 
 
 def waits(door: Door, deployments: int) -> tuple[Whole, Codes]:

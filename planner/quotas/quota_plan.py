@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loadgen.quota import Quota
-from planner.demand import Demand
+from planner.demand import Demand, busiest
 from planner.plan import WhatIf
 from planner.quota import what_if_table
 from planner.quotas.clients import ClientOutcome, clients_table
 from planner.quotas.deployments import QuotaNeed, quota_need
 from planner.quotas.doors import windows
+
+MOST_IN_ROWS = 300_000  # arrivals: those that wait are replayed one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class QuotaPlan:
     admission: str
     need: QuotaNeed | None  # None: the demand has no arrivals
     rows: tuple[WhatIf, ...]
+    rows_of: int | None  # arrivals, the busiest, that the rows are of; None: of all
     clients: tuple[ClientOutcome, ...]  # at one deployment fewer than needed, and at those
 
 
@@ -40,6 +43,7 @@ def quota_plan(demand: Demand, quota: Quota) -> QuotaPlan:
         requests_per_minute=quota.requests_per_minute,
         admission=quota.admission.value,
         need=need,
-        rows=what_if_table(demand, quota),
+        rows=what_if_table(busiest(demand, MOST_IN_ROWS), quota),
+        rows_of=MOST_IN_ROWS if demand.arrivals.height > MOST_IN_ROWS else None,
         clients=clients,
     )

@@ -7,23 +7,22 @@ and only the others, which near the number of deployments that is enough are few
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from loadgen.quota import MINUTE_NS, NS_PER_S, Quota, WindowKind
+from planner.quotas.asked import Asked, Counts, Fitting, Flags, Whole
 
 ADMITTED, TOKENS, REQUESTS, NEVER = 0, 1, 2, 4  # what refused a request, both: TOKENS | REQUESTS; NEVER: too large
-MOST_REPLAYED = 60_000  # arrivals; of more, those of some of the deployments are enough
 EXACT = 1 << 62  # sums up to here are whole numbers of a vector
 
-Whole = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +51,20 @@ class Bucket:
 class Door:
     """Arrivals that deployments with one quota let in or not, whatever the number to which they are dealt in turn.
 
-    `at_ns` never falls and starts at 0; a fixed minute began `phase_ns` before it. Both vectors hold one entry for each
-    arrival.
+    A fixed minute began `phase_ns` before the first arrival.
     """
 
-    at_ns: Whole
-    tokens: Whole
+    asked: Asked
     quota: Quota
     phase_ns: int = 0
+
+    @property
+    def at_ns(self) -> Whole:
+        return self.asked.at_ns
+
+    @property
+    def tokens(self) -> Whole:
+        return self.asked.tokens
 
     @property
     def is_bucket(self) -> bool:
@@ -83,64 +88,40 @@ class Door:
         return Bucket.refilling(self.quota.requests_per_minute, burst_ns)
 
     @cached_property
+    def fitting(self) -> Fitting:
+        largest = self.tokens_bucket.largest if self.is_bucket else self.quota.tokens_per_minute
+        return self.asked.up_to(largest)
+
+    @property
     def fits(self) -> Flags:
         """Which requests are small enough to be admitted ever."""
-        return self.tokens <= (self.tokens_bucket.largest if self.is_bucket else self.quota.tokens_per_minute)
+        return self.fitting.fits
 
-    @cached_property
+    @property
     def counted_tokens(self) -> Whole:
-        return np.where(self.fits, self.tokens, 0)
+        return self.fitting.tokens
 
     @cached_property
-    def since(self) -> tuple[Whole, Whole]:
-        """For each arrival the first that counts with it, against the limit of tokens and against that of requests."""
-        return self._since(MINUTE_NS), self._since(self.slice_ns)
-
-    def _since(self, period_ns: int) -> Whole:
-        if self.quota.window is WindowKind.SLIDING:
-            return np.searchsorted(self.at_ns, self.at_ns - period_ns, side="right")
-        cell = (self.at_ns + self.phase_ns) // period_ns
-        return np.searchsorted(cell, cell)
+    def loads(self) -> tuple[Counts, Counts]:
+        """How many deployments' quota each minute's tokens fill, and its requests; minutes from the first arrival."""
+        tokens = self.fitting.tokens_by_minute / self.quota.tokens_per_minute
+        return tokens, self.fitting.requests_by_minute / self.quota.requests_per_minute
 
     def refusals(self, deployments: int) -> Codes:
         """What refused each arrival; a refused one takes nothing, and is not tried again."""
-        codes = np.zeros(len(self.at_ns), np.uint8)
-        if len(codes):
-            (_refuse_at_buckets if self.is_bucket else _refuse_at_windows)(self, deployments, codes)
-            codes[~self.fits] = NEVER
+        (codes,) = self.refusals_in(deployments, (self.phase_ns,))
         return codes
 
-
-@dataclass(frozen=True)
-class Part:
-    """A door as many of the deployments see it as hold MOST_REPLAYED arrivals, where all are too many to replay.
-
-    Arrivals are dealt out in turn, so that each deployment sees the same load, and some of them stand for all.
-    """
-
-    door: Door
-    deployments: int
-    places: Whole | slice  # of its arrivals, in the whole
-
-    @classmethod
-    def of(cls, whole: Door, deployments: int, phase_ns: int = 0) -> Part:
-        count = len(whole.at_ns)
-        some = max(1, deployments * MOST_REPLAYED // count) if count else deployments
-        if some >= deployments:
-            door = whole if phase_ns == whole.phase_ns else replace(whole, phase_ns=phase_ns)
-            return cls(door, deployments, slice(None))
-        rounds = np.arange(0, count, deployments)
-        places = (rounds[:, np.newaxis] + np.arange(some)).ravel()
-        places = places[places < count]
-        return cls(Door(whole.at_ns[places], whole.tokens[places], whole.quota, phase_ns), some, places)
-
-    @cached_property
-    def refused(self) -> Flags:
-        """Of its arrivals, those that could be admitted, and are not."""
-        return np.asarray((self.door.refusals(self.deployments) != 0) & self.door.fits)
-
-    def is_enough(self, target_share: float) -> bool:
-        return bool(self.refused.sum() <= target_share * self.door.fits.sum())
+    def refusals_in(self, deployments: int, phases_ns: Sequence[int]) -> Iterator[Codes]:
+        """The same for each phase of the fixed minute; where there is no such minute, all are alike."""
+        if not self.is_bucket and len(self.at_ns):
+            yield from _refusals_at_windows(self, deployments, phases_ns)
+            return
+        codes = np.zeros(len(self.at_ns), np.uint8)
+        if len(codes):
+            _refuse_at_buckets(self, deployments, codes)
+            codes[~self.fits] = NEVER
+        yield from itertools.repeat(codes, len(phases_ns))
 
 
 def dealt(amounts: Whole, deployments: int) -> Whole:
@@ -154,25 +135,87 @@ def dealt(amounts: Whole, deployments: int) -> Whole:
 # --- fixed and sliding windows ---
 
 
-def _refuse_at_windows(door: Door, deployments: int, codes: Codes) -> None:
-    tokens = _with_earlier(door.counted_tokens, door.since[0], deployments)
-    requests = _with_earlier(door.fits.astype(np.int64), door.since[1], deployments)
-    over = (tokens > door.quota.tokens_per_minute) | (requests > door.requests_a_slice)
-    late = np.flatnonzero(over & door.fits)
-    late = late[np.argsort(late % deployments, kind="stable")]
-    counts = (late % deployments, late, door.since[0][late], door.since[1][late], tokens[late], requests[late])
-    each = zip(*(count.tolist() for count in counts), door.tokens[late].tolist(), strict=True)
-    codes[late] = list(_refused_in_turn(each, door.quota.tokens_per_minute, door.requests_a_slice))
+def _refusals_at_windows(door: Door, deployments: int, phases_ns: Sequence[int]) -> Iterator[Codes]:
+    """Only who is late in the sliding window may be so in a fixed one of any phase, which lies within it."""
+    taken = _Taken.by(door, deployments)
+    everyone = np.arange(len(door.at_ns))
+    sliding = door.quota.window is WindowKind.SLIDING
+    if len(phases_ns) == 1 and not sliding:
+        firsts = (_first_of_runs(door.at_ns, phases_ns[0], period) for period in taken.periods_ns)
+        yield taken.refused(everyone, *firsts)
+        return
+    since, since_of_requests = (_first_within(door.at_ns, period) for period in taken.periods_ns)
+    if sliding:
+        yield from itertools.repeat(taken.refused(everyone, since, since_of_requests), len(phases_ns))
+        return
+    suspects = everyone[taken.is_late(everyone, since, since_of_requests)]
+    at_ns = door.at_ns[suspects]
+    for phase_ns in phases_ns:
+        starts_ns = (at_ns - (at_ns + phase_ns) % period for period in taken.periods_ns)
+        yield taken.refused(suspects, *(np.searchsorted(door.at_ns, start_ns) for start_ns in starts_ns))
 
 
-def _with_earlier(amounts: Whole, since: Whole, deployments: int) -> Whole:
-    """With each arrival what came to its deployment since the first that counts with it."""
+def _first_within(at_ns: Whole, period_ns: int) -> Whole:
+    """For each arrival the first that counts with it in a sliding window."""
+    return np.searchsorted(at_ns, at_ns - period_ns, side="right")
+
+
+def _first_of_runs(at_ns: Whole, phase_ns: int, period_ns: int) -> Whole:
+    """For each arrival the first in its fixed window."""
+    window = (at_ns + phase_ns) // period_ns
+    starts = np.flatnonzero(np.diff(window, prepend=-1))
+    return np.repeat(starts, np.diff(starts, append=len(at_ns)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """What each deployment would have let in up to each of its arrivals, had nobody been refused."""
+
+    door: Door
+    deployments: int
+    tokens: Whole  # shape (arrivals + 2 x deployments,) at most: by round of the deal, the first of zeros
+    requests: Whole
+
+    @classmethod
+    def by(cls, door: Door, deployments: int) -> _Taken:
+        sums = (_until(each, deployments) for each in (door.counted_tokens, door.fits.astype(np.int64)))
+        return cls(door, deployments, *sums)
+
+    @property
+    def periods_ns(self) -> tuple[int, int]:
+        return MINUTE_NS, self.door.slice_ns
+
+    def _with_earlier(self, until: Whole, places: Whole, since: Whole) -> Whole:
+        """With each arrival what came to its deployment since the first that counts with it."""
+        turn = places % self.deployments
+        first = (since - turn + self.deployments - 1) // self.deployments * self.deployments + turn
+        return np.asarray(until[places + self.deployments] - until[first])
+
+    def is_late(self, places: Whole, since: Whole, since_of_requests: Whole) -> Flags:
+        over = self._with_earlier(self.tokens, places, since) > self.door.quota.tokens_per_minute
+        over |= self._with_earlier(self.requests, places, since_of_requests) > self.door.requests_a_slice
+        return np.asarray(over & self.door.fits[places])
+
+    def refused(self, places: Whole, since: Whole, since_of_requests: Whole) -> Codes:
+        """Of these places alone anyone may be refused."""
+        codes = np.zeros(len(self.door.at_ns), np.uint8)
+        late = np.flatnonzero(self.is_late(places, since, since_of_requests))
+        late = late[np.argsort(places[late] % self.deployments, kind="stable")]
+        places, since, since_of_requests = places[late], since[late], since_of_requests[late]
+        tokens = self._with_earlier(self.tokens, places, since)
+        requests = self._with_earlier(self.requests, places, since_of_requests)
+        turns, costs = places % self.deployments, self.door.tokens[places]
+        counts = (turns, places, since, since_of_requests, tokens, requests, costs)
+        each = zip(*(count.tolist() for count in counts), strict=True)
+        codes[places] = list(_refused_in_turn(each, self.door.quota.tokens_per_minute, self.door.requests_a_slice))
+        codes[~self.door.fits] = NEVER
+        return codes
+
+
+def _until(amounts: Whole, deployments: int) -> Whole:
     until = np.zeros(((-(-len(amounts) // deployments)) + 1) * deployments, np.int64)
     until[deployments:] = np.cumsum(dealt(amounts, deployments), axis=0).ravel()
-    place = np.arange(len(amounts))
-    turn = place % deployments
-    first = (since - turn + deployments - 1) // deployments * deployments + turn
-    return np.asarray(until[place + deployments] - until[first])
+    return until
 
 
 def _refused_in_turn(
