@@ -65,8 +65,10 @@ def _rate(rate: InstanceRate) -> str:
 
 def _fleet(fleet: FleetPlan) -> Iterator[RenderableType]:
     spare = "" if not fleet.spare else f" + {fleet.spare} spare"
+    spread = "more" if fleet.at_random is None else f"up to {count(fleet.at_random + fleet.spare)}"
+    at_random = "" if fleet.at_random == fleet.needed else f", {spread} if Azure spreads requests at random"
     yield Text(
-        f"{_instances(fleet.instances)} = {count(fleet.needed)} needed{spare}, for "
+        f"{_instances(fleet.instances)} = {count(fleet.needed)} needed{spare}{at_random}, for "
         f"{digits(fleet.peak_rate_per_s)} requests/s in the busiest minute; by Azure's formula "
         f"{_number(fleet.azure_formula_instances)}"
     )

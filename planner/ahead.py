@@ -19,7 +19,14 @@ from planner.costs.options import AROUND_THE_CLOCK, SERVERLESS
 from planner.costs.spending import Spending, spending
 from planner.demand import as_recorded, busiest
 from planner.fleet import FleetPlan, FleetRules, plan_fleet
-from planner.instance_rate import InstanceRate, guessed, instance_rate, measured_rate_per_s, other_shape
+from planner.instance_rate import (
+    InstanceRate,
+    guessed,
+    instance_rate,
+    measured_rate_per_s,
+    missed_rate_per_s,
+    other_shape,
+)
 from planner.plan import Plan
 from planner.prices import Sku
 from planner.quotas.admitted import as_recorded as need_as_recorded
@@ -35,7 +42,7 @@ FORMULAS = (
     ("time between tokens", "ITL(n) = a + b n^p, or a + b n + c n^2, by smallest left-out relative error"),
     ("first token", "TTFT_q = c0 + c1 ITL(n)"),
     ("Little's law", "n = rate x (TTFT(n) + (completion tokens - 1) ITL(n)), the smallest root"),
-    ("instances", "ceil(busiest minute / lower end of an instance's rate) + spare, raised until a simulation agrees"),
+    ("instances", "the fewest that keep the objectives when simulated, the busiest going to the least loaded, + spare"),
     *COST_FORMULAS.items(),
 )
 
@@ -135,6 +142,7 @@ def _fleet(
         boot_minutes=settings.boot_minutes,
         max_concurrency=settings.max_concurrency,
         measured_rate_per_s=measured_rate_per_s(scope),
+        missed_at_per_s=missed_rate_per_s(scope),
         cores_per_instance=None if sku is None else sku.cores,
         exempt_from_reservation=sku is not None and sku.exempt_from_reservation,
         most_simulated=20_000,

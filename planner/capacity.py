@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,8 @@ from planner.serving.closure import Latency
 from planner.serving.curves import Form, Shape
 from planner.serving.fitted import Fitted
 from planner.serving.fitting import fit_steps
-from planner.serving.outlook import E2E, ITL, MaxRate, Prediction, max_rate, predict, unknown_statistic
+from planner.serving.highest import MaxRate, max_rate
+from planner.serving.outlook import E2E, ITL, Prediction, predict, unknown_statistic
 from planner.serving.spread import Interval
 from planner.serving.usable import Sifted, is_same_shape, sift
 
@@ -40,7 +40,8 @@ class ServingModel:
     steps_used: int
     dropped: tuple[str, ...]  # why a step was not used
     doubts: tuple[str, ...]
-    fits: tuple[Fitted, ...]  # of each shape with steps enough, then, if there are several shapes, of all together
+    fits: tuple[Fitted, ...]  # of each shape with steps enough
+    together: Fitted | None  # of several shapes; None of one, and where the shapes cannot be told apart
 
     def itl_ms(
         self, concurrency: float, prompt_tokens: float | None = None, completion_tokens: float | None = None
@@ -103,29 +104,36 @@ class ServingModel:
 
     def _fitted(self, prompt_tokens: float | None, completion_tokens: float | None) -> tuple[Fitted, Shape]:
         """The fit that speaks for a shape: its own where it was measured, else of all shapes together."""
-        *own, last = self.fits
-        mean = last.shape
+        mean = (self.together or max(self.fits, key=_steps_n)).shape
         shape = Shape(
             mean.prompt_tokens if prompt_tokens is None else float(prompt_tokens),
             mean.completion_tokens if completion_tokens is None else float(completion_tokens),
         )
         if not (0 <= shape.prompt_tokens < math.inf and 1 <= shape.completion_tokens < math.inf):
             raise CapacityError(f"{prompt_tokens} prompt and {completion_tokens} completion tokens are no request")
-        near = [each for each in (own or [last]) if is_same_shape(each.shape, shape)]
+        near = [each for each in self.fits if is_same_shape(each.shape, shape)]
         if near:
             return near[0], shape
-        if not last.shaped:
+        if self.together is None:
+            measured = " or ".join(_in_words(each.shape) for each in self.fits)
             raise CapacityError(
-                f"the steps asked for {mean.prompt_tokens:.0f} prompt and {mean.completion_tokens:.0f} completion "
-                f"tokens; what requests of {shape.prompt_tokens:.0f} and {shape.completion_tokens:.0f} would see they "
-                "cannot say: measure steps of another shape too"
+                f"the steps asked for {measured}; what requests of {_in_words(shape)} would see they cannot say: "
+                "measure steps of another shape too"
             )
-        if not last.reaches(shape, SHAPE_REACH):
+        if not self.together.reaches(shape, SHAPE_REACH):
             raise CapacityError(
-                f"requests of {shape.prompt_tokens:.0f} prompt and {shape.completion_tokens:.0f} completion tokens lie "
-                f"more than {SHAPE_REACH:g} times beyond all that were measured: measure steps of that shape"
+                f"requests of {_in_words(shape)} lie more than {SHAPE_REACH:g} times beyond all that were measured: "
+                "measure steps of that shape"
             )
-        return last, shape
+        return self.together, shape
+
+
+def _steps_n(fitted: Fitted) -> int:
+    return len(fitted.steps)
+
+
+def _in_words(shape: Shape) -> str:
+    return f"{shape.prompt_tokens:.0f} prompt and {shape.completion_tokens:.0f} completion tokens"
 
 
 def fit(
@@ -143,36 +151,42 @@ def fit(
         raise CapacityError(f"a concurrency cap of {concurrency_cap} serves nothing")
     if instances < 1:
         raise CapacityError(f"{instances} instances cannot have been measured")
-    frame = steps if isinstance(steps, pl.DataFrame) else pl.concat(steps, how="diagonal_relaxed")
+    frames = [steps] if isinstance(steps, pl.DataFrame) else list(steps)
+    if not frames:
+        raise CapacityError("no steps were given: a serving model is fitted on load steps, a row each")
+    frame = pl.concat(frames, how="diagonal_relaxed")
     sifted = sift(frame, concurrency_cap=concurrency_cap, instances=instances)
-    shapes = sorted({step.shape for step in sifted.kept})
-    try:
-        fits = [fit_steps(sifted.kept, sifted.queued, concurrency_cap)]
-    except CapacityError as error:
-        if not sifted.dropped and not sifted.queued:
-            raise
-        raise CapacityError("; ".join([str(error), *sifted.dropped, *sifted.queue_reasons])) from None
-    if len(shapes) > 1:
-        fits = [*_fits_of_shapes(sifted, shapes, concurrency_cap), *fits]
-    last = fits[-1]
+    fits, together = _fits(sifted, concurrency_cap)
+    best = together or max(fits, key=_steps_n)
     return ServingModel(
-        form=last.form.value,
-        forms=tuple((form.value, last.left_out[form]) for form in Form if form in last.left_out),
-        concurrency_cap=None if last.cap is None else round(last.cap),
-        cap_source=last.cap_source,
+        form=best.form.value,
+        forms=tuple((form.value, best.left_out[form]) for form in Form if form in best.left_out),
+        concurrency_cap=None if best.cap is None else round(best.cap),
+        cap_source=best.cap_source,
         instances=instances,
         steps_used=len(sifted.kept),
         dropped=tuple(sifted.dropped),
-        doubts=(*sifted.doubts, *last.doubts),
-        fits=tuple(fits),
+        doubts=(*sifted.doubts, *best.doubts),
+        fits=fits,
+        together=together,
     )
 
 
-def _fits_of_shapes(sifted: Sifted, shapes: Sequence[int], concurrency_cap: int | None) -> list[Fitted]:
-    """The fit of each shape that has steps enough for one of its own."""
-    fits = []
-    for shape in shapes:
-        own = [step for step in sifted.kept if step.shape == shape]
-        with suppress(CapacityError):
-            fits.append(fit_steps(own, [step for step in sifted.queued if step.shape == shape], concurrency_cap))
-    return fits
+def _fits(sifted: Sifted, concurrency_cap: int | None) -> tuple[tuple[Fitted, ...], Fitted | None]:
+    """Of each shape that has steps enough for one of its own, and of all together; of one of them at least."""
+    own, refusals = [], []
+    for shape in sorted({step.shape for step in sifted.kept}) or [0]:
+        kept, queued = ([step for step in steps if step.shape == shape] for steps in (sifted.kept, sifted.queued))
+        try:
+            own.append(fit_steps(kept, queued, concurrency_cap))
+        except CapacityError as error:
+            refusals.append(str(error))
+    together = None
+    if len({step.shape for step in sifted.kept}) > 1:
+        try:
+            together = fit_steps(sifted.kept, sifted.queued, concurrency_cap)
+        except CapacityError as error:
+            refusals.insert(0, str(error))
+    if not own and together is None:
+        raise CapacityError("; ".join([refusals[0], *sifted.dropped, *sifted.queue_reasons]))
+    return tuple(own), together

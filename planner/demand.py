@@ -20,6 +20,7 @@ from loadgen.traces import read_trace
 from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, Stretch, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
+AT_AN_EDGE = 1e-9  # of a bin, which the division may lose
 MINUTE_NS = round(MINUTE_S * NS_PER_S)
 MOST_COPIES = 1_000
 TENTH_NS, TENTHS = 100_000_000, 600  # of a second; in a minute
@@ -187,6 +188,15 @@ def demand_from_trace(path: Path) -> Demand:
     last_s = rows[-1].at_s
     span_s = last_s * len(rows) / (len(rows) - 1) if last_s else MINUTE_S
     return Demand(arrivals, span_s, path.name)
+
+
+def bins_of(demand: Demand, about_s: float) -> tuple[Whole, int, float]:
+    """The bin of each arrival, how many bins there are, and their seconds: the span in equal parts of about so many."""
+    span_s = demand.span_s if demand.span_s > 0 else about_s
+    bins = max(1, round(span_s / about_s))
+    bin_s = span_s / bins
+    at_s = demand.arrivals["at_s"].to_numpy()
+    return np.clip((at_s / bin_s + AT_AN_EDGE).astype(np.int64), 0, bins - 1), bins, bin_s
 
 
 def peak_per_minute(demand: Demand, amount: pl.Expr) -> float:

@@ -4,8 +4,9 @@ Static: N = ceil(peak load / rate of one instance) + spare, with the lower end o
 by its share of an instance, which its tokens decide: its time in the system over that of the mix's mean request. Over
 time, with L = detection + cooldown + boot: N_t = ceil(the most load within [t, t + L] / that rate), since what is
 needed at t + L must have been asked for at t. The answer is checked by sending the demand's busiest hour to so many
-simulated instances (planner.fleets.sharing), and raised until these keep the objectives. Where requests are known to
-go to the least loaded instance, which shares the peaks of all, the simulation alone decides.
+simulated instances (planner.fleets.sharing), and raised until these keep the objectives. Where requests go to the
+least loaded instance, as is taken for granted, instances share the peaks of all, and the simulation alone decides; how
+many it takes where they go to any is said beside it.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ def plan_fleet(demand: Demand, model: Serving, slos: Sequence[Slo | str], rules:
         objectives(slos),
         max_concurrency=rules.max_concurrency,
         measured_rate_per_s=rules.measured_rate_per_s,
+        missed_at_per_s=rules.missed_at_per_s,
     )
     path = path_of(demand, instance.weights(demand), rules.quantile)
     checks = FleetChecks(demand, instance, most_simulated=rules.most_simulated, seed=rules.seed)
     by_load = max(1, math.ceil(path.peak_per_s / instance.rate.low - SURE))
-    needed, pooled = _needed(by_load, checks, rules.routing)
+    by_routing = _by_routing(by_load, checks, rules.routing, trusted=instance.curve_holds)
+    needed = by_routing[rules.routing] or by_load + MOST_RAISED
     instances = min(rules.max_instances, max(rules.min_instances, needed + rules.spare))
     hours, scheduled_h = needed_by_hour(
         path, instance.rate.low, lead_s=rules.lead_s, least=rules.min_instances, spare=rules.spare
@@ -65,7 +68,8 @@ def plan_fleet(demand: Demand, model: Serving, slos: Sequence[Slo | str], rules:
         concurrency_at_rate=instance.concurrency,
         peak_rate_per_s=path.peak_per_s,
         raised_by_check=max(0, needed - by_load),
-        pooled=pooled,
+        pooled=by_routing[Routing.LEAST_LOADED],
+        at_random=by_routing[Routing.RANDOM],
         checks=checks.done,
         by_hour=hours,
         scheduled_instance_hours=scheduled_h,
@@ -75,20 +79,25 @@ def plan_fleet(demand: Demand, model: Serving, slos: Sequence[Slo | str], rules:
         autoscale=_autoscaled(demand, instance, rules, hours),
         cores_of_quota=_cores(instances, rules),
         azure_formula_instances=_azure_formula(instance, path),
-        assumptions=_assumptions(demand, instance, rules, checks, needed),
+        assumptions=_assumptions(demand, instance, rules, checks, needed, by_random=by_routing[Routing.RANDOM]),
     )
 
 
-def _needed(by_load: int, checks: FleetChecks, routing: Routing) -> tuple[int, int | None]:
-    """What is needed, and what the least loaded routing needs; by the load, raised where the check asks for more."""
-    enough = checks.enough_from(by_load, routing)
-    needed = by_load + MOST_RAISED if enough is None else enough
+def _by_routing(by_load: int, checks: FleetChecks, routing: Routing, *, trusted: bool) -> dict[Routing, int | None]:
+    """What each routing needs: by the load, raised where the check asks for more; None where it asks for too many.
+
+    Fewer than by the load only where the least loaded instance is chosen and the curve is trusted.
+    """
+    found = {routed: checks.enough_from(by_load, routed) for routed in {Routing.RANDOM, routing}}
+    enough = found[Routing.RANDOM] or by_load + MOST_RAISED
+    pooled = checks.enough_from(enough, Routing.LEAST_LOADED)
+    if pooled == enough:
+        pooled = checks.fewest(enough, Routing.LEAST_LOADED, least=1 if trusted else by_load)
+    found[Routing.LEAST_LOADED] = pooled
+    needed = found[routing] or by_load + MOST_RAISED
     if needed > 1:
         checks.met(needed - 1, routing)
-    pooled = checks.enough_from(needed, Routing.LEAST_LOADED)
-    if pooled == needed:
-        pooled = checks.fewest(needed, Routing.LEAST_LOADED)
-    return (pooled, pooled) if routing is Routing.LEAST_LOADED and pooled is not None else (needed, pooled)
+    return found
 
 
 def _cores(instances: int, rules: FleetRules) -> int | None:
@@ -149,7 +158,7 @@ def _derived_rules(instance: OneInstance, rules: FleetRules) -> tuple[str, ...]:
 
 
 def _assumptions(
-    demand: Demand, instance: OneInstance, rules: FleetRules, checks: FleetChecks, needed: int
+    demand: Demand, instance: OneInstance, rules: FleetRules, checks: FleetChecks, needed: int, *, by_random: int | None
 ) -> tuple[str, ...]:
     rate, lead_minutes = instance.rate, rules.lead_s / MINUTE_S
     said = [
@@ -160,6 +169,11 @@ def _assumptions(
         f"a new instance takes {lead_minutes:.3g} min: {rules.detection_minutes:g} to see the load, "
         f"{rules.cooldown_minutes:g} of cooldown, {rules.boot_minutes:g} to boot",
     ]
+    if needed + rules.spare <= rules.max_instances and needed != by_random:
+        most = "more" if by_random is None else f"up to {by_random}"
+        said.append(
+            f"{most} instances are needed if Azure spreads requests over them at random, which is not documented"
+        )
     if not checks.met(needed, rules.routing):
         said.append(f"even {needed} simulated instances do not keep the objectives")
     if needed + rules.spare > rules.max_instances:

@@ -104,14 +104,13 @@ def _modelled(scope: Scope) -> tuple[ServingModel | None, InstanceRate | None, s
 
 def _swept(scope: Scope) -> InstanceRate | None:
     """What the sweep saw, where it was of the same objectives."""
-    met_per_s = measured_rate_per_s(scope)
-    if met_per_s is None or scope.swept is None:
+    met_per_s, missed_per_s = measured_rate_per_s(scope), missed_rate_per_s(scope)
+    if met_per_s is None:
         return None
-    missed_per_s = scope.swept.missed_per_s
     return InstanceRate(
         rate_per_s=met_per_s,
         low=met_per_s,
-        high=met_per_s if missed_per_s is None else max(met_per_s, missed_per_s / scope.swept.instances),
+        high=met_per_s if missed_per_s is None else max(met_per_s, missed_per_s),
         binds=" and ".join(slo.text for slo in scope.slos),
         grade=MEASURED,
         horizon=1.0,
@@ -124,10 +123,20 @@ def _swept(scope: Scope) -> InstanceRate | None:
 
 def measured_rate_per_s(scope: Scope) -> float | None:
     """Of one instance, that a sweep found to keep these objectives with such requests."""
-    swept: SweptCapacity | None = scope.swept
-    if swept is None or _texts(scope.slos) != _texts(scope.config.slos) or other_shape(scope) is not None:
-        return None
-    return swept.rate_per_s / swept.instances
+    swept = _of_these(scope)
+    return None if swept is None else swept.rate_per_s / swept.instances
+
+
+def missed_rate_per_s(scope: Scope) -> float | None:
+    """Of one instance, the lowest at which a sweep saw these objectives missed with such requests."""
+    swept = _of_these(scope)
+    return None if swept is None or swept.missed_per_s is None else swept.missed_per_s / swept.instances
+
+
+def _of_these(scope: Scope) -> SweptCapacity | None:
+    """The sweep, where it was of the objectives and requests that are planned for."""
+    same = _texts(scope.slos) == _texts(scope.config.slos) and other_shape(scope) is None
+    return scope.swept if same else None
 
 
 def other_shape(scope: Scope) -> str | None:

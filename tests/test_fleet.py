@@ -130,9 +130,11 @@ def test_instances_that_share_their_peaks_are_fewer_and_are_what_is_needed_where
     rng = np.random.default_rng(4)
     demand = demand_of(np.sort(rng.uniform(0, 300, 6_000)), 300.0)
     model = Straight(concurrency_cap=2, rate=Range(3.6, 3.5, 3.7))  # 4 a second with all places taken
-    unknown = planned(demand, model, ["ttft.p95<250ms"])
-    known = planned(demand, model, ["ttft.p95<250ms"], routing=Routing.LEAST_LOADED)
-    assert known.needed == known.pooled == unknown.pooled < unknown.needed
+    unknown = planned(demand, model, ["ttft.p95<250ms"], routing=Routing.RANDOM)
+    known = planned(demand, model, ["ttft.p95<250ms"])
+    assert known.needed == known.pooled == unknown.pooled < unknown.needed == unknown.at_random == known.at_random
+    assert any(f"up to {known.at_random} instances" in line for line in known.assumptions)
+    assert not any("at random, which" in line for line in unknown.assumptions)
     assert 5 < known.needed <= 9  # 20 a second fill 5 of them
     pooled = {check.instances: check.attainment.met for check in known.checks}
     assert pooled[known.needed] and not pooled[known.needed - 1]
@@ -172,11 +174,11 @@ def test_the_check_measures_concurrency_and_compares_the_wait_with_theory():
 
 def test_azures_formula_and_the_core_quota():
     model = Straight(concurrency_cap=4, ttft_base_ms=500.0, rate=Range(3.0, 3.0, 3.0))  # 1 s a request
-    plan = planned(steady(20.0, 12), model, ["ttft.p95<2s"], cores_per_instance=24)
+    plan = planned(steady(20.0, 12), model, ["ttft.p95<2s"], cores_per_instance=24, routing=Routing.RANDOM)
     assert plan.azure_formula_instances == math.ceil(20 * 1.0 / 0.7 / 4)
     assert plan.instances == 7
     assert plan.cores_of_quota == math.ceil(7 * 1.2) * 24
-    exempt = {"cores_per_instance": 24, "exempt_from_reservation": True}
+    exempt = {"cores_per_instance": 24, "routing": Routing.RANDOM, "exempt_from_reservation": True}
     assert planned(steady(20.0, 12), model, ["ttft.p95<2s"], **exempt).cores_of_quota == 7 * 24
     assert planned(steady(20.0, 12), EASY, SLOS).azure_formula_instances is None
     assert planned(steady(20.0, 12), EASY, SLOS).cores_of_quota is None
@@ -253,3 +255,25 @@ def test_an_objective_of_gaps_is_simulated_with_their_spread_about_the_mean():
     by_mean, by_p95 = (planned(demand, growing, [slo]) for slo in ("itl.mean<18ms", "itl.p95<27ms"))
     assert by_p95.per_instance_rate.value == pytest.approx(by_mean.per_instance_rate.value)  # 27 ms is 1.5 x 18 ms
     assert planned(demand, growing, ["itl.p95<18ms"]).per_instance_rate.value < 0.7 * by_mean.per_instance_rate.value
+
+
+def test_what_a_sweep_saw_miss_the_objectives_bounds_the_rate_from_above():
+    hopeful = Straight(ttft_base_ms=100.0, rate=Range(10.0, 9.5, 12.0))
+    plan = planned(steady(18.0, 12), hopeful, measured_rate_per_s=6.0, missed_at_per_s=7.0)
+    assert plan.per_instance_rate.value == pytest.approx(42**0.5)
+    assert plan.per_instance_rate.high == 7.0
+    assert plan.needed == 3
+
+
+def test_a_burst_over_the_end_of_a_calendar_minute_is_one_peak():
+    demand = demand_of(30 + np.arange(60) * 1.0, 300.0)
+    path = path_of(demand, np.ones(60))
+    assert path.peak_per_s == path.peak_requests_per_s == pytest.approx(1.0)
+    assert path.load_per_s.max() == pytest.approx(0.5)
+
+
+def test_a_last_minute_that_is_not_whole_is_not_taken_for_one():
+    at_s = np.concatenate([np.arange(0, 60, 2.0), np.arange(60, 66, 0.1)])
+    path = path_of(demand_of(at_s, 66.0), np.ones(len(at_s)))
+    assert path.load_per_s.tolist() == pytest.approx([len(at_s) / 66])
+    assert path.peak_per_s == pytest.approx(87 / 60, rel=0.03)

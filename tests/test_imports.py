@@ -147,9 +147,12 @@ PURE_OF_PLANNER = (  # they know a frame only by the columns of a Demand
     "serving/first_token",
     "serving/fitted",
     "serving/fitting",
+    "serving/highest",
     "serving/outlook",
+    "serving/places",
     "serving/saturation",
     "serving/spread",
+    "serving/steps_met",
 )
 IMPURE = ("asyncio", "gevent", "httpx", "os", "polars", "socket", "subprocess", "threading", "time")
 

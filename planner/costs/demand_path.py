@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from planner.demand import MINUTE_S, REQUESTS, Demand, peak_per_minute
+from planner.demand import MINUTE_S, REQUESTS, Demand, bins_of, peak_per_minute
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,9 +75,7 @@ def demand_path(
         load = f"{off_hours_load_share:g} of the load in the others, {growth:g} times as much"
         raise ValueError(f"no month has {hours_on_per_week:g} h on a week, and {load}")
     span_s = demand.span_s if demand.span_s > 0 else MINUTE_S
-    bins = max(1, round(span_s / (MINUTE_S if span_s <= LONG_S else HOUR_S)))
-    bin_s = span_s / bins
-    index = np.clip((demand.arrivals["at_s"].to_numpy() / bin_s).astype(np.int64), 0, bins - 1)
+    index, bins, bin_s = bins_of(demand, MINUTE_S if span_s <= LONG_S else HOUR_S)
 
     def rates_per_s(column: str | None) -> Floats:
         weights = None if column is None else demand.arrivals[column].to_numpy().astype(np.float64)

@@ -58,9 +58,9 @@ class FleetChecks:
         tried = range(instances, instances + MOST_RAISED + 1)
         return next((number for number in tried if self.met(number, routing)), None)
 
-    def fewest(self, enough: int, routing: Routing) -> int:
+    def fewest(self, enough: int, routing: Routing, *, least: int = 1) -> int:
         """The fewest that do, where `enough` do, by bisection; first the two below, which are likely."""
-        low, high = 0, enough  # more than `low` are needed, `high` do
+        low, high = least - 1, enough  # more than `low` are needed, `high` do
         trial = enough - 1
         while low < trial < high:
             low, high = (low, trial) if self.met(trial, routing) else (trial, high)

@@ -24,11 +24,12 @@ class FleetRules:
     detection_minutes: float = 5.0  # Azure Monitor's rules look at averages of five minutes
     cooldown_minutes: float = 5.0
     boot_minutes: float = 15.0  # of a GPU instance; not documented, 10 to 20
-    routing: Routing = Routing.RANDOM  # Azure's is not documented; the others need fewer instances
+    routing: Routing = Routing.LEAST_LOADED  # Azure's is not documented; at random needs more instances
     scale_rules: tuple[str, ...] = ()  # METRIC>NUMBER:+N, METRIC<NUMBER:-N[/COOLDOWNs]; empty: from the model
     start_instances: int | None = None  # of the autoscaled fleet; None: what the first lead needs
     max_concurrency: int | None = None  # requests in flight at an instance; None: the model's
     measured_rate_per_s: float | None = None  # of one instance, that a sweep found to keep the same objectives
+    missed_at_per_s: float | None = None  # and the lowest that it saw miss them
     cores_per_instance: int | None = None
     exempt_from_reservation: bool = False  # of the 20 % that Azure reserves beside the instances
     most_simulated: int = 50_000  # requests a simulation of the check, the busiest; of autoscaling, ten times as many
@@ -65,6 +66,7 @@ class FleetPlan:
     peak_rate_per_s: float  # in requests of the mean mix: the busiest minute, or the quantile asked for
     raised_by_check: int  # of `needed`, instances that the simulation asked for beyond peak / rate
     pooled: int | None  # what the simulation needs where requests go to the least loaded instance; None: more
+    at_random: int | None  # and where they go to any, which is the most cautious; None: more
     checks: tuple[FleetCheck, ...]  # of each routing, fewer instances first; `needed` and one fewer among them
     by_hour: tuple[HourOfFleet, ...]
     scheduled_instance_hours: float  # of by_hour's instances minute by minute, as a perfect forecast would have them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,7 @@ from planner.fleets.sharing import MOST_RUNNING, Floats, ServiceCurve, Timing, W
 from planner.fleets.simulated_rate import simulated_rate
 
 P95 = 0.95
+MORE = 1.1  # times the rate: where the curve alone gives as much, something else was measured to bind
 
 
 class Figure(Protocol):
@@ -65,6 +67,7 @@ class OneInstance:
     rate: Interval  # requests a second that keep the objectives
     binds: str  # what limits that rate
     concurrency: float  # in flight at that rate
+    curve_holds: bool  # whether the curve with its places gives that rate by itself: then it tells of many instances
     gap_spread: float  # the statistic of itl that the objectives name, over its mean
 
     def curve(self, *, slower: float = 1.0) -> ServiceCurve:
@@ -98,12 +101,13 @@ def one_instance(
     *,
     max_concurrency: int | None = None,
     measured_rate_per_s: float | None = None,
+    missed_at_per_s: float | None = None,
 ) -> OneInstance:
-    """The rate is the model's, and no more than keeps the objectives when simulated with Poisson arrivals.
+    """The rate is the model's, and no more than keeps the objectives when simulated with this demand's own lengths.
 
-    The model knows the mean in flight, the simulation also how often more come at once than there are places. The
-    interval's lower end is no lower than what was measured to keep them: `measured_rate_per_s`. Raises CapacityError
-    where no rate keeps the objectives, and what the model raises where it cannot say.
+    The interval's lower end is no lower than what was measured to keep them (`measured_rate_per_s`), and all of it no
+    higher than what was measured to miss them (`missed_at_per_s`). Raises CapacityError where no rate keeps the
+    objectives, and what the model raises where it cannot say.
     """
     shape = demand.mean_tokens("prompt_tokens"), demand.mean_tokens("completion_tokens")
     found = model.max_rate(slos, *shape)
@@ -111,17 +115,17 @@ def one_instance(
     slope_s, cap, rate = _prompt_slope_s(model, *shape), min(caps, default=None), found.rate_per_s
     curve = ServiceCurve(model, *shape, cap=cap, prompt_slope_s=slope_s)
     spread = _gap_spread(model, slos, rate.value, shape)
-    simulated = 0.0
+    by_curve, most = 0.0, MORE * rate.value
     if rate.low > 0:
         lengths = _column(demand, "prompt_tokens"), _column(demand, "completion_tokens")
-        simulated = simulated_rate(curve, slos, lengths, most_per_s=rate.value, gap_spread=spread)
-    if simulated == 0:
+        by_curve = simulated_rate(curve, slos, lengths, most_per_s=most, gap_spread=spread)
+    if by_curve == 0:
         raise CapacityError(
             f"no rate above zero surely keeps {', '.join(slo.text for slo in slos)} at one instance ({found.binds}), "
             "so no number of instances does; relax the objectives or measure a faster deployment"
         )
-    share = simulated / rate.value
-    low = max(share * rate.low, min(simulated, measured_rate_per_s or 0.0))
+    share = min(1.0, by_curve / rate.value)
+    kept = _between(rate, share, measured_rate_per_s or 0.0, missed_at_per_s or math.inf)
     return OneInstance(
         model=model,
         slos=tuple(slos),
@@ -129,11 +133,21 @@ def one_instance(
         mean_completion_tokens=shape[1],
         prompt_slope_s=slope_s,
         cap=cap,
-        rate=Interval(value=simulated, low=low, high=share * rate.high),
+        rate=kept,
         binds=found.binds if share == 1 else f"{found.binds}, by arrivals that come at once",
-        concurrency=_concurrency(curve, simulated),
+        concurrency=_concurrency(curve, kept.value),
+        curve_holds=cap is not None and by_curve < MORE * kept.value,
         gap_spread=spread,
     )
+
+
+def _between(rate: Figure, share: float, met_per_s: float, missed_per_s: float) -> Interval:
+    """The rate after what the simulation took of it, between what was measured to keep the objectives and to miss."""
+    value, low, high = (share * each for each in (rate.value, rate.low, rate.high))
+    if value >= missed_per_s:
+        value = math.sqrt(met_per_s * missed_per_s) if 0 < met_per_s < missed_per_s else missed_per_s
+        low = min(low, value)
+    return Interval(value=value, low=max(low, min(value, met_per_s)), high=max(value, min(high, missed_per_s)))
 
 
 def objectives(slos: Sequence[Slo | str]) -> tuple[Slo, ...]:

@@ -14,12 +14,11 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from planner.serving.curves import Curve, FloatArray, Shape
+from planner.serving.curves import MS_PER_S, Curve, FloatArray, Shape
 from planner.serving.first_token import FirstToken
 
 GRID = 400
 HALVINGS = 32  # of a step of the grid
-MS_PER_S = 1e3
 FAR = 100.0  # times the highest measured concurrency: where the search ends if there is no cap
 
 

@@ -4,7 +4,8 @@ Three forms: a + b n (linear: dense models), a + b n^p (power: mixtures of exper
 as a batch comes to touch them all), a + b n + c n^2 (quadratic, the universal scalability law's shape). Where steps of
 several shapes of requests are fitted together, b stands for b0 + b1 I/O + b2 (I + O/2): each request in the batch
 costs something by itself, for its share of prefill (I/O tokens for each it decodes), and for the context it attends to,
-I + O/2 tokens in the mean (the terms of the queueing model of llm-d's workload variant autoscaler).
+I + O/2 tokens in the mean (the terms of the queueing model of llm-d's workload variant autoscaler). Terms
+that the shapes do not tell apart are left out, b2 first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 Number = TypeVar("Number", float, FloatArray)
+MS_PER_S = 1e3
 NEGLIGIBLE = 0.01  # share of a prediction
 EXPONENTS = tuple(round(0.1 * tenth, 1) for tenth in range(3, 21))
 
@@ -47,7 +49,7 @@ class Levels:
     prompt_tokens: FloatArray
     completion_tokens: FloatArray
     weight: FloatArray  # of the relative error; 1 for a steady step
-    shaped: bool  # several shapes: the load coefficient follows from the shape
+    load_terms: int  # of the load coefficient: b0, b1 and b2; of one shape b0 alone
 
     def __len__(self) -> int:
         return len(self.concurrency)
@@ -67,7 +69,7 @@ class Curve:
     form: Form
     exponent: float
     coefficients: tuple[float, ...]  # ms, ms per request in flight, and so on
-    shaped: bool
+    load_terms: int
 
     def at(self, concurrency: FloatArray, shape: Shape) -> FloatArray:
         """Milliseconds at each concurrency, for requests of one shape."""
@@ -79,7 +81,7 @@ class Curve:
         """The constant, the load coefficient and the square's, for requests of one shape."""
         constant, *rest = self.coefficients
         bend = rest.pop() if self.form is Form.QUADRATIC else 0.0
-        works = _works(shape.prompt_tokens, shape.completion_tokens) if self.shaped else (1.0,)
+        works = _works(shape.prompt_tokens, shape.completion_tokens)[: self.load_terms]
         return constant, sum(each * work for each, work in zip(rest, works, strict=True)), bend
 
 
@@ -130,7 +132,7 @@ def fit_curve(form: Form, levels: Levels, measured_ms: FloatArray, exponent: flo
         square = float((errors**2).sum())
         if best is None or square < best[0]:
             coefficients = tuple(float(value) for value in found)
-            best = square, Curve(form=form, exponent=each, coefficients=coefficients, shaped=levels.shaped)
+            best = square, Curve(form=form, exponent=each, coefficients=coefficients, load_terms=levels.load_terms)
     assert best is not None
     return best[1]
 
@@ -168,7 +170,7 @@ def condition(curve: Curve, levels: Levels) -> float:
 
 def _columns(form: Form, levels: Levels, exponent: float) -> list[FloatArray]:
     n = levels.concurrency
-    works = _works(levels.prompt_tokens, levels.completion_tokens) if levels.shaped else (1.0,)
+    works = _works(levels.prompt_tokens, levels.completion_tokens)[: levels.load_terms]
     columns = [np.ones(len(levels)), *(np.asarray(n**exponent * work) for work in works)]
     return [*columns, n**2] if form is Form.QUADRATIC else columns
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
 from planner.serving.closure import Latency, Response
 from planner.serving.curves import Form, Shape
+from planner.serving.places import IN_THE_LONG_RUN, Queueing, wait_for_place, with_wait
 from planner.serving.spread import Interval
-from planner.serving.usable import UsableStep
+from planner.serving.usable import UsableStep, mean_shape
 
 AT_LEAST_NEXT = 1.15  # times the highest steady rate
 UNEVEN = 1.25  # one gap over another, of steps meant to be even
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a rate comes to lie on a form; the concurrency is infinite where the form has no steady state."""
+
+    response: Response
+    rate_per_s: float
+    concurrency: float
+    queueing: Queueing = IN_THE_LONG_RUN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +34,7 @@ class Fitted:
     """The model of one shape of requests, or of several together."""
 
     steps: tuple[UsableStep, ...]
+    queued: tuple[UsableStep, ...]  # in which the deployment did not keep up
     responses: Mapping[Form, Response]
     left_out: Mapping[Form, float]  # root mean square of the relative error of ITL at steps left out
     form: Form  # with the smallest of them
@@ -37,9 +51,21 @@ class Fitted:
 
     @property
     def shape(self) -> Shape:
-        """The mean over the steps."""
-        prompt_tokens = sum(step.prompt_tokens for step in self.steps) / len(self.steps)
-        return Shape(prompt_tokens, sum(step.completion_tokens for step in self.steps) / len(self.steps))
+        """The mean over the steps' requests."""
+        return mean_shape(self.steps)
+
+    def figure_ms(self, latency: Latency, spot: Spot, shape: Shape) -> float:
+        """A latency with the wait for a place; infinite where there is no steady state."""
+        if math.isinf(spot.concurrency):
+            return math.inf
+        if self.cap is None or latency.metric == "itl":
+            return float(spot.response.latency_ms(latency, np.array([spot.concurrency]), shape)[0])
+        wait = wait_for_place(spot.response, shape, max(1, round(self.cap)), spot.rate_per_s, spot.queueing)
+        return with_wait(wait, spot.response, latency, spot.concurrency, shape)
+
+    def seconds(self, rate_per_s: float) -> float:
+        """As long as a step at that rate would be."""
+        return median(step.requests for step in self.steps) / rate_per_s
 
     def width(self, latency: Latency, concurrency: float, shape: Shape) -> float:
         """Relative half-width of a latency's 90 % interval at a known concurrency."""

@@ -1,32 +1,23 @@
-"""What a fitted model says of a rate, and of an objective: figures, each with its interval and how far they reach."""
+"""What a fitted model says of a rate: figures, each with its interval and how far they reach."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loadgen.errors import CapacityError, ConfigError
-from loadgen.slo import Slo
+from loadgen.errors import CapacityError
 from planner.serving.closure import Latency, Response
-from planner.serving.curves import Shape
-from planner.serving.fitted import Fitted
+from planner.serving.curves import MS_PER_S, Shape
+from planner.serving.fitted import Fitted, Spot
+from planner.serving.places import LIKELY_CV2, LONG_CV2, SHORT_CV2, Queueing
 from planner.serving.spread import Interval, combined, load_pad
+from planner.serving.steps_met import neighbours
 from planner.serving.usable import SAME_SHAPE
 
 INTERPOLATED, NEXT_STEP, EXTRAPOLATED = "interpolated", "one step beyond", "extrapolated"
-CAPACITY, CAP = "capacity", "concurrency cap"
-OVERSHOOT = 1.15  # of the next step: what a highest rate may come out beyond it
-METRICS = {
-    "ttft": "ttft",
-    "ttft_from_due": "ttft",  # what is due is sent at once, while the load generator keeps up
-    "itl": "itl",
-    "tpot": "itl",
-    "service_time": "e2e",
-    "response_time": "e2e",
-}
 ITL, E2E = Latency("itl", None), Latency("e2e", None)
 
 
@@ -45,25 +36,16 @@ class Prediction:
     horizon: float  # the rate over the highest steady step's
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaxRate:
-    """The highest rate at which one instance keeps the objectives."""
-
-    rate_per_s: Interval
-    binds: str  # the objective's text, "capacity" or "concurrency cap"
-    grade: str
-    horizon: float
-
-
 def predict(fitted: Fitted, shape: Shape, rate_per_s: float) -> Prediction:
     """Raises CapacityError above capacity, and beyond what the steps can say."""
     if not (math.isfinite(rate_per_s) and rate_per_s > 0):
         raise CapacityError(f"a rate of {rate_per_s} requests/s cannot be predicted; ask for one above 0")
+    rate_per_s = float(rate_per_s)
     _check_reach(fitted, shape, rate_per_s)
-    grade, horizon = _grade(fitted, shape, rate_per_s)
+    grade, horizon = grade_of(fitted, shape, rate_per_s)
     at = _Spots.at(fitted, shape, rate_per_s, math.hypot(load_pad(horizon), fitted.widths[ITL]))
     quantiles = fitted.response.itl_quantiles, fitted.response.ttft_quantiles
-    e2e_ms = at.interval(E2E)
+    e2e = at.interval(E2E).divided(MS_PER_S)
     return Prediction(
         rate_per_s=rate_per_s,
         concurrency=at.concurrency(),
@@ -71,34 +53,10 @@ def predict(fitted: Fitted, shape: Shape, rate_per_s: float) -> Prediction:
         itl_p95_ms=at.interval(Latency("itl", 0.95)) if 0.95 in quantiles[0] else None,
         ttft_p50_ms=at.interval(Latency("ttft", 0.5)) if 0.5 in quantiles[1] else None,
         ttft_p95_ms=at.interval(Latency("ttft", 0.95)) if 0.95 in quantiles[1] else None,
-        e2e_mean_s=Interval(value=e2e_ms.value / 1e3, low=e2e_ms.low / 1e3, high=e2e_ms.high / 1e3),
+        e2e_mean_s=e2e,
         grade=grade,
         horizon=horizon,
     )
-
-
-def max_rate(fitted: Fitted, shape: Shape, slos: Sequence[Slo]) -> MaxRate:
-    """Raises CapacityError where none keeps them, where the steps do not hold the statistic, or reach so far."""
-    if not slos:
-        raise ConfigError("no objective was given; write one like ttft.p95<1s")
-    ceiling = fitted.capacity(shape)
-    limits = [(_rate_at(fitted, shape, each), each.text) for each in slos]
-    found = [(each, text) for each, text in limits if each is not None]
-    if ceiling is not None:
-        measured = fitted.plateau is not None and not fitted.shaped
-        found.append((ceiling, CAPACITY if measured else CAP))
-    least, binds = min(found, key=lambda each: each[0].value)
-    if ceiling is None and least.value > OVERSHOOT * fitted.next_rate(shape):
-        raise CapacityError(
-            f"{' and '.join(each.text for each in slos)}: kept at {fitted.steady_rate(shape):.3g} requests/s, the "
-            f"highest steady step, and by the curve up to {least.value:.3g}; but no step shows where the deployment "
-            "saturates: measure one that does, or give the concurrency cap"
-        )
-    grade, horizon = _grade(fitted, shape, least.value)
-    pad = load_pad(horizon) * least.value
-    spread = min(each.low for each, _ in found), max(least.value, min(each.high for each, _ in found))
-    rate = combined(least.value, spread, (least.value - pad, least.value + pad))
-    return MaxRate(rate_per_s=rate, binds=binds, grade=grade, horizon=horizon)
 
 
 def unknown_statistic(fitted: Fitted, latency: Latency) -> CapacityError:
@@ -113,7 +71,7 @@ def unknown_statistic(fitted: Fitted, latency: Latency) -> CapacityError:
     return CapacityError(f"the steps do not hold {asked} of {latency.metric}; they hold {', '.join(names) or 'none'}")
 
 
-def _grade(fitted: Fitted, shape: Shape, rate_per_s: float) -> tuple[str, float]:
+def grade_of(fitted: Fitted, shape: Shape, rate_per_s: float) -> tuple[str, float]:
     horizon = rate_per_s / fitted.steady_rate(shape)
     if fitted.shaped and not fitted.reaches(shape, 1 + SAME_SHAPE):
         return EXTRAPOLATED, horizon
@@ -138,89 +96,81 @@ def _check_reach(fitted: Fitted, shape: Shape, rate_per_s: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Spots:
-    """Where a rate comes to lie on each form; and on one of them a little lower and a little higher.
-
-    A concurrency is infinite where the form has no steady state.
-    """
+    """A rate on each form; and on one of them a little lower and a little higher."""
 
     fitted: Fitted
     shape: Shape
-    response: Response
-    concurrency_of: tuple[float, float, float]  # at the rate less its uncertainty, at the rate, at the rate and that
-    forms: tuple[tuple[Response, float], ...]
+    about: tuple[Spot, Spot, Spot]  # at the rate less its uncertainty, at the rate, at the rate and that
+    forms: tuple[Spot, ...]
 
     @classmethod
     def at(cls, fitted: Fitted, shape: Shape, rate_per_s: float, pad: float) -> _Spots:
-        """By the form that errs least; if it saturates before, by the one that comes nearest of those that do not."""
-        forms = tuple((each, _settles(each, rate_per_s, shape)) for each in fitted.responses.values())
-        response, n = fitted.response, _settles(fitted.response, rate_per_s, shape)
-        if math.isinf(n):
-            response, n = max(
-                ((each, n) for each, n in forms if math.isfinite(n)), key=lambda at: at[1], default=(response, n)
-            )
-        if math.isinf(n):
-            ceiling = fitted.capacity(shape)
-            if ceiling is None or rate_per_s > ceiling.high:
-                raise CapacityError(f"{rate_per_s:.3g} requests/s would saturate an instance, by each form")
-            n = response.peak(response.top, shape)[1]
-        lower, higher = (_settles(response, rate_per_s * factor, shape) for factor in (max(0.0, 1 - pad), 1 + pad))
-        return cls(fitted, shape, response, (min(lower, n), n, higher), forms)
+        """By the form that errs least; if it saturates before, by the one that comes nearest of those that do not.
+
+        Where the capacity is known and hardly exceeded, by the former, with all places taken.
+        """
+
+        def spot(response: Response, factor: float = 1.0) -> Spot:
+            n = response.concurrency(rate_per_s * factor, shape)
+            return Spot(response, rate_per_s * factor, math.inf if n is None else n)
+
+        forms = tuple(spot(each) for each in fitted.responses.values())
+        middle = spot(fitted.response)
+        ceiling = fitted.capacity(shape)
+        if math.isinf(middle.concurrency) and ceiling is not None and rate_per_s <= ceiling.high:
+            middle = replace(middle, concurrency=middle.response.peak(middle.response.top, shape)[1])
+        if math.isinf(middle.concurrency):
+            settled = [each for each in forms if math.isfinite(each.concurrency)]
+            middle = max(settled, key=lambda each: each.concurrency, default=middle)
+        if math.isinf(middle.concurrency):
+            raise CapacityError(f"{rate_per_s:.3g} requests/s would saturate an instance, by each form")
+        lower, higher = (spot(middle.response, factor) for factor in (max(0.0, 1 - pad), 1 + pad))
+        n, seen_s = min(lower.concurrency, middle.concurrency), fitted.seconds(rate_per_s)
+        lower = replace(lower, concurrency=n, queueing=Queueing(SHORT_CV2, seen_s))
+        middle = replace(middle, queueing=Queueing(LIKELY_CV2, seen_s))
+        higher = replace(higher, queueing=Queueing(LONG_CV2, math.inf))
+        return cls(fitted, shape, (lower, middle, higher), forms)
 
     def concurrency(self) -> Interval:
-        return self._interval(0.0, lambda _, n: n)
+        """In flight: those in service, and by Little's law those that wait for a place."""
+
+        def figure(spot: Spot) -> float:
+            waiting_ms = self._figure_ms(spot, E2E) - self._plain_ms(spot, E2E)
+            return spot.concurrency + spot.rate_per_s * waiting_ms / MS_PER_S if waiting_ms > 0 else spot.concurrency
+
+        found = self._interval(0.0, figure)
+        beside = neighbours(self.fitted, E2E, found_per_s := self.about[1].rate_per_s, self.shape)
+        if beside is None or math.isfinite(found.high) or not beside.hold(found_per_s):
+            return found
+        return replace(found, high=max(found.value, beside.above_per_s * beside.above_ms / MS_PER_S))
 
     def interval(self, latency: Latency) -> Interval:
-        def figure(response: Response, n: float) -> float:
-            return float(response.latency_ms(latency, np.array([n]), self.shape)[0]) if math.isfinite(n) else math.inf
+        """By the curve; between steps in which waits were measured, and beyond them without a cap, by these steps."""
+        rate_per_s, n = self.about[1].rate_per_s, self.about[1].concurrency
+        width = self.fitted.width(latency, n, self.shape)
+        found = self._interval(width, lambda spot: self._figure_ms(spot, latency))
+        beside = neighbours(self.fitted, latency, rate_per_s, self.shape)
+        if beside is None:
+            return found
+        inside, most_ms = beside.hold(rate_per_s), max(beside.below_ms, beside.above_ms) * (1 + width)
+        high = found.high if math.isfinite(found.high) or not inside else max(found.value, most_ms)
+        waited = beside.waited and latency.metric != "itl"
+        if waited and (inside or self.fitted.cap is None):
+            value = beside.at(rate_per_s)
+            low = min(found.low, beside.below_ms * (1 - width))
+            return Interval(value=value, low=low, high=max(high, most_ms) if inside else math.inf)
+        return replace(found, high=high)
 
-        return self._interval(self.fitted.width(latency, self.concurrency_of[1], self.shape), figure)
+    def _figure_ms(self, spot: Spot, latency: Latency) -> float:
+        return self.fitted.figure_ms(latency, spot, self.shape)
 
-    def _interval(self, width: float, figure: Callable[[Response, float], float]) -> Interval:
-        lower, value, higher = (figure(self.response, n) for n in self.concurrency_of)
-        by_form = [figure(*each) for each in self.forms]
+    def _plain_ms(self, spot: Spot, latency: Latency) -> float:
+        if math.isinf(spot.concurrency):
+            return math.inf
+        return float(spot.response.latency_ms(latency, np.array([spot.concurrency]), self.shape)[0])
+
+    def _interval(self, width: float, figure: Callable[[Spot], float]) -> Interval:
+        lower, value, higher = (figure(spot) for spot in self.about)
+        by_form = [figure(spot) for spot in self.forms]
         ends = (lower, higher), (min(by_form), max(by_form)), (value * (1 - width), value * (1 + width))
         return combined(value, *ends)
-
-
-def _settles(response: Response, rate_per_s: float, shape: Shape) -> float:
-    n = response.concurrency(rate_per_s, shape)
-    return math.inf if n is None else n
-
-
-def _rate_at(fitted: Fitted, shape: Shape, slo: Slo) -> Interval | None:
-    """The rate at which an objective is at its limit, by every form, and as sure as the latency is.
-
-    None where the limit is kept beyond a known capacity.
-    """
-    latency = _latency(fitted, slo)
-    limit_ms = slo.limit_ns / 1e6
-
-    def rate(response: Response, limit_ms: float) -> float:
-        highest = response.highest(latency, limit_ms, shape)
-        return response.peak(highest, shape)[0] if highest else 0.0
-
-    highest = fitted.response.highest(latency, limit_ms, shape)
-    if highest >= fitted.response.top and fitted.capacity(shape) is not None:
-        return None
-    value = rate(fitted.response, limit_ms)
-    if value == 0:
-        lightest = float(fitted.response.latency_ms(latency, np.array([0.01]), shape)[0])
-        raise CapacityError(f"{slo.text} is kept at no rate: an instance without load takes {lightest:.3g} ms")
-    width = fitted.width(latency, highest, shape)
-    by_form = [rate(each, limit_ms) for each in fitted.responses.values()]
-    by_latency = rate(fitted.response, limit_ms / (1 + width)), rate(fitted.response, limit_ms * (1 + width))
-    return combined(value, (min(by_form), max(by_form)), by_latency)
-
-
-def _latency(fitted: Fitted, slo: Slo) -> Latency:
-    metric = METRICS.get(slo.metric)
-    if metric is None or slo.statistic == "max" or (slo.metric == "tpot" and slo.quantile is not None):
-        raise CapacityError(f"{slo.text}: a serving model has no {slo.statistic} of {slo.metric}")
-    latency = Latency(metric, slo.quantile)
-    if latency == Latency("ttft", None):
-        raise unknown_statistic(fitted, latency)
-    try:
-        fitted.response.latency_ms(latency, np.array([1.0]), fitted.shape)
-    except KeyError:
-        raise unknown_statistic(fitted, latency) from None
-    return latency

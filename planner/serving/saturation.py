@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from planner.serving.curves import MS_PER_S
 from planner.serving.spread import Interval
-from planner.serving.usable import UsableStep, explained_ttft_ms, is_waiting
+from planner.serving.usable import UsableStep, is_waiting, service_ms
 
-MS_PER_S = 1e3
 ONE_PLATEAU = 0.1  # that rates of one plateau differ by
 FULL_WEIGHT = 0.3  # of what was in service: it shares its iterations with the prompts of a queue, steady steps do not
 RERUN = 0.03  # that a plateau may differ by in another run
@@ -82,5 +82,4 @@ def _is_one_plateau(rates: Sequence[float]) -> bool:
 
 def _in_service(step: UsableStep, below: Sequence[UsableStep], ratio: float) -> float:
     """Of those in flight the ones that did not wait, by Little's law: rate x (explained TTFT + the other tokens)."""
-    service_ms = explained_ttft_ms(step, below) + (step.completion_tokens - 1) * step.itl_ms
-    return step.served_per_s * ratio * service_ms / MS_PER_S
+    return step.served_per_s * ratio * service_ms(step, below) / MS_PER_S
