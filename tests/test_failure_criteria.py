@@ -100,7 +100,7 @@ def test_what_is_printed_is_a_loadtest_toml(tmp_path: Path) -> None:
 def test_what_is_printed_is_toml_whatever_the_names_are(tmp_path: Path, name: str) -> None:
     (tmp_path / "test.yaml").write_text("\n".join(yaml_lines([(name, "percentage(error) > 5")])))
     done = told(tmp_path, "import", "azure-load-testing", "test.yaml")
-    assert tomllib.loads(done.stdout)["slo"] == [f"errors{{scenario={name}}}<=5%"], done.stderr
+    assert tomllib.loads(done.stdout)["threshold"] == [{"expr": f"errors{{scenario={name}}}<=5%"}], done.stderr
     assert done.stdout.replace("\n", "").isprintable()
 
 
