@@ -11,10 +11,11 @@ from rich.text import Text
 from dashboards.readable import readable
 from dashboards.text import UNKNOWN, count, digits, percent, usd
 from dashboards.what_if import need_in_words
-from planner.ahead import Ahead, InstanceRate
+from planner.ahead import Ahead
 from planner.cost_plan import CostPlan
 from planner.costs.spending import Spending
 from planner.fleet import FleetPlan
+from planner.instance_rate import MEASURED, InstanceRate
 
 SHOWN_OPTIONS = 6
 SHOWN_DRIVERS = 3
@@ -39,9 +40,21 @@ def instances(ahead: Ahead) -> Iterator[RenderableType]:
         yield Text(f"what an instance serves within the objectives is not known: {readable(ahead.capacity_unknown)}")
     if ahead.fleet is not None:
         yield from _fleet(ahead.fleet)
+    elif ahead.capacity is not None and ahead.instances is not None:
+        yield Text(f"{_many(ahead.instances)} for the busiest minute at that rate, those to spare included")
+
+
+def _many(instances: int) -> str:
+    return f"{count(instances)} instance{'' if instances == 1 else 's'}"
 
 
 def _rate(rate: InstanceRate) -> str:
+    if rate.grade == MEASURED:
+        missed = f", and no longer {digits(rate.high)}" if rate.high > rate.rate_per_s else ""
+        return (
+            f"one instance serves {digits(rate.rate_per_s)} requests/s{missed}, measured by the sweep's "
+            f"{count(rate.steps_used)} steps with {readable(rate.binds)}; too few for a curve"
+        )
     cap = "no cap known" if rate.concurrency_cap is None else f"{rate.concurrency_cap} at once ({rate.cap_source})"
     return (
         f"one instance serves {digits(rate.rate_per_s)} requests/s ({digits(rate.low)} to {digits(rate.high)}, 90 %), "

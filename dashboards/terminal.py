@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dashboards import ahead
+from dashboards.printing import without_trailing_blanks
 from dashboards.text import (
     UNKNOWN,
     count,
@@ -38,7 +39,8 @@ SHORT_NAMES = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "service_time": "Se
 
 def print_plan(plan: Plan, console: Console, *, details: bool = False) -> None:
     """All of a plan that fits a terminal, at any width from 60 columns on; with every assumption and formula."""
-    console.print(view(plan, wide=console.width >= WIDE, details=details))
+    with without_trailing_blanks(console):
+        console.print(view(plan, wide=console.width >= WIDE, details=details))
 
 
 def view(plan: Plan, *, wide: bool, details: bool = False) -> Group:
@@ -46,6 +48,7 @@ def view(plan: Plan, *, wide: bool, details: bool = False) -> Group:
     sections: list[RenderableType] = [_verdict(plan)]
     if plan.ahead is not None:
         sections += _section("Recommendation", list(ahead.recommended(plan.ahead)))
+    sections += _doubts(plan)
     sections += _section("Objectives", _objectives(plan))
     sections += ["", _latency([row for row in plan.latency if row.scenario == "all"], wide=wide)]
     if plan.targets:
@@ -70,7 +73,8 @@ def _verdict(plan: Plan) -> RenderableType:
     verdict = Text.assemble(
         (" VALID " if valid else " INVALID ", "bold reverse green" if valid else "bold reverse red")
     )
-    verdict.append("  ").append(readable(plan.headline), "bold")
+    said_below = "" if plan.ahead is None else plan.ahead.recommendation
+    verdict.append("  ").append(readable(plan.headline.removesuffix(said_below).rstrip()), "bold")
     loop = "open loop" if plan.open_loop else "closed loop: slow answers held back the next requests"
     where = f", at {readable(plan.target)}" if plan.target else ""
     what = f"{readable(plan.model)}, {readable(plan.kind)}{where}; {loop}"
@@ -78,9 +82,13 @@ def _verdict(plan: Plan) -> RenderableType:
     lines += [lead("why", reason, "red") for reason in plan.validity.reasons]
     if not valid:
         lines.append(lead("note", "every figure below is of an invalid run: do not plan from it", "red"))
-    further = () if plan.ahead is None else plan.ahead.doubts
-    lines += [lead("doubt", doubt, "yellow") for doubt in (*plan.validity.doubts, *further)]
     return Group(*lines)
+
+
+def _doubts(plan: Plan) -> list[RenderableType]:
+    further = () if plan.ahead is None else plan.ahead.doubts
+    found = [lead("doubt", doubt, "yellow") for doubt in (*plan.validity.doubts, *further)]
+    return ["", *found] if found and plan.ahead is not None else list(found)
 
 
 def lead(word: str, text: str, style: str) -> Table:
@@ -109,6 +117,8 @@ def _objectives(plan: Plan) -> list[RenderableType]:
     good = plan.goodput
     if good is not None:
         parts = f"{count(good.good)} of {count(good.offered)} offered met them"
+        if good.without:
+            parts += f", {count(good.without)} of these without a stream, which an objective is about"
         table.add_row(
             "goodput", Text(percent(good.share), "bold"), f"{percent(good.low)} to {percent(good.high)}; {parts}"
         )
@@ -232,13 +242,13 @@ def _quota(quota: QuotaUse, plan: Plan) -> Iterator[RenderableType]:
 def _cost(plan: Plan) -> Iterator[RenderableType]:
     cost, estimate = plan.serverless, plan.instances
     if cost is not None:
-        yield Text(f"so far {usd(cost.so_far_usd)}, {usd(cost.per_request_usd)} a request; "
+        yield Text(f"this run so far {usd(cost.so_far_usd)}; a planned request {usd(cost.per_request_usd)} serverless; "
                    f"prices of {readable(cost.dated)}")  # fmt: skip
     if plan.ahead is not None and plan.ahead.spending is not None:
         yield from ahead.spent(plan.ahead.spending)
-    if plan.managed and estimate is not None:
+    if plan.managed and estimate is not None and (plan.ahead is None or plan.ahead.capacity is None):
         yield Text(f"instances: {digits(estimate.peak_requests_per_s)}/s × {digits(estimate.time_in_system_s)} s "  # noqa: RUF001
-                   f"/ {count(estimate.concurrency_per_instance)} at once = {count(estimate.instances)}; "
+                   f"/ {count(estimate.concurrency_per_instance)} at once = {count(estimate.instances)}{_spare(plan)}; "
                    f"concurrency {readable(estimate.concurrency_source)}")  # fmt: skip
     if plan.ahead is not None and plan.ahead.costs is not None:
         yield from ahead.costs(plan.ahead.costs)
@@ -247,6 +257,14 @@ def _cost(plan: Plan) -> Iterator[RenderableType]:
         yield _prices(cost, plan.managed)
     if plan.managed[CHEAPEST:]:
         yield Text(f"and {_many(len(plan.managed[CHEAPEST:]), 'dearer kind')} of instance, in the report", "dim")
+
+
+def _spare(plan: Plan) -> str:
+    """What the rules add to the instances that the load needs."""
+    if plan.ahead is None or plan.ahead.instances is None or plan.instances is None:
+        return ""
+    more = plan.ahead.instances - plan.instances.instances
+    return f", and {count(more)} more by --spare or --min-instances" if more else ""
 
 
 def _prices(serverless: ServerlessCost | None, managed: Sequence[ManagedCost]) -> Table:

@@ -8,6 +8,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
+from dashboards.printing import without_trailing_blanks
 from dashboards.text import UNKNOWN, digits, percent
 from planner.plan import WhatIf
 from planner.quotas.clients import ClientOutcome
@@ -17,6 +18,11 @@ from planner.quotas.quota_plan import QuotaPlan
 
 def print_quota_plan(plan: QuotaPlan, console: Console) -> None:
     """For a demand without a run."""
+    with without_trailing_blanks(console):
+        _print_quota_plan(plan, console)
+
+
+def _print_quota_plan(plan: QuotaPlan, console: Console) -> None:
     _say(
         console,
         f"{plan.tokens_per_minute:,} tokens and {plan.requests_per_minute:,} requests a minute each; a request "
@@ -44,7 +50,7 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         )
     when = need.binds_when
     nearer = when.tokens_nearer_share if need.binds == "tokens" else 1 - when.tokens_nearer_share
-    at = "" if need.low is None else f", {_into(when.busiest_minute_s)},"  # a shorter demand was repeated
+    at = "" if need.low is None else f", {_into(when.busiest_minute_s)},"  # too short to tell one minute from another
     busiest = f"The busiest minute{at} fills {when.busiest_minute_load:.1f} deployments"
     if when.busiest_hour_s is not None:
         busiest += f", the busiest hour, {_into(when.busiest_hour_s)}, {when.busiest_hour_load:.1f}"
@@ -62,7 +68,7 @@ def need_in_words(need: QuotaNeed) -> list[str]:
         for each in own
         if each.never_fit
     ]
-    lines += [_trimmed(trim) for trim in need.max_tokens_trim]
+    lines += [_trimmed(trim) for trim in need.max_tokens_trim if trim.deployments < need.deployments]
     return lines
 
 
@@ -116,9 +122,7 @@ def _print_clients(clients: Sequence[ClientOutcome], console: Console) -> None:
             f"{each.client} ({len(each.refused_after_share)})",
             f"{each.attempts_per_request:.2f}",
             f"{each.refused_share * 100:.2f}",
-            _seconds(each.delay_p50_s),
-            _seconds(each.delay_p99_s),
-            _seconds(each.delay_max_s),
+            *map(_seconds, (each.delay_p50_s, each.delay_p99_s, each.delay_max_s)),
         )
     console.print(table)
 

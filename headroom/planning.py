@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,12 +33,14 @@ from planner.assemble import plan_run, to_json
 from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run, grown
 from planner.plan import Plan
 from planner.prices import PriceBook, read_prices
+from planner.quotas.admitted import too_large
 from planner.quotas.quota_plan import quota_plan
 from planner.quotas.synthetic import synthetic_demand
 from planner.rows import config_of
 from planner.together import Together, together
 
 INVALID = 4
+FLAGS = {"hours_on_per_week": "on_hours_per_week"}  # of keys of [plan] whose flag has another name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +60,8 @@ class Options:
 def plan_from_runs(folders: Sequence[Path], options: Options, *, as_json: bool, details: bool = False) -> int:
     """Print the plan of a run, of a sweep by its best step, or of several of one deployment together.
 
-    The exit code: 0; 4 where the run is invalid; 2 where an objective that was asked for is impossible. Raises
-    ConfigError and RunFolderError.
+    The exit code: 0; 4 where the run is invalid; 2 where an objective that was asked for is impossible, or requests
+    never fit the quota. Raises ConfigError and RunFolderError.
     """
     with naming_damage(folders[0]):
         found = together(folders)
@@ -76,6 +79,9 @@ def plan_from_runs(folders: Sequence[Path], options: Options, *, as_json: bool, 
     hopeless = impossible(found.lead, [Slo.parse(text) for text in options.slo or ()])
     for reason in hopeless:
         sys.stderr.write(f"headroom: --slo: {readable(reason)}\n")
+    if plan.ahead is not None and plan.ahead.too_large is not None:
+        sys.stderr.write(f"headroom: {plan.ahead.too_large}\n")
+        return ConfigError.exit_code
     return ConfigError.exit_code if hopeless else 0
 
 
@@ -104,7 +110,10 @@ def _settings(own: PlanConfig, given: Mapping[str, Any]) -> PlanConfig:
         return PlanConfig.model_validate({**own.model_dump(), **given})
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        raise ConfigError(f"plan.{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        key = str(problem["loc"][0])
+        flag = f"--{FLAGS.get(key, key).replace('_', '-')}"
+        where = f"{flag} {given[key]}" if key in given else f"plan.{key}"
+        raise ConfigError(f"{where}: {problem['msg']}") from None
 
 
 def _quota(config: RunConfig, options: Options) -> Quota | None:
@@ -147,6 +156,9 @@ def plan_from_lengths(
 
 
 def _print_quota_plan(demand: Demand, quota: Quota, *, growth: str | None, as_json: bool) -> None:
+    unfit = too_large(demand, quota)
+    if unfit is not None and unfit.beyond():
+        raise ConfigError(str(unfit))
     plan = quota_plan(demand if growth is None else grown(demand, _factor(growth)), quota)
     if as_json:
         sys.stdout.buffer.write(to_json(plan))
@@ -213,7 +225,7 @@ def _factor(text: str) -> float:
     except ValueError:
         factor = 0.0
     if not 0 < factor < 1e6:
-        raise ConfigError(f"--growth: {text!r} is no factor; write it like 3x")
+        raise ConfigError(f"--growth: {text!r} is no factor above 0; write it like 3x")
     return factor
 
 
@@ -234,9 +246,13 @@ def _demand(text: str, run: Run | None) -> Demand:
 def _rate(text: str) -> float | None:
     """Requests a second; None of what is no rate, like a trace's name."""
     number, slash, unit = text.partition("/")
-    if not (slash and number.replace(".", "", 1).isdecimal()):
+    try:
+        amount = float(number) if slash else None
+    except ValueError:
+        amount = None
+    if amount is None:
         return None
     seconds = {"s": 1, "min": 60, "h": 3600}.get(unit)
-    if seconds is None or float(number) == 0:
-        raise ConfigError(f"--demand: {text!r} is no rate; write it like 20/s, or name a trace")
-    return float(number) / seconds
+    if seconds is None or not 0 < amount < math.inf:
+        raise ConfigError(f"--demand: {text!r} is no rate above 0; write it like 20/s, or name a trace")
+    return amount / seconds

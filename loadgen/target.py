@@ -174,7 +174,7 @@ def _entra_reader() -> Callable[[], tuple[str, float]]:
     try:
         from azure.identity import DefaultAzureCredential  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ConfigError("key = \"entra\" needs azure-identity: pip install 'headroom[azure]'") from None
+        raise ConfigError("key = \"entra\" needs azure-identity: pip install azure-identity, beside Headroom") from None
     credential = DefaultAzureCredential()
 
     def read() -> tuple[str, float]:

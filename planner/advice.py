@@ -8,12 +8,12 @@ from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.costs.cost_results import CostPlan, Option
 from planner.costs.options import SERVERLESS
-from planner.fleet import FleetPlan
-from planner.metrics import METRICS, values_of
-from planner.plan import Plan
+from planner.metrics import METRICS
+from planner.objectives import sorted_of
+from planner.plan import InstanceEstimate, Plan
 from planner.quotas.deployments import QuotaNeed
 from planner.rows import NS_PER_MS
-from planner.scope import Scope
+from planner.scope import Scope, is_unservable
 
 REMEDY = (  # for a model without prices
     "give target.usd_per_1k_prompt and target.usd_per_1k_completion, or add it to a copy of the price book, under "
@@ -22,30 +22,43 @@ REMEDY = (  # for a model without prices
 
 
 def advice(
-    plan: Plan, scope: Scope, need: QuotaNeed | None, fleet: FleetPlan | None, costs: CostPlan | None
+    plan: Plan, scope: Scope, need: QuotaNeed | None, costs: CostPlan | None, *, measured: bool, guess: str | None
 ) -> tuple[str, tuple[str, ...]]:
-    """The sentence, and what must be true."""
-    if not plan.validity.valid:
-        return f"None: the run is invalid: {plan.validity.reasons[0]}.", ()
-    hopeless = impossible(scope.run, [slo for slo in scope.slos if _is_missed(plan, slo)])
-    if hopeless:
-        return f"None: {hopeless[0]}.", ()
+    """The sentence, and what must be true.
+
+    `measured`: what an instance serves was; `guess`: why the number of instances is one; None: it is none.
+    """
+    none = _none(plan, scope)
+    if none is not None:
+        return f"None: {none}.", ()
     if costs is None or not costs.options:
         what = "" if need is None else f"{_deployments(need)}; "
         return (
             f"{_capital(what)}no cost, since nothing that could serve {plan.model} has a price in the book: {REMEDY}.",
             (),
         )
-    cheapest = costs.options[0]
-    must = (*_unmeasured(cheapest, scope), *cheapest.what_must_be_true)
-    sentence = f"{_what(cheapest, need, fleet, costs, plan)}: {_usd(cheapest)} a month{_against(costs, cheapest)}"
+    known = [each for each in costs.options if guess is None or each.name == SERVERLESS]
+    if not known:
+        return f"None: {guess}, and {plan.model} has no price per token.", ()
+    best = known[0]
+    against = _against(costs, best) if guess is None else f"; whether managed compute is cheaper is not known: {guess}"
+    sentence = f"{_what(best, need, costs, None if measured else plan.instances)}: {_usd(best)} a month{against}"
     missed = [slo.text for slo in plan.slos if slo.met is False]
-    if missed and cheapest.name == SERVERLESS and not scope.managed:
-        return (
-            f"{sentence}; but {missed[0]} was missed at the load measured, and more deployments do not mend that.",
-            must,
-        )
-    return f"{sentence}.", must
+    if missed and best.name == SERVERLESS and not scope.managed:
+        sentence += f"; but {missed[0]} was missed at the load measured, and more deployments do not mend that"
+    too_large = scope.too_large if best.name == SERVERLESS else None
+    apart = () if too_large is None else (f"the rest is served elsewhere: {too_large}",)
+    return f"{sentence}.", (*apart, *_unmeasured(best, scope), *best.what_must_be_true)
+
+
+def _none(plan: Plan, scope: Scope) -> str | None:
+    """Why nothing can be recommended."""
+    if not plan.validity.valid:
+        return f"the run is invalid: {plan.validity.reasons[0]}"
+    hopeless = impossible(scope.run, [slo for slo in scope.slos if not _is_met(plan, slo)])
+    if hopeless:
+        return hopeless[0]
+    return str(scope.too_large) if is_unservable(scope) else None
 
 
 def _unmeasured(option: Option, scope: Scope) -> tuple[str, ...]:
@@ -56,9 +69,9 @@ def _unmeasured(option: Option, scope: Scope) -> tuple[str, ...]:
     return (f"a {other} deployment keeps the objectives, too: none was measured",)
 
 
-def _is_missed(plan: Plan, slo: Slo) -> bool:
-    """Only those need a second look at every value."""
-    return any(each.text == slo.text and each.met is False for each in plan.slos)
+def _is_met(plan: Plan, slo: Slo) -> bool:
+    """The others need a second look at every value, also where too few support a percentile."""
+    return any(each.text == slo.text and each.met is True for each in plan.slos)
 
 
 def impossible(run: Run, slos: Sequence[Slo]) -> list[str]:
@@ -77,22 +90,23 @@ def impossible(run: Run, slos: Sequence[Slo]) -> list[str]:
 def _fastest_ns(run: Run, slo: Slo) -> tuple[float | None, int]:
     if slo.metric not in METRICS:
         return None, 0
-    values = values_of(run, slo.metric)
+    values = sorted_of(run, slo)
     return (float(values[0]), len(values)) if len(values) else (None, 0)
 
 
-def _what(option: Option, need: QuotaNeed | None, fleet: FleetPlan | None, costs: CostPlan, plan: Plan) -> str:
-    """`Serverless with 3 deployments (2 to 4)`, `2 x Standard_NC24ads_A100_v4, managed, around the clock`."""
+def _what(option: Option, need: QuotaNeed | None, costs: CostPlan, taken: InstanceEstimate | None) -> str:
+    """`Serverless with 3 deployments (2 to 4)`, `2 x Standard_NC24ads_A100_v4 in eastus, managed, around the clock`."""
     if option.name == SERVERLESS:
         return f"Serverless{'' if need is None else f' with {_deployments(need)}'}"
+    sku = f"{costs.sku} in {costs.region}"
     if option.name.startswith("hybrid"):
-        return f"{_capital(option.name)} ({costs.sku})"
-    number = option.instances if fleet is None else fleet.instances
-    kept = f"{number:.3g} x {costs.sku}, {option.name}"
-    if fleet is None and plan.instances is not None:
-        held = plan.instances.concurrency_per_instance
-        return f"{kept}, if an instance holds {held} requests at once, as it is taken to"
-    return kept
+        return f"{_capital(option.name)} ({sku})"
+    kept = f"{option.instances:.3g} x {sku}, {option.name}"
+    if taken is None:
+        return kept
+    return (
+        f"{kept}, if an instance holds {taken.concurrency_per_instance} requests at once ({taken.concurrency_source})"
+    )
 
 
 def _deployments(need: QuotaNeed) -> str:
@@ -121,8 +135,16 @@ def _against(costs: CostPlan, cheapest: Option) -> str:
     if other is None:
         return ""
     chance = other.probability_cheaper if of_tokens else cheapest.probability_cheaper
-    likely = "" if chance is None else f", the cheaper in {1 - chance if of_tokens else chance:.0%} of what may come"
-    return f", against {dollars(other.per_month_usd)} {other.name}{likely}"
+    where = "" if other.name == SERVERLESS else f" ({costs.sku} in {costs.region})"
+    against = f", against {dollars(other.per_month_usd)} {other.name}{where}"
+    if chance is None:
+        return against
+    return f"{against}, the cheaper in {_percent(1 - chance if of_tokens else chance)} of what may come"
+
+
+def _percent(share: float) -> str:
+    """Draws that all came out one way do not show that none would not."""
+    return ">99 %" if share > 0.995 else "<1 %" if share < 0.005 else f"{100 * share:.0f} %"
 
 
 def _capital(text: str) -> str:

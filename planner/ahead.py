@@ -6,21 +6,34 @@ instances by that rate and simulation (planner.fleet), costs of each way to serv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from loadgen.errors import CapacityError, ConfigError
-from planner.capacity import ServingModel, fit
+from planner.capacity import ServingModel
 from planner.cost_plan import CostPlan, CostRules, plan_costs
+from planner.costs.cost_results import Option
 from planner.costs.cost_words import FORMULAS as COST_FORMULAS
+from planner.costs.options import AROUND_THE_CLOCK, SERVERLESS
 from planner.costs.spending import Spending, spending
-from planner.demand import busiest
+from planner.demand import as_recorded, busiest
 from planner.fleet import FleetPlan, FleetRules, plan_fleet
-from planner.instances import SweptCapacity
+from planner.instance_rate import (
+    InstanceRate,
+    guessed,
+    instance_rate,
+    measured_rate_per_s,
+    missed_rate_per_s,
+    other_shape,
+)
 from planner.plan import Plan
 from planner.prices import Sku
+from planner.quotas.admitted import as_recorded as need_as_recorded
 from planner.quotas.deployments import PHASES, QuotaNeed, quota_need
-from planner.scope import WATCHED_S, Scope
+from planner.scope import WATCHED_S, Scope, is_unservable
 
+SAVES = 0.995  # of a cost: what saves less is no way of its own
 MOST_ARRIVALS = 200_000  # of which the need is found, and instances simulated
 MOST_IN_PHASES = 1_000_000  # arrivals, of all phases of the minute together
 FORMULAS = (
@@ -35,28 +48,15 @@ FORMULAS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceRate:
-    """Requests a second that one instance serves within the objectives; 90 % interval."""
-
-    rate_per_s: float
-    low: float
-    high: float
-    binds: str  # the objective that is missed first, or "capacity", or "concurrency cap"
-    grade: str  # interpolated | one step beyond | extrapolated
-    horizon: float  # the rate over the highest steady step's
-    form: str  # of the curve: linear | power | quadratic
-    steps_used: int
-    concurrency_cap: int | None
-    cap_source: str  # given | measured | unknown
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ahead:
     recommendation: str  # one sentence
     must_be_true: tuple[str, ...]
-    need: QuotaNeed | None  # None: no quota, or no arrivals
+    need: QuotaNeed | None  # None: no quota, no arrivals, or requests that no quota such as this admits
+    too_large: str | None  # requests that no deployment ever admits, where they are too many to plan without
     capacity: InstanceRate | None
     capacity_unknown: str | None  # why, and what to run
+    instances: int | None  # that run around the clock: needed, and spare; None: nothing says how many
+    instances_guessed: str | None  # why that number is a guess; None: it was measured, or given
     fleet: FleetPlan | None
     costs: CostPlan | None  # None: no arrivals, or nothing has a price
     spending: Spending | None  # what the run itself cost; None: tokens have no price
@@ -69,25 +69,32 @@ def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None
     """None where the run holds no arrival to plan from, or several targets that share nothing."""
     if _nothing_to_plan(scope):
         return None
-    model, rate, unknown = _capacity(scope)
+    model, rate, unknown = instance_rate(scope)
     sku = _sku(scope)
     fleet, unfit = _fleet(scope, model, rate, sku)
-    counted = None if plan.instances is None else plan.instances.instances + scope.settings.spare
-    instances = counted if fleet is None else fleet.instances
+    guess = None if rate is not None else guessed(scope, plan.instances)
+    instances = _instances(scope, plan, rate, fleet)
     costs = _costs(scope, sku, rate, instances, None if need is None else need.deployments)
     from planner.advice import advice  # noqa: PLC0415 - it is about what is defined here
 
-    sentence, must = advice(plan, scope, need, fleet, costs)
+    sentence, must = advice(plan, scope, need, costs, measured=rate is not None, guess=guess)
     return Ahead(
         recommendation=sentence,
         must_be_true=must,
         need=need,
+        too_large=str(scope.too_large) if is_unservable(scope) else None,
         capacity=rate,
         capacity_unknown=unknown or unfit,
+        instances=instances,
+        instances_guessed=guess,
         fleet=fleet,
         costs=costs,
         spending=None if scope.price is None else spending(scope.run, scope.price),
-        doubts=(*(() if model is None else model.doubts), *(() if costs is None else costs.doubts)),
+        doubts=(
+            *_doubts(scope, plan, model, rate),
+            *(() if model is None else model.doubts),
+            *(() if costs is None else costs.doubts),
+        ),
         assumptions=(*(() if fleet is None else fleet.assumptions), *(() if costs is None else costs.assumptions)),
         formulas=FORMULAS,
     )
@@ -99,44 +106,13 @@ def _nothing_to_plan(scope: Scope) -> bool:
 
 def need_ahead(scope: Scope) -> QuotaNeed | None:
     """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute. None as in `Ahead`."""
-    if _nothing_to_plan(scope) or (scope.managed and scope.price is None):
+    if _nothing_to_plan(scope) or (scope.managed and scope.price is None) or is_unservable(scope):
         return None
     demand = busiest(scope.planned, MOST_ARRIVALS)
     replayed = max(demand.arrivals.height, round(demand.requests_per_s * WATCHED_S))
     phases = max(1, min(PHASES, MOST_IN_PHASES // replayed))
-    return quota_need(demand, scope.quota, target_share=scope.settings.refused_share, phases=phases)
-
-
-def _capacity(scope: Scope) -> tuple[ServingModel | None, InstanceRate | None, str | None]:
-    """The model, what an instance serves, and why that is not known."""
-    if not scope.managed:
-        return None, None, (
-            "serverless deployments hide their machines; measure a managed one of this model: headroom sweep "
-            "--target URL --kind managed --slo 'ttft.p95<1s'"
-        )  # fmt: skip
-    if not scope.slos:
-        return None, None, "no objective says how slow is too slow: give --slo"
-    if scope.steps is None or scope.steps.height < 2:
-        return None, None, "one load says nothing of another: measure several with headroom sweep, or plan several runs"
-    instances = scope.config.target.instances or 1
-    try:
-        model = fit(scope.steps, concurrency_cap=scope.settings.max_concurrency, instances=instances)
-        found = model.max_rate(scope.slos)
-    except (CapacityError, ConfigError) as error:
-        return None, None, str(error)
-    rate = found.rate_per_s
-    return model, InstanceRate(
-        rate_per_s=rate.value,
-        low=rate.low,
-        high=rate.high,
-        binds=found.binds,
-        grade=found.grade,
-        horizon=found.horizon,
-        form=model.form,
-        steps_used=model.steps_used,
-        concurrency_cap=model.concurrency_cap,
-        cap_source=model.cap_source,
-    ), None  # fmt: skip
+    need = quota_need(demand, scope.quota, target_share=scope.settings.refused_share, phases=phases)
+    return need_as_recorded(need, demand)
 
 
 def _sku(scope: Scope) -> Sku | None:
@@ -165,8 +141,8 @@ def _fleet(
         min_instances=settings.min_instances,
         boot_minutes=settings.boot_minutes,
         max_concurrency=settings.max_concurrency,
-        measured_rate_per_s=_of_one(scope.swept, "rate_per_s"),
-        missed_at_per_s=_of_one(scope.swept, "missed_per_s"),
+        measured_rate_per_s=measured_rate_per_s(scope),
+        missed_at_per_s=missed_rate_per_s(scope),
         cores_per_instance=None if sku is None else sku.cores,
         exempt_from_reservation=sku is not None and sku.exempt_from_reservation,
         most_simulated=20_000,
@@ -177,25 +153,51 @@ def _fleet(
         return None, str(error)
 
 
-def _of_one(swept: SweptCapacity | None, name: str) -> float | None:
-    rate_per_s = getattr(swept, name, None)
-    return None if swept is None or rate_per_s is None else rate_per_s / swept.instances
+def _instances(scope: Scope, plan: Plan, rate: InstanceRate | None, fleet: FleetPlan | None) -> int | None:
+    """By the simulated fleet, else by what an instance serves, else by what it holds at once."""
+    settings = scope.settings
+    if fleet is not None:
+        return fleet.instances
+    if rate is not None:
+        needed = max(1, math.ceil(scope.peak_per_s / rate.low - 1e-9))
+    elif plan.instances is not None:
+        needed = plan.instances.instances
+    else:
+        return None
+    return max(settings.min_instances, needed + settings.spare)
+
+
+def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: InstanceRate | None) -> Iterator[str]:
+    other, timed, settings = other_shape(scope), plan.instances, scope.settings
+    if rate is None and timed is not None and other is not None:
+        yield f"instances are counted with {timed.time_in_system_s:.3g} s a request, and are a guess: {other}"
+    if settings.max_concurrency is not None and model is None:
+        yield (
+            "--max-concurrency (plan.max_concurrency) changes nothing here: it is part of a serving model, and there "
+            "is none"
+        )
+    if settings.concurrency_per_instance is not None and rate is not None:
+        yield (
+            "--concurrency-per-instance (plan.concurrency_per_instance) changes nothing here: what an instance serves "
+            "was measured"
+        )
 
 
 def _costs(
     scope: Scope, sku: Sku | None, rate: InstanceRate | None, instances: int | None, deployments: int | None
 ) -> CostPlan | None:
-    price, settings = scope.price, scope.settings
+    price, settings = None if is_unservable(scope) else scope.price, scope.settings
     if price is None and sku is None:
         return None
     quota = None if scope.managed else scope.quota
     rules = CostRules(
         region=scope.region,
+        growth=scope.planned.speed,
         boot_minutes=settings.boot_minutes,
         min_instances=settings.min_instances,
         spare_instances=settings.spare,
         hours_on_per_week=settings.hours_on_per_week,
-        instances=None if instances is None else max(settings.min_instances, instances),
+        instances=instances,
         growth_per_month=settings.growth_per_month,
         admission=scope.config.quota.admission,
         tokens_per_minute=None if quota is None else quota.tokens_per_minute,
@@ -203,4 +205,22 @@ def _costs(
         deployments=deployments,
     )
     capacity = None if rate is None else (rate.low, rate.rate_per_s, rate.high)
-    return plan_costs(scope.planned, price, sku, capacity, rules)
+    costs = plan_costs(as_recorded(scope.planned), price, sku, capacity, rules)
+    costs = replace(costs, options=_distinct(costs.options))
+    return costs if rate is not None else _without_chances(costs)
+
+
+def _distinct(options: tuple[Option, ...]) -> tuple[Option, ...]:
+    """Without those that save nothing over the same instances around the clock."""
+    steady_usd = next((each.per_month_usd for each in options if each.name == AROUND_THE_CLOCK), math.inf)
+    return tuple(
+        each
+        for each in options
+        if each.name in (SERVERLESS, AROUND_THE_CLOCK) or each.per_month_usd < SAVES * steady_usd
+    )
+
+
+def _without_chances(costs: CostPlan) -> CostPlan:
+    """How likely a way is the cheaper one is not known while nobody measured what an instance serves."""
+    options = tuple(replace(each, probability_cheaper=None) for each in costs.options)
+    return replace(costs, options=options, sensitivity=(), probability_managed_cheaper=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -38,7 +39,7 @@ from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
 from planner.quotas.quota_plan import QuotaPlan
 from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stretch
-from planner.scope import Scope, day_of, peak_per_s, watched_part
+from planner.scope import Scope, day_of, is_unservable, peak_per_s, watched_part
 from planner.traffic import peaks, throttled_share, traffic
 from planner.validity import Evidence, validity
 from planner.words import assumptions, headline
@@ -167,7 +168,7 @@ def _figures(
         flow = replace(flow, sent=flow.planned - flow.dropped)  # here, though some of them elsewhere first
     table: tuple[WhatIf, ...] = ()
     if "what_if" not in unsaid and (not scope.managed or scope.price is not None):
-        table = what_if_table(watched_part(scope.planned), config.quota)
+        table = _table(scope)
     serverless = _serverless_together(scope, parts, table) if parts else _serverless(scope, flow, table)
     good = goodput(run, scope.slos, offered=scope.measured.arrivals.height)
     latencies = latency_rows(run) if latency is None else latency.result()
@@ -197,6 +198,14 @@ def _figures(
     return figures, table
 
 
+def _table(scope: Scope) -> tuple[WhatIf, ...]:
+    """Of a demand that is short, and so repeated to fill the windows, what never fits is counted once."""
+    watched = watched_part(scope.planned)
+    once = min(1.0, scope.planned.arrivals.height / max(1, watched.arrivals.height))
+    rows = what_if_table(watched, scope.config.quota)
+    return tuple(replace(row, never_fit=math.ceil(row.never_fit * once)) for row in rows)
+
+
 def _quota_use(scope: Scope, flow: Traffic, mean_wait_ms: float | None, parts: Sequence[Part]) -> QuotaUse | None:
     """Of several targets, the first at its limit ends the headroom, unless arrivals go to where there is room."""
     if scope.managed or "quota" in scope.unsaid:
@@ -214,7 +223,7 @@ def _instances(
 ) -> InstanceEstimate | None:
     time_in_system_s = None if service_time_ms is None else service_time_ms * NS_PER_MS / NS_PER_S
     concurrency, source = concurrency_of_instance(
-        configured=scope.config.plan.concurrency_per_instance,
+        configured=scope.settings.concurrency_per_instance,
         swept=scope.swept,
         managed=scope.managed,
         objectives_met=objectives_met,
@@ -232,7 +241,7 @@ def _instances(
 def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> ServerlessCost | None:
     """None where the model is not sold per token, no request was billed, or none is planned for."""
     price, planned = scope.price, scope.planned
-    if price is None or not flow.billed_requests or planned.arrivals.is_empty() or not table:
+    if price is None or not flow.billed_requests or planned.arrivals.is_empty() or not table or is_unservable(scope):
         return None
     needed = deployments_needed(table)
     return serverless_cost(

@@ -45,6 +45,12 @@ class Demand:
     arrivals: pl.DataFrame
     span_s: float
     source: str  # in words
+    speed: float = 1.0  # how many times faster than it was recorded
+
+    @property
+    def recorded_s(self) -> float:
+        """How long it lasted when it was recorded."""
+        return self.span_s * self.speed
 
     @property
     def requests_per_s(self) -> float:
@@ -262,7 +268,13 @@ def grown(demand: Demand, factor: float) -> Demand:
     if factor == 1:
         return demand
     arrivals = demand.arrivals.with_columns(pl.col("at_s") / factor)
-    return Demand(arrivals, demand.span_s / factor, f"{demand.source}, {factor:g} times faster")
+    source = f"{demand.source}, {factor:g} times faster"
+    return Demand(arrivals, demand.span_s / factor, source, demand.speed * factor)
+
+
+def as_recorded(demand: Demand) -> Demand:
+    """The same arrivals at the times they were recorded at, whatever the growth."""
+    return grown(demand, 1 / demand.speed)
 
 
 def at_rate(demand: Demand, requests_per_s: float) -> Demand:
@@ -283,7 +295,7 @@ def repeated(demand: Demand, at_least_s: float) -> Demand:
     times = min(MOST_COPIES, math.ceil(at_least_s / demand.span_s))
     copies_before = pl.int_range(pl.len()) // demand.arrivals.height
     arrivals = pl.concat([demand.arrivals] * times).with_columns(pl.col("at_s") + copies_before * demand.span_s)
-    return Demand(arrivals, demand.span_s * times, f"{demand.source}, repeated {times} times")
+    return Demand(arrivals, demand.span_s * times, f"{demand.source}, repeated {times} times", demand.speed)
 
 
 def busiest(demand: Demand, most: int) -> Demand:
@@ -294,4 +306,5 @@ def busiest(demand: Demand, most: int) -> Demand:
     took_s = at_s.slice(most) - at_s.slice(0, demand.arrivals.height - most)
     first = took_s.arg_min() or 0
     arrivals = demand.arrivals.slice(first, most).with_columns(pl.col("at_s") - at_s[first])
-    return Demand(arrivals, float(took_s[first]), f"the busiest {most:,} arrivals of {demand.source}")
+    source = f"the busiest {most:,} arrivals of {demand.source}"
+    return Demand(arrivals, float(took_s[first]), source, demand.speed)

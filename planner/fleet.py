@@ -180,8 +180,8 @@ def _assumptions(
         said.append(f"{needed + rules.spare} instances are more than the {rules.max_instances} allowed")
     if demand.span_s <= rules.lead_s:
         said.append(
-            f"autoscaling is not judged: the demand spans {demand.span_s / MINUTE_S:.3g} min, no more than the "
-            f"{lead_minutes:.3g} min that a new instance takes"
+            f"autoscaling is not judged: the demand was recorded for {demand.recorded_s / MINUTE_S:.3g} min, and a new "
+            f"instance takes {lead_minutes:.3g} min"
         )
     if instance.prompt_slope_s == 0:
         said.append("a longer prompt is taken not to delay its first token: one shape was measured")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from planner.plan import InstanceEstimate
 
 ASSUMED_CONCURRENCY = 8  # a conservative figure for a small model on one GPU
+ASSUMPTION = "an assumption: give --concurrency-per-instance, what one instance holds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +41,12 @@ def concurrency_of_instance(
         each = "one instance" if swept.instances == 1 else f"each of {swept.instances} instances"
         said = "" if swept.stated else ", as it is taken to have been"
         at = f"held by {each}{said}, at {swept.rate_per_s:.3g} requests/s, the highest rate of the sweep that met"
-        return max(1, math.ceil(swept.concurrency / swept.instances)), at
+        return max(1, math.floor(swept.concurrency / swept.instances)), at
     if managed and objectives_met and held > 0:
         by = "one instance it is taken" if instances is None else "one instance"
         by = by if (instances or 1) == 1 else f"each of {instances} instances"
         return math.ceil(held / (instances or 1)), f"held in this run's busiest minute with all objectives met, by {by}"
-    return ASSUMED_CONCURRENCY, "an assumption: set plan.concurrency_per_instance to what one instance holds"
+    return ASSUMED_CONCURRENCY, ASSUMPTION
 
 
 def instance_estimate(
@@ -63,5 +64,6 @@ def instance_estimate(
         time_in_system_s=time_in_system_s,
         concurrency_per_instance=concurrency,
         concurrency_source=concurrency_source,
+        assumed=concurrency_source == ASSUMPTION,
         instances=max(1, math.ceil(in_system / concurrency)),
     )

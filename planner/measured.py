@@ -82,7 +82,7 @@ def _percentile(run: Run, rule: Threshold, ascending: Ascending, q: float, confi
     n, needs_n = len(ascending), needed_samples(q)
     if n < needs_n:
         return Figure(value=None, n=n, needs_n=needs_n)
-    value_ns = ascending[nearest_rank(n, q) - 1]
+    value_ns = float(ascending[nearest_rank(n, q) - 1])
     blocks = _in_blocks(run, rule, value_ns)
     low, high = reached_ranks(blocks["below"].to_numpy(), blocks["n"].to_numpy(), q, confidence)
     return Figure(

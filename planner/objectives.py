@@ -15,6 +15,8 @@ from planner.plan import Goodput, LatencyRow, SloResult
 from planner.quantiles import wilson
 from planner.rows import NS_PER_MS, OK, PAST_BUDGET, STEADY, count_arrivals
 
+OF_STREAMS = ("ttft", "ttft_from_due", "itl", "tpot")
+
 
 def slo_results(run: Run, slos: Sequence[Slo], known: Mapping[str, LatencyRow] | None = None) -> tuple[SloResult, ...]:
     """The measured statistic against the limit; `met` is None where too few samples support a percentile, or none came.
@@ -92,17 +94,20 @@ def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY, offered: int | 
     """Share of the steady phase's arrivals of which an attempt was answered within the limit of every objective.
 
     Each limit is applied to the request itself, whatever statistic the objective names; that of itl to each of its
-    gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it. None without
-    objectives or arrivals. An objective of one scenario or target is asked of its requests alone. `of`: rows of the
-    steady phase, where not all of them are meant; `offered`: their arrivals, where they were counted before.
+    gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it, and
+    `without` says of how many good ones that holds. None without objectives or arrivals. An objective of one scenario
+    or target is asked of its requests alone. `of`: rows of the steady phase, where not all of them are meant;
+    `offered`: their arrivals, where they were counted before.
     """
     if offered is None:
         offered = count_arrivals(run.samples.filter(of & ~PAST_BUDGET))
     if not slos or not offered:
         return None
-    good = count_arrivals(good_attempts(run, slos, of))
+    kept = good_attempts(run, slos, of)
+    good = count_arrivals(kept)
     share = wilson(good, offered)
-    return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered)
+    without = count_arrivals(kept.filter(_lacking(slos)))
+    return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered, without=without)
 
 
 def good_attempts(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY) -> pl.LazyFrame:
@@ -116,6 +121,12 @@ def good_attempts(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY) -> pl.Laz
         else:
             kept = kept.filter(~(part(slo) & beyond(slo, definition)).fill_null(value=False))
     return kept
+
+
+def _lacking(slos: Sequence[Slo]) -> pl.Expr:
+    """The answers that came without what an objective is about: no stream, so no first token and no gap."""
+    about_streams = [part(slo) for slo in slos if slo.metric in OF_STREAMS]
+    return pl.col("first_token_ns").is_null() & pl.any_horizontal(pl.lit(value=False), *about_streams)
 
 
 def _missed(run: Run, slo: Slo) -> pl.DataFrame:

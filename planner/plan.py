@@ -57,6 +57,7 @@ class Goodput:
     high: float
     good: int
     offered: int
+    without: int = 0  # of the good, those that lack the metric of an objective, as a plain answer lacks ttft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +180,7 @@ class InstanceEstimate:
     concurrency_per_instance: int
     concurrency_source: str
     instances: int
+    assumed: bool = False  # the concurrency is a guess: nobody gave or measured it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,19 @@ from loadgen.config import Kind, PlanConfig, RunConfig, Split, TargetConfig
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
-from planner.demand import MINUTE_S, REQUESTS, Demand, busiest, demand_of_run, grown, peak_per_minute, repeated
+from planner.demand import (
+    MINUTE_S,
+    REQUESTS,
+    Demand,
+    busiest,
+    demand_of_run,
+    grown,
+    peak_per_minute,
+    repeated,
+)
 from planner.instances import SweptCapacity
 from planner.prices import PriceBook, TokenPrice
+from planner.quotas.admitted import TooLarge, too_large
 from planner.rows import PartOfRun, Stretch, config_of
 from planner.traffic import peaks
 
@@ -118,6 +128,13 @@ class Scope:
         )
 
     @property
+    def too_large(self) -> TooLarge | None:
+        """The planned requests that no deployment ever admits, as they cost more than its tokens of a minute."""
+        if self.managed or len(self.config.targets) > 1 or self.planned.arrivals.is_empty():
+            return None
+        return too_large(self.planned, self.config.quota)
+
+    @property
     def unsaid(self) -> Mapping[str, str]:
         """Which figures cannot be given for several targets together, and why.
 
@@ -165,3 +182,9 @@ def day_of(run: Run) -> date | None:
         return datetime.fromisoformat(run.manifest.started_utc).date()
     except ValueError:
         return None
+
+
+def is_unservable(scope: Scope) -> bool:
+    """Whether more of the requests are too large for the quota than may be refused."""
+    found = scope.too_large
+    return found is not None and found.beyond(scope.settings.refused_share)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from loadgen.config import Split
 from loadgen.tokens import ESTIMATOR
-from planner.advice import REMEDY, of_other_kind
+from planner.advice import REMEDY
 from planner.cost import HOURS_PER_MONTH
-from planner.costs.cost_results import CostPlan
-from planner.costs.options import AROUND_THE_CLOCK, HYBRID, SERVERLESS
 from planner.demand import MINUTE_S
 from planner.plan import Plan, ServerlessCost, SloResult
 from planner.quota import REFUSED_SHARE, deployments_needed
@@ -20,13 +18,21 @@ def three_digits(value: float) -> str:
 
 
 def headline(plan: Plan, scope: Scope) -> str:
-    """Is the run valid, were the objectives met, how much more fits until which limit, and what does it cost?"""
+    """Is the run valid, were the objectives met, how much more fits until which limit, and what to run at what cost?
+
+    What to run is the recommendation, word for word, wherever there is one.
+    """
     if not plan.validity.valid:
         more = len(plan.validity.reasons) - 1
         others = f" (and {more} more reason{'s' if more > 1 else ''})" if more else ""
         return f"Invalid run, do not plan from it: {plan.validity.reasons[0]}{others}."
-    load = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope))
-    clauses = (*load, _cost(plan))
+    measured = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope))
+    if plan.ahead is not None:
+        return f"{_sentence(*measured)} {plan.ahead.recommendation}"
+    return _sentence(*measured, _cost(plan))
+
+
+def _sentence(*clauses: str) -> str:
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -83,7 +89,10 @@ def _planned(plan: Plan, scope: Scope) -> str:
     fits = plan.quota is None or plan.quota.headroom >= 1
     if not plan.what_if or (fits and scope.growth == 1 and scope.of_own_mix):
         return ""
-    needed = deployments_needed(plan.what_if)
+    need = None if plan.ahead is None else plan.ahead.need
+    if need is None and plan.ahead is not None:
+        return ""
+    needed = deployments_needed(plan.what_if) if need is None else need.deployments
     number = f"more than {plan.what_if[-1].deployments}" if needed is None else f"{needed}"
     plural = "" if needed == 1 else "s"
     return (
@@ -92,26 +101,12 @@ def _planned(plan: Plan, scope: Scope) -> str:
 
 
 def _cost(plan: Plan) -> str:
-    """By the ways to serve that the page lists; of several targets, which have none, by the figures they share."""
-    if plan.ahead is not None and plan.ahead.costs is not None and plan.ahead.costs.options:
-        return _cheapest_way(plan.ahead.costs)
+    """Of several targets, for which nothing is recommended: by the figures they share."""
     serverless = None if plan.serverless is None else plan.serverless.per_month_usd
     if not plan.managed:
         return _cheaper(serverless, None, "")
     machines = plan.managed[0]
     return _cheaper(serverless, machines.per_month_usd, f"{machines.instances} x {machines.sku}")
-
-
-def _cheapest_way(costs: CostPlan) -> str:
-    two = [way for way in (costs.options[0], of_other_kind(costs)) if way is not None]
-    serverless = next((way.per_month_usd for way in two if way.name == SERVERLESS), None)
-    machines = next((way for way in two if way.name != SERVERLESS), None)
-    if machines is None:
-        return _cheaper(serverless, None, "")
-    if machines.name.startswith(HYBRID):
-        return _cheaper(serverless, machines.per_month_usd, f"{machines.name} ({costs.sku})")
-    how = "" if machines.name == AROUND_THE_CLOCK else f" ({machines.name})"
-    return _cheaper(serverless, machines.per_month_usd, f"{machines.instances:.3g} x {costs.sku}{how}")
 
 
 def _cheaper(serverless_usd: float | None, machines_usd: float | None, machines: str) -> str:
@@ -187,10 +182,10 @@ def _of_quota(plan: Plan, scope: Scope) -> list[str]:
     too_large = {row.window: row.never_fit for row in plan.what_if if row.never_fit}
     for window, requests in too_large.items():
         lines.append(
-            f"{requests:,} of the replayed requests are larger than a {window} ever admits: enforced so, "
+            f"{requests:,} requests are larger than a {window} ever admits: enforced so, "
             "no number of deployments would serve them; they are not counted among those refused."
         )
-    if deployments_needed(plan.what_if) is None:
+    if not too_large and deployments_needed(plan.what_if) is None:
         lines.append(f"{plan.what_if[-1].deployments} deployments are the most that were tried, and not enough.")
     return lines
 
@@ -229,7 +224,7 @@ def _of_managed(plan: Plan, scope: Scope) -> list[str]:
         return []
     if not scope.book.skus_for(scope.model):
         return [f"The price book names no instance type for {scope.model}: managed cost is left out."]
-    if estimate is None:
+    if estimate is None or (plan.ahead is not None and plan.ahead.capacity is not None):
         return []
     lines = [
         f"{estimate.instances} instance{'' if estimate.instances == 1 else 's'}: "
@@ -237,7 +232,7 @@ def _of_managed(plan: Plan, scope: Scope) -> list[str]:
         f"{three_digits(estimate.time_in_system_s)} s each, {estimate.concurrency_per_instance} at once on an instance "
         f"({estimate.concurrency_source}).",
         "Every instance type is taken to hold as many at once, and to answer as fast as was measured here. Instances "
-        f"run {HOURS_PER_MONTH} hours a month; none is spare, though production should have three or more.",
+        f"run {HOURS_PER_MONTH} hours a month; production should have three or more.",
     ]
     if plan.managed and plan.managed[0].region != scope.region:
         lines.append(f"The price book has no price for {scope.region}: those of {plan.managed[0].region} stand in.")

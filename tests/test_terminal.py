@@ -100,7 +100,7 @@ def test_words_say_what_colours_say() -> None:
         "tokens 75.6 % 151,250 of 200,000 per minute <- binds first",
         "headroom 1.32 \N{MULTIPLICATION SIGN} this load",
         "429s 0.9 % 4 attempts",
-        "so far $0.0040, $0.000013 a request",
+        "this run so far $0.0040; a planned request $0.000013 serverless",
         "serverless 1 deployment $0.29 $212",
         "Standard_NC40ads_H100_v5 2 instances $13.96 $10,191 87.5/s",
     ):

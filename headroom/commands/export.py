@@ -59,7 +59,7 @@ def thresholds_of_azure_load_testing(
     from headroom.failure_criteria import read_criteria  # noqa: PLC0415
 
     thresholds, unsaid = read_criteria(file)
-    lines = ["slo = [", *(f"  {_toml(text)}," for text in thresholds), "]"]
+    lines = [line for text in thresholds for line in ("[[threshold]]", f"expr = {_toml(text)}", "")]  # at any file's end
     lines += [f"# not said here: {json.dumps(text)}" for text in unsaid]
     sys.stdout.write("\n".join(lines) + "\n")
     if unsaid:

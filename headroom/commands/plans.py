@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,23 @@ Region = Annotated[str | None, typer.Option(help="Where managed instances would 
 Prices = Annotated[Path | None, typer.Option(help="A price book of your own.")]
 
 
-@app.command()
+EXAMPLES = """Examples:
+
+headroom plan runs/20261120-2343-7f3a --slo 'ttft.p95<1s'
+
+headroom plan runs/sweep --demand trace.csv --growth 3x --spare 1
+
+headroom plan RUN --demand 20/s --tpm 400000 --concurrency-per-instance 12
+
+headroom plan --demand 20/s --prompt-tokens lognormal:500,0.8 --completion-tokens fixed:200
+
+Units: rates are /s, /min or /h; quotas a minute; costs US dollars a month of 730 h; latencies ms.
+
+Exit codes: 0 planned; 2 a flag is amiss, an objective impossible, or requests never fit the quota; 4 the run is
+invalid."""
+
+
+@app.command(epilog=EXAMPLES)
 def plan(
     run_folders: Annotated[
         list[Path] | None,
@@ -41,6 +58,9 @@ def plan(
     max_tokens: Annotated[int, typer.Option(help="Without a run: the completion limit asked for.", min=1)] = 128,
     sku: Annotated[str | None, typer.Option(help="The instance type to plan managed costs for.")] = None,
     max_concurrency: Annotated[int | None, typer.Option(help="Requests an instance runs at once.")] = None,
+    concurrency_per_instance: Annotated[
+        int | None, typer.Option(help="Requests an instance holds within the objectives, where that was not measured.")
+    ] = None,
     spare: Annotated[int | None, typer.Option(help="Instances beyond what the load needs.")] = None,
     min_instances: Annotated[int | None, typer.Option(help="Instances that always run.")] = None,
     boot_minutes: Annotated[float | None, typer.Option(help="How long an instance takes to start.")] = None,
@@ -51,7 +71,7 @@ def plan(
 ) -> None:
     """What runs show, what to run and what it would cost, and how many deployments or instances it takes.
 
-    Ends with 4 where the run is invalid, and with 2 where an objective of --slo is impossible.
+    Ends with 4 where the run is invalid, and with 2 where an objective of --slo is impossible or requests never fit.
     """
     from headroom import planning  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
@@ -59,6 +79,7 @@ def plan(
     settings = {
         "sku": sku,
         "max_concurrency": max_concurrency,
+        "concurrency_per_instance": concurrency_per_instance,
         "spare": spare,
         "min_instances": min_instances,
         "boot_minutes": boot_minutes,
@@ -76,6 +97,10 @@ def plan(
         raise typer.Exit(planning.plan_from_runs(run_folders, options, as_json=as_json, details=details))
     if demand is None:
         raise ConfigError("plan needs a run folder, or --demand with a trace")
+    _refuse_idle(
+        {"--slo": slo, "--region": region, "--prices": prices, "--details": details or None}
+        | {f"--{planning.FLAGS.get(key, key).replace('_', '-')}": value for key, value in given.items()}
+    )
     limits = {"quota.tokens_per_minute": tpm, "quota.requests_per_minute": rpm}
     quota = load_config(None, {name: value for name, value in limits.items() if value is not None}, {}).quota
     if prompt_tokens is not None and completion_tokens is not None:
@@ -85,6 +110,13 @@ def plan(
         planning.plan_from_trace(demand, quota, growth=growth, as_json=as_json)
     else:
         raise ConfigError("--prompt-tokens and --completion-tokens make a demand together: give both")
+
+
+def _refuse_idle(flags: Mapping[str, object]) -> None:
+    """Without a run nothing says what an instance serves or costs, so these would do nothing."""
+    idle = [flag for flag, value in flags.items() if value is not None]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)}: without a RUN only the quota is planned; leave it out, or give a run")
 
 
 @app.command()

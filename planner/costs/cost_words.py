@@ -71,6 +71,6 @@ def doubts(case: Case, sku: Sku | None, region: str | None) -> tuple[str, ...]:
         if case.capacity is None:
             found.append(
                 "what an instance serves within the objectives is not known, so neither hybrid nor the break-even "
-                "utilisation is planned: measure it with headroom sweep"
+                "utilisation is planned"
             )
     return tuple(doubt for doubt in found if doubt is not None)

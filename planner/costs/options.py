@@ -51,7 +51,7 @@ def _serverless(case: Case) -> Way:
     per_month_usd = case.path.mean(case.usd_per_s) * S_PER_HOUR * HOURS_PER_MONTH
     must = [f"prices per token stay within {rules.price_range_share:.0%}"]
     if rules.deployments is not None:
-        must.insert(0, f"{rules.deployments} deployment{'' if rules.deployments == 1 else 's'} are granted")
+        must.insert(0, f"{rules.deployments} deployment{' is' if rules.deployments == 1 else 's are'} granted")
     return Way(
         name=SERVERLESS,
         per_month_usd=lambda worlds: per_month_usd * worlds.demand * worlds.token_price,

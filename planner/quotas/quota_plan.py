@@ -8,6 +8,7 @@ from loadgen.quota import Quota
 from planner.demand import Demand, busiest
 from planner.plan import WhatIf
 from planner.quota import what_if_table
+from planner.quotas.admitted import as_recorded
 from planner.quotas.clients import ClientOutcome, clients_table
 from planner.quotas.deployments import QuotaNeed, quota_need
 from planner.quotas.doors import windows
@@ -31,7 +32,7 @@ class QuotaPlan:
 
 def quota_plan(demand: Demand, quota: Quota) -> QuotaPlan:
     """Raises ConfigError for arrivals that cannot be replayed."""
-    need = quota_need(demand, quota)
+    need = as_recorded(quota_need(demand, quota), demand)
     clients: tuple[ClientOutcome, ...] = ()
     if need is not None:
         strictest = max(need.by_policy[: len(windows(quota))], key=lambda policy: policy.deployments)
