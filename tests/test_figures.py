@@ -324,9 +324,11 @@ class Figures:
                 for value in self.of_row(metric, row)
             )
 
-        good = len({row["seq"] for row in self.steady if row["outcome"] == "ok" and is_good(row)})
-        offered = len({row["seq"] for row in self.steady})
-        return {"share": good / offered, **wilson(good, offered), "good": good, "offered": offered}
+        kept = [row for row in self.steady if row["outcome"] == "ok" and is_good(row)]
+        good, offered = len({row["seq"] for row in kept}), len({row["seq"] for row in self.steady})
+        of_streams = any(metric in ("ttft", "ttft_from_due", "itl", "tpot") for _, metric, *_ in self.objectives())
+        without = len({row["seq"] for row in kept if row["first_token_ns"] is None}) if of_streams else 0
+        return {"share": good / offered, **wilson(good, offered), "good": good, "offered": offered, "without": without}
 
     def traffic(self):
         outcomes, seconds = Counter(row["outcome"] for row in self.rows), self.span / S
@@ -401,12 +403,12 @@ class Figures:
         mean_load = math.ceil(max(tokens, len(arrivals) / self.limits["requests_per_minute"]) * MINUTE / span)
         first, table = 1 if mean_load <= 6 else mean_load - 1, []
         for deployments in range(first, first + 12):
-            table += [self._what_if_row(watched, window, deployments) for window in WINDOWS]
+            table += [self._what_if_row(watched, times, window, deployments) for window in WINDOWS]
             if all(row["rejected_requests_share"] <= 0.01 for row in table[-4:]):
                 break
         return table
 
-    def _what_if_row(self, watched, window, deployments):
+    def _what_if_row(self, watched, times, window, deployments):
         _, refused_costs, never_fit = replay(watched, window, self.limits, deployments, waits=False)
         delays, _, _ = replay(watched, window, self.limits, deployments, waits=True)
         fitting_tokens = sum(cost for _, cost in watched) - sum(never_fit)
@@ -415,7 +417,7 @@ class Figures:
             "rejected_requests_share": len(refused_costs) / (len(watched) - len(never_fit)),
             "rejected_tokens_share": sum(refused_costs) / fitting_tokens,
             "delay_p50_s": delays[math.ceil(len(delays) / 2) - 1] / S,
-            "delay_p99_s": delays[math.ceil(Fraction(99, 100) * len(delays)) - 1] / S, "never_fit": len(never_fit),
+            "delay_p99_s": delays[math.ceil(Fraction(99, 100) * len(delays)) - 1] / S, "never_fit": len(never_fit) // times,
         }  # fmt: skip
 
     def serverless(self):
@@ -461,7 +463,7 @@ class Figures:
         per_s = busiest_minute(self.planned, lambda cost: 1) / 60
         return {
             "peak_requests_per_s": per_s, "time_in_system_s": seconds, "concurrency_per_instance": concurrency,
-            "instances": math.ceil(per_s * seconds / concurrency),
+            "instances": math.ceil(per_s * seconds / concurrency), "assumed": concurrency == 8,
         }  # fmt: skip
 
     def managed(self):
@@ -657,7 +659,7 @@ def test_every_figure_in_the_report_is_the_plans_to_the_last_digit(plan):
 def test_every_number_of_the_plan_stands_in_the_report(plan):
     summary, _, figures = plan
     aside = re.compile(
-        r"format|open_loop|validity\.valid|traffic\.billed_\w+|quota|quota\.target|estimate|.*\.needs_n|latency\.(\w+)\.(?!all\.).*|targets\..*"
+        r"format|open_loop|validity\.valid|instances\.assumed|quota|quota\.target|estimate|.*\.needs_n|latency\.(\w+)\.(?!all\.).*|targets\..*"
         r"|workers\.\d+\.(host|pid|offset_ns|uncertainty_ns)"  # who they are, no measure of the run
     )
     by_scenario = re.compile(rf"latency\.({'|'.join(SHOWN_BY_SCENARIO)})\..*(?<!needs_n)")

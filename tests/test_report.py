@@ -313,7 +313,7 @@ def figures_of(value: Any, path: str) -> dict[str, Any]:
 
 NOT_SHOWN = re.compile(
     r"format|open_loop|validity\.valid|estimate|quota\.target|.*\.needs_n|latency\.(ttft_from_due|ttfb|throttle_wait|lag)\.(?!all).*"
-    r"|workers\.\d+\.(host|pid|offset_ns|uncertainty_ns)|.*instances\.assumed|traffic\.billed_.*|ahead(\..*)?"  # the terminal shows what is ahead
+    r"|workers\.\d+\.(host|pid|offset_ns|uncertainty_ns)|.*instances\.assumed|ahead(\..*)?"  # the terminal shows what is ahead
 )
 
 
