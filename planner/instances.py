@@ -41,7 +41,7 @@ def concurrency_of_instance(
         each = "one instance" if swept.instances == 1 else f"each of {swept.instances} instances"
         said = "" if swept.stated else ", as it is taken to have been"
         at = f"held by {each}{said}, at {swept.rate_per_s:.3g} requests/s, the highest rate of the sweep that met"
-        return max(1, math.floor(swept.concurrency / swept.instances)), at
+        return max(1, math.ceil(swept.concurrency / swept.instances)), at  # so that what it has just served takes one
     if managed and objectives_met and held > 0:
         by = "one instance it is taken" if instances is None else "one instance"
         by = by if (instances or 1) == 1 else f"each of {instances} instances"

@@ -89,7 +89,7 @@ def test_a_threshold_that_would_be_looked_at_too_late_is_refused(tmp_path: Path)
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        pytest.param(["run", "--repeat", "3"], "run/01", id="repeated"),
+        pytest.param(["run", "--repeat", "3"], "run/01", id="repeated", marks=pytest.mark.long),
         pytest.param(["ab", "--pairs", "2"], "run/a/01", id="in turns", marks=pytest.mark.long),
     ],
 )
@@ -115,6 +115,7 @@ def test_a_threshold_ends_a_run_of_several_and_with_it_all_of_them(
         assert "a comparison judges no thresholds (failed<5%)" in done.stderr
 
 
+@pytest.mark.long
 def test_a_repeated_run_that_is_cut_short_is_no_pass(tmp_path: Path) -> None:
     """What its JSON and its JUnit say is what the process ends with."""
     brief = ["--scenario", "streaming", "--rate", "30/s", "--duration", "1s", "--warmup", "0s", "--max-tokens", "4"]

@@ -258,7 +258,7 @@ def test_recover_finishes_a_killed_run_says_what_it_found_and_changes_nothing_tw
     with (run.folder / "notes.jsonl").open("a") as notes:
         notes.write('{"at_s": 1.0, "kind": "cpu", "text": "busy"}\n{"at_s": 2.0, "ki')  # torn by the kill
     before = told(tmp_path, "plan", "run")
-    assert before.returncode == 0 and "`headroom recover run`" in " ".join(before.stdout.split())
+    assert before.returncode == 4 and "`headroom recover run`" in " ".join(before.stdout.split())
     done = told(tmp_path, "recover", "run", "nowhere")
     assert done.returncode == 2  # of the second
     assert done.stdout.startswith("run: 100 rows; the last attempt ended 10.400 s after the start. Not known are what")

@@ -130,4 +130,4 @@ def test_a_killed_command_takes_its_processes_with_it_and_the_folder_opens(begun
     assert rows.height >= 10
     assert set(rows["outcome"]) <= {"ok", "cancelled"}, "the end of the simulated deployment is no answer"
     done = told(cwd, "plan", "run")
-    assert done.returncode == 0 and "INVALID" in done.stdout
+    assert done.returncode == 4 and "INVALID" in done.stdout

@@ -79,6 +79,7 @@ def test_a_freeze_of_six_seconds_shows_in_the_response_time_as_the_closed_form_h
         assert words in report
 
 
+@pytest.mark.long
 def test_a_short_freeze_shows_likewise(tmp_path):
     flags = ["--rate", "100/s", "--arrivals", "constant", "--duration", "5s", "--warmup", "1s", *UNTHROTTLED]
     _, latency, _ = play(tmp_path, freeze_s=1.3, at_s=2.5, flags=flags)
