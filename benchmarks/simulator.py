@@ -53,6 +53,7 @@ from wire import (
 
 from headroom.processes import core_seconds
 from loadgen.samples import Run, check_ledger, finish
+from planner.ascending import ascending
 from planner.rows import OK
 
 STREAMS = 500
@@ -269,7 +270,7 @@ def _paced(setting: Setting, events_per_s: int) -> tuple[float, float, float]:
     played.check()
     tokens = lateness(played, itl_ms)
     check_tokens(played.run, tokens)
-    late = row_of(tokens.filter(played.within("at_ns"))["error_ns"].sort())
+    late = row_of(ascending(tokens.filter(played.within("at_ns"))["error_ns"]))
     served = late.n / played.seconds
     CONSOLE.print(
         f"streams, a token each {itl_ms:.4g} ms: events {played.per_core(served)}, late by p50 {ms(late.p50):.3f} "

@@ -40,7 +40,8 @@ from headroom.scheduling import store_schedule
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
 from loadgen.samples import Run, WorkerHealth, check_ledger, create, finish
-from planner.metrics import latency_row, sorted_values
+from planner.ascending import Ascending, ascending
+from planner.metrics import latency_row, values_of
 from planner.plan import LatencyRow, Quantile
 from planner.rows import OK, Stretch
 from planner.truth import Log, gap_errors, token_errors, ttft_errors
@@ -359,7 +360,7 @@ def _streams(setting: Setting, name: str, users: int, per_cpu_s: float, errors_m
     truth = Log.open(log)
     tokens = token_errors(played.run, truth)
     events = tokens.filter(played.within("at_ns"))
-    delay = row_of(events["error_ns"].sort())
+    delay = row_of(ascending(events["error_ns"]))
     first = row_of(ttft_errors(played.run, truth, played.measured))
     CONSOLE.print(
         f"{name}: {played.aside}; {delay.n:,} events, from the server's send to our stamp p50 "
@@ -381,7 +382,7 @@ def _streams(setting: Setting, name: str, users: int, per_cpu_s: float, errors_m
     return rows
 
 
-def row_of(ascending_ns: pl.Series) -> LatencyRow:
+def row_of(ascending_ns: Ascending) -> LatencyRow:
     return latency_row("", "", ascending_ns)
 
 
@@ -406,7 +407,7 @@ def lag(setting: Setting) -> list[Row]:
     """An open loop: how late requests leave."""
     with ground_truth(setting.folder / "lag-truth", setting.cores) as url:
         played = play(setting, "lag", url, "Plain", rate=1_000, arrivals="poisson")
-    late = row_of(sorted_values(played.run, "lag")["value_ns"])
+    late = row_of(values_of(played.run, "lag"))
     CONSOLE.print(f"lag: {played.aside}; {late.n:,} requests, at most {late.max_ms:.1f} ms late", highlight=False)
     name = "open-loop lag {} at 1,000 requests/s Poisson"
     return [Row(name.format("p50"), ms(late.p50), 0.1, "ms"), Row(name.format("p99"), ms(late.p99), 1.0, "ms")]

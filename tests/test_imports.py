@@ -245,3 +245,25 @@ def test_a_benchmark_finds_the_planner_and_not_the_benchmark_of_that_name():
         f"import sys; sys.path.insert(0, {folder!r}); import planner.quota; print(planner.quota.what_if.__module__)"
     )
     assert printed_by(program) == "planner.quota"
+
+
+@pytest.mark.parametrize("program", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
+def test_a_benchmark_asks_of_our_packages_what_they_have(program):
+    """Nobody runs them but by hand, so a name that has gone would be missed."""
+    for node in ast.parse((ROOT / "benchmarks" / f"{program}.py").read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (file := file_of(node.module)) is not None:
+            names = {name for each in ast.parse(file.read_text()).body for name in named_by(each)}
+            assert {alias.name for alias in node.names} <= names, f"{program}.py: {node.module}"
+
+
+def named_by(statement):
+    """The names that a statement of a module gives it."""
+    match statement:
+        case ast.FunctionDef() | ast.ClassDef():
+            return [statement.name]
+        case ast.Import() | ast.ImportFrom():
+            return [alias.asname or alias.name for alias in statement.names]
+        case ast.Assign() | ast.AnnAssign():
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            return [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+    return []
