@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
 
 from loadgen.durable import publish_bytes
 from loadgen.errors import RunFolderError
+from planner.documents import read_document
 
 FORMAT = 1
 FILE = "set.json"
@@ -41,17 +41,7 @@ def is_set(folder: Path) -> bool:
 def read(folder: Path) -> RunSet:
     """Raises RunFolderError for a set.json that cannot be read, or is of another format."""
     path = folder / FILE
-    try:
-        raw = orjson.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from None
-    found = raw.get("format") if isinstance(raw, dict) else None
-    if found != FORMAT:
-        raise RunFolderError(f"{path} has format {found!r}; this version of Headroom reads format {FORMAT}")
-    try:
-        run_set = TypeAdapter(RunSet).validate_python(raw)
-    except ValidationError as error:
-        raise RunFolderError(f"{path} is damaged: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
+    run_set = read_document(path, RunSet, FORMAT)
     if any(Path(name).name != name for name in run_set.runs):
         raise RunFolderError(f"{path} is damaged: it names a run outside its folder")
     return run_set

@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
 
 from loadgen.durable import publish_bytes, publish_frame
 from loadgen.errors import RunFolderError
 from loadgen.samples import Run
 from loadgen.slo import Slo
+from planner.documents import read_document
 from planner.instances import SweptCapacity
 from planner.rows import NS_PER_MS, config_of
 from planner.steps import Step
@@ -99,18 +99,7 @@ def is_sweep(folder: Path) -> bool:
 
 def read(folder: Path) -> Sweep:
     """Raises RunFolderError for a sweep.json that cannot be read, or is of another format."""
-    path = folder / FILE
-    try:
-        raw = orjson.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from None
-    found = raw.get("format") if isinstance(raw, dict) else None
-    if found != FORMAT:
-        raise RunFolderError(f"{path} has format {found!r}; this version of Headroom reads format {FORMAT}")
-    try:
-        return TypeAdapter(Sweep).validate_python(raw)
-    except ValidationError as error:
-        raise RunFolderError(f"{path} is damaged: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
+    return read_document(folder / FILE, Sweep, FORMAT)
 
 
 def best_step(sweep: Sweep) -> Step | None:

@@ -42,4 +42,4 @@ class Straight:
         return Rate(self.rate)
 
     def predict(self, rate_per_s, prompt_tokens=None, completion_tokens=None):
-        raise NotImplementedError
+        raise AssertionError("a fleet is planned without predictions")
