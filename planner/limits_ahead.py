@@ -34,7 +34,9 @@ def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:
     shares = {"tokens per minute": quota.tokens_share, "requests per minute": quota.requests_share}
     if plan.targets:
         return (LimitAhead(limit=f"{quota.binds} per minute", factor=quota.headroom, months=None, month=None),)
-    rows = [LimitAhead(limit=name, factor=1 / share, months=None, month=None) for name, share in shares.items() if share]
+    rows = [
+        LimitAhead(limit=name, factor=1 / share, months=None, month=None) for name, share in shares.items() if share
+    ]
     return tuple(sorted(rows, key=lambda row: row.factor or 0.0))
 
 
