@@ -46,11 +46,14 @@ def render(
     first = list(drawings.get("headroom", ())) or list(drawings.get("load", ()))[:1]
     names = {drawing.name for drawing in first}
     later = {section: [each for each in found if each.name not in names] for section, found in drawings.items()}
-    ahead = plan.ahead
+    ahead, advised = plan.ahead, "" if plan.ahead is None else plan.ahead.recommendation
+    verdict = plan.headline.removesuffix(advised).rstrip()
     return page(
         "report.html.jinja",
         scripts=("what_if.js",) if levers is not None else (),
         plan=plan,
+        verdict=verdict or plan.headline,
+        advised=advised if verdict and plan.headline.endswith(advised) else "",
         manifest=manifest,
         drawings={**later, "first": first},
         notes=[dict(flatten(note)) for note in notes],

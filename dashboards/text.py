@@ -106,6 +106,10 @@ def times(factor: float) -> str:
     return f"{factor:g} \N{MULTIPLICATION SIGN}"
 
 
+def ratio(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.3f}"
+
+
 def whole_percent(share: float) -> str:
     """A slider's position."""
     return f"{share * 100:.0f}"
