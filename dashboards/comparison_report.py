@@ -44,9 +44,7 @@ def draw(comparison: Comparison, sides: Mapping[str, Sequence[Run]]) -> dict[str
     """The change of each figure with its interval, and the distributions of both sides over one another."""
     told = [each for each in comparison.metrics if each.ratio is not None]
     summary = "; ".join(text.readable(each.reason) for each in told)
-    change = Drawing(
-        "changes", "New over base, with its 95 % interval; limit: what is tolerated", changes(told), summary
-    )
+    change = Drawing("changes", "New over base with its 95 % interval, and what is tolerated", changes(told), summary)
     overlaid = {}
     if all(sides.values()):
         overlaid = figures.latency_distribution(metrics.latency_of_sides(sides))

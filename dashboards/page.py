@@ -84,7 +84,7 @@ def _environment() -> Environment:
     }
     writers = (
         text.digits, text.count, text.whole, text.usd, text.percent,
-        text.quantiles, text.metric_name, text.metric_meaning, text.times, text.ratio, text.whole_percent,
+        text.quantiles, text.metric_name, text.metric_meaning, text.times, text.ratio, text.chance, text.whole_percent,
     )  # fmt: skip
     pages.filters |= {writer.__name__: writer for writer in writers}
     return pages

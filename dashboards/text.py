@@ -110,6 +110,10 @@ def ratio(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.3f}"
 
 
+def chance(p: float | None) -> str:
+    return "<0.001" if p is not None and p < 0.001 else ratio(p)
+
+
 def whole_percent(share: float) -> str:
     """A slider's position."""
     return f"{share * 100:.0f}"
