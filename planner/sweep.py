@@ -215,7 +215,7 @@ def _bracket(
 
 
 def _doubted(rates: Mapping[float, Sequence[Measurement]], verdicts: Mapping[float, Verdict]) -> float | None:
-    """A rate that the deployment did not keep up with, although it did with a higher one: a queue that came by chance."""
+    """A rate that the deployment did not keep up with, though it did with a higher one: a queue by chance."""
     kept_up = [rate for rate, verdict in verdicts.items() if verdict not in (Verdict.SATURATED, Verdict.INVALID)]
     saturated = [rate for rate, verdict in verdicts.items() if verdict is Verdict.SATURATED]
     return next((rate for rate in saturated if rate < max(kept_up, default=0) and _may_repeat(rates[rate])), None)
