@@ -1,0 +1,158 @@
+"""The figures of a demand and its limits: frames and plain values in, plotly figures out, no arithmetic."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Final
+
+import plotly.graph_objects as go
+import polars as pl
+
+from dashboards.figure_parts import AMBER, BLUE, BLUE_WASH, SCENARIO_LINES, VERMILION, blank, line
+from dashboards.text import digits, plotly_label
+from planner.plan import QuotaUse
+
+SINCE: Final = "time since the start, s"
+SHARE_LINES: Final = {
+    "tokens": ("tokens_share", BLUE, "solid"),
+    "requests": ("requests_share", AMBER, "dot"),
+}
+HEAT: Final = [[0, "#dbe8f4"], [0.35, "#8fb8dc"], [0.7, "#2f7ebc"], [1, "#0b3d68"]]  # one hue: darker is more
+
+
+def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse) -> go.Figure:
+    """Both in shares of their limits, from at_s, tokens_share, requests_share, whole; the free part is washed.
+
+    What was scaled up to a minute is drawn pale: `whole` is false there.
+    """
+    figure = blank(SINCE, "share of the limit", height=300)
+    for name, (column, colour, dash) in SHARE_LINES.items():
+        for whole, opacity in ((False, 0.45), (True, 1.0)):
+            rows = frame.filter(pl.col("whole") == whole)
+            look = line(rows["at_s"].to_list(), rows[column].to_list(), name, colour, dash)
+            shown = whole or not frame["whole"].any()
+            figure.add_scatter(**look, opacity=opacity, showlegend=shown, hovertemplate="%{y:.1%}", legendgroup=name)
+    ends = [frame["at_s"].min(), frame["at_s"].max()]
+    figure.add_scatter(**line(ends, [1, 1], "limit", VERMILION, "dash"), hoverinfo="skip")
+    most = max(quota.tokens_share, quota.requests_share)
+    if most < 1:
+        figure.add_hrect(y0=most, y1=1, fillcolor=BLUE_WASH, line={"width": 0}, layer="below")
+    words = f"{digits(quota.headroom)} × this load fits" if most < 1 else "over the limit"  # noqa: RUF001
+    figure.add_annotation(
+        xref="paper", x=0.5, y=1, yanchor="top", yshift=-6, showarrow=False, text=words, font={"size": 15}
+    )
+    figure.update_layout(showlegend=True)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    return figure
+
+
+def growth_against_limits(frame: pl.DataFrame) -> go.Figure:
+    """How full each limit is month by month, from limit, month, share, months, with a mark where it is reached."""
+    limits = frame["limit"].unique(maintain_order=True).to_list()
+    figure = blank("months from now", "share of the limit", height=270 + 18 * len(limits))
+    for limit, (colour, dash) in zip(limits, cycle(SCENARIO_LINES), strict=False):
+        rows = frame.filter(pl.col("limit") == limit)
+        name = f"{plotly_label(limit, 70)}: month {rows['months'][0]}"
+        look = line(rows["month"].to_list(), rows["share"].to_list(), name, colour, dash)
+        figure.add_scatter(**look, hovertemplate="%{y:.1%}", legendgroup=name)
+        reached = rows.filter(pl.col("month") == pl.col("months"))
+        figure.add_scatter(
+            x=reached["month"].to_list(),
+            y=reached["share"].to_list(),
+            mode="markers",
+            marker={"color": colour, "size": 9},
+            showlegend=False,
+            hoverinfo="skip",
+            legendgroup=name,
+        )
+    ends = [frame["month"].min(), frame["month"].max()]
+    figure.add_scatter(**line(ends, [1, 1], "limit", VERMILION, "dash"), hoverinfo="skip")
+    figure.update_layout(showlegend=True, legend={"orientation": "v"})
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    return figure
+
+
+def level(frame: pl.DataFrame, column: str, title: str, limit: int | None = None, shape: str = "linear") -> go.Figure:
+    """One column over at_s, with the limit it is held against."""
+    figure = blank(SINCE, title)
+    at_s = frame["at_s"].to_list()
+    look = line(at_s, frame[column].to_list(), "sent" if limit is not None else title, BLUE, "solid")
+    look["line"] |= {"shape": shape, "width": 1.6 if shape == "hv" else 2}
+    figure.add_scatter(**look, fill="tozeroy", fillcolor=BLUE_WASH, hovertemplate="%{y:,.0f}")
+    if limit is not None and at_s:
+        look = line([at_s[0], at_s[-1]], [limit, limit], f"limit {limit:,}", VERMILION, "dash")
+        figure.add_scatter(**look, hoverinfo="skip")
+    figure.update_layout(showlegend=limit is not None)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def refusals(frame: pl.DataFrame, every_s: float) -> go.Figure:
+    """Attempts answered 429 per `every_s`, from at_s, n."""
+    figure = blank(SINCE, f"refused per {every_s:g} s")
+    figure.add_bar(
+        x=frame["at_s"].to_list(),
+        y=frame["n"].to_list(),
+        width=every_s,
+        offset=0,
+        name="refused",
+        marker={"color": AMBER, "line": {"width": 0}},
+        hovertemplate="%{y:,} from %{x} s",
+    )
+    figure.update_layout(showlegend=False)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def waits(frame: pl.DataFrame) -> go.Figure:
+    """How long the client's own throttle held requests, from at_s, p50_ms, max_ms, n."""
+    figure = blank(SINCE, "ms")
+    for name, column, colour, dash in (("p50", "p50_ms", BLUE, "solid"), ("longest", "max_ms", AMBER, "dot")):
+        look = line(frame["at_s"].to_list(), frame[column].to_list(), name, colour, dash)
+        figure.add_scatter(**look, customdata=frame["n"].to_list(), hovertemplate="%{y:,.1f} ms, n = %{customdata:,}")
+    figure.update_layout(showlegend=True)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def lengths(frame: pl.DataFrame) -> go.Figure:
+    """A cell for each bin of prompt and completion lengths, darker for more answers.
+
+    From prompt_low, prompt_high, completion_low, completion_high, n, service_p50_ms.
+    """
+    figure = blank("prompt tokens", "completion tokens", height=340)
+    across, up = _bins(frame, "prompt"), _bins(frame, "completion")
+    cells = {(row["prompt_low"], row["completion_low"]): row for row in frame.iter_rows(named=True)}
+    rows = [[cells.get((low, high)) for low in across] for high in up]
+    figure.add_heatmap(
+        x=list(across.values()),
+        y=list(up.values()),
+        z=[[None if cell is None else cell["n"] for cell in row] for row in rows],
+        text=[["" if cell is None else f"{cell['n']:,}" for cell in row] for row in rows],
+        customdata=[["" if cell is None else _median(cell["service_p50_ms"]) for cell in row] for row in rows],
+        texttemplate="%{text}",
+        hovertemplate="prompt %{x}, completion %{y}: %{z:,} answers%{customdata}<extra></extra>",
+        colorscale=HEAT,
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        hoverongaps=False,
+    )
+    figure.update_layout(hovermode="closest", margin={"t": 8})
+    figure.update_xaxes(type="category", title={"text": "prompt tokens"})
+    figure.update_yaxes(type="category", showgrid=False)
+    return figure
+
+
+def _bins(frame: pl.DataFrame, length: str) -> dict[int, str]:
+    """The lower ends of a length's bins in ascending order, and how each is written."""
+    ends = frame.select(low=f"{length}_low", high=f"{length}_high").unique().sort("low")
+    return {low: f"{low:,}" if last == low else f"{low:,}–{last:,}" for low, last in _inclusive(ends)}  # noqa: RUF001
+
+
+def _inclusive(ends: pl.DataFrame) -> list[tuple[int, int]]:
+    return [(int(low), int(last)) for low, last in ends.select("low", pl.col("high") - 1).rows()]
+
+
+def _median(median_ms: float | None) -> str:
+    return "" if median_ms is None else f"; service time p50 {digits(median_ms)} ms"
