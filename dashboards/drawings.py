@@ -13,7 +13,7 @@ from loadgen.samples import Run
 from planner import metrics, pictured
 from planner.cost_curve import cost_by_rate, cost_curve
 from planner.demand import demand_of_run
-from planner.load_curve import LoadCurve
+from planner.load_curve import LoadCurve, curve_of_step
 from planner.plan import Plan
 from planner.rows import steady_stretch
 
@@ -38,11 +38,11 @@ class Drawing:
         return Markup(self.figure.to_json(engine="json"))  # noqa: S704
 
 
-def draw(run: Run, plan: Plan, curve: LoadCurve | None = None) -> dict[str, list[Drawing]]:
+def draw(run: Run, plan: Plan) -> dict[str, list[Drawing]]:
     """The figures of each section of the page, in their order; a section without any is empty.
 
-    `curve`: what several loads of the deployment came to, where there are several. "load" holds what "quota" and
-    "in_flight" do, but for refusals and waits: a page lays out the one or the others.
+    "curve" is of the sweep that the run is a step of. "load" holds what "quota" and "in_flight" do, but for refusals
+    and waits: a page lays out the one or the others.
     """
     every_s = bin_width_s(plan.traffic.steady_s)
     levels, in_flight = _levels(run, plan), _in_flight(run, plan)
@@ -50,7 +50,7 @@ def draw(run: Run, plan: Plan, curve: LoadCurve | None = None) -> dict[str, list
         "headroom": _headroom(run, plan),
         "over_time": _over_time(run, plan, every_s),
         "distribution": _distribution(run, plan),
-        "curve": [] if curve is None else draw_curve(curve),
+        "curve": [] if (curve := curve_of_step(run)) is None else draw_curve(curve),
         "load": [*levels, *in_flight],
         "quota": [*levels, *_held_back(run, plan, every_s)],
         "in_flight": in_flight,
@@ -113,7 +113,7 @@ def draw_curve(curve: LoadCurve) -> list[Drawing]:
     with_model = "" if curve.form is None else ", measured and by the serving model"
     return [
         Drawing(
-            f"curve-{metric}",
+            f"versus-load-{metric}",
             f"{text.metric_name(metric)} versus load{with_model}, ms",
             figure,
             summaries.curve(curve, metric),
@@ -155,8 +155,8 @@ def _in_flight(run: Run, plan: Plan) -> list[Drawing]:
 def _held_back(run: Run, plan: Plan, every_s: float) -> list[Drawing]:
     """What the endpoint refused, and what the client's own throttle held; each only where there was any."""
     drawings = []
-    refused = pictured.troubles_over_time(run, every_s).filter(pl.col("trouble") == pictured.REFUSED)
-    if not refused.is_empty():
+    refused = pictured.refusals_over_time(run, every_s)
+    if not refused.filter(pl.col("n") > 0).is_empty():
         title = f"Refused with 429, attempts per {every_s:g} s"
         figure = figures_load.refusals(refused, every_s)
         drawings.append(Drawing("quota-refused", title, figure, summaries.troubles(plan)))

@@ -39,6 +39,7 @@ TROUBLE_MARKS: Final = {
     "failed": (VERMILION, "x-thin"),
     "dropped": (GREY, "line-ns"),
 }
+VERDICT_MARKS: Final = {"met": "circle", "unclear": "diamond", "missed": "x", "saturated": "square"}
 HATCH: Final = {"fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.35, "size": 7}
 
 

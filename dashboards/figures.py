@@ -21,6 +21,7 @@ from dashboards.figure_parts import (
     OUTCOME_BARS,
     SCENARIO_LINES,
     TROUBLE_MARKS,
+    VERDICT_MARKS,
     VERMILION,
     blank,
     line,
@@ -28,7 +29,6 @@ from dashboards.figure_parts import (
 from dashboards.text import METRICS, plotly_label
 from planner.reduced import tail_place
 
-VERDICT_MARKS: Final = {"met": "circle", "unclear": "diamond", "missed": "x", "saturated": "square"}
 LOG_TICKS_MS: Final = [digit * 10**power / 1_000 for power in range(9) for digit in (1, 2, 5)]  # 1 us to 500 s
 SHARES: Final = {  # of an axis whose tails are both logarithmic
     0.0001: "0.01 %", 0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 0.5: "50 %",

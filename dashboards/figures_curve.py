@@ -7,7 +7,7 @@ from typing import Final
 import plotly.graph_objects as go
 import polars as pl
 
-from dashboards.figure_parts import AMBER, BLUE, VERMILION, blank, line
+from dashboards.figure_parts import AMBER, BLUE, VERDICT_MARKS, VERMILION, blank, line
 from dashboards.text import plotly_label
 
 LOOKS: Final = {  # of a statistic: its colour, its dash, its mark, and the wash of its interval
@@ -27,8 +27,8 @@ def latency_versus_load(
 ) -> dict[str, go.Figure]:
     """One figure for each metric that was measured.
 
-    From rate_per_s, metric, statistic, value_ms, limited (open marks), and from the same with low_ms and high_ms of the
-    90 % interval (null where nothing bounds it); a line for each objective on the metric.
+    From rate_per_s, metric, statistic, value_ms, verdict (its mark), limited (an open one), and from the same with
+    low_ms and high_ms of the 90 % interval; a line for each objective on the metric.
     """
     return {
         metric: _figure(
@@ -47,19 +47,25 @@ def _figure(measured: pl.DataFrame, modelled: pl.DataFrame, limits_ms: list[tupl
         colour, dash, symbol, wash = LOOKS[statistic]
         rows = modelled.filter(pl.col("statistic") == statistic)
         if not rows.is_empty():
-            _band(figure, rows.drop_nulls("high_ms"), f"{statistic}, 90 % interval", wash)
-            look = line(rows["rate_per_s"].to_list(), rows["value_ms"].to_list(), f"{statistic}, model", colour, dash)
+            _band(figure, rows, wash)
+            name = f"{statistic}, model with 90 % interval"
+            look = line(rows["rate_per_s"].to_list(), rows["value_ms"].to_list(), name, colour, dash)
             hover = "%{y:,.1f} ms at %{x:.3~r}/s, %{customdata}"
             figure.add_scatter(**look, customdata=rows["grade"].to_list(), hovertemplate=hover)
         points = measured.filter(pl.col("statistic") == statistic)
-        marks = [f"{symbol}-open" if limited else symbol for limited in points["limited"].to_list()]
+        marks = [
+            f"{VERDICT_MARKS.get(verdict, symbol)}{'-open' if limited else ''}"
+            for verdict, limited in points.select("verdict", "limited").rows()
+        ]
         figure.add_scatter(
             x=points["rate_per_s"].to_list(),
             y=points["value_ms"].to_list(),
             name=f"{statistic}, measured",
-            mode="markers",
+            mode="lines+markers" if rows.is_empty() else "markers",
+            line={"color": colour, "dash": dash},
             marker={"color": colour, "size": 9, "symbol": marks, "line": {"width": 1.5, "color": colour}},
-            hovertemplate="%{y:,.1f} ms at %{x:.3~r}/s",
+            customdata=[verdict or "" for verdict in points["verdict"].to_list()],
+            hovertemplate="%{y:,.1f} ms at %{x:.3~r}/s %{customdata}",
         )
     rates = [*measured["rate_per_s"].to_list(), *modelled["rate_per_s"].to_list()]
     for text, limit_ms in limits_ms:
@@ -71,12 +77,12 @@ def _figure(measured: pl.DataFrame, modelled: pl.DataFrame, limits_ms: list[tupl
     return figure
 
 
-def _band(figure: go.Figure, rows: pl.DataFrame, name: str, wash: str) -> None:
+def _band(figure: go.Figure, rows: pl.DataFrame, wash: str) -> None:
     rates = rows["rate_per_s"].to_list()
     figure.add_scatter(
         x=[*rates, *reversed(rates)],
         y=[*rows["high_ms"].to_list(), *reversed(rows["low_ms"].to_list())],
-        name=name,
+        showlegend=False,
         mode="lines",
         line={"width": 0},
         fill="toself",

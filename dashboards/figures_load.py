@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import cycle
-from typing import Final
+from typing import Any, Final
 
 import plotly.graph_objects as go
 import polars as pl
 
 from dashboards.figure_parts import AMBER, BLUE, BLUE_WASH, SCENARIO_LINES, VERMILION, blank, line
 from dashboards.text import digits, plotly_label
+from planner.pictured import EDGES
 from planner.plan import QuotaUse
 
 SINCE: Final = "time since the start, s"
@@ -17,6 +19,8 @@ SHARE_LINES: Final = {
     "tokens": ("tokens_share", BLUE, "solid"),
     "requests": ("requests_share", AMBER, "dot"),
 }
+TOP: Final = 1.18  # of an axis in shares of a limit: room for words above it
+FURTHEST: Final = 1.5  # where growth has long passed it
 HEAT: Final = [[0, "#dbe8f4"], [0.35, "#8fb8dc"], [0.7, "#2f7ebc"], [1, "#0b3d68"]]  # one hue: darker is more
 
 
@@ -37,10 +41,10 @@ def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse) -> go.Figure:
     most = max(quota.tokens_share, quota.requests_share)
     if most < 1:
         figure.add_hrect(y0=most, y1=1, fillcolor=BLUE_WASH, line={"width": 0}, layer="below")
-    words = f"{digits(quota.headroom)} × this load fits" if most < 1 else "over the limit"  # noqa: RUF001
-    figure.add_annotation(
-        xref="paper", x=0.5, y=1, yanchor="top", yshift=-6, showarrow=False, text=words, font={"size": 15}
-    )
+        words = f"{digits(quota.headroom)} × this load fits"  # noqa: RUF001
+        place = {"xref": "paper", "x": 0.5, "y": 1, "yanchor": "bottom", "yshift": 3}
+        figure.add_annotation(**place, text=words, showarrow=False, font={"size": 14})
+        figure.update_yaxes(range=[0, TOP])
     figure.update_layout(showlegend=True)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     return figure
@@ -49,7 +53,7 @@ def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse) -> go.Figure:
 def growth_against_limits(frame: pl.DataFrame) -> go.Figure:
     """How full each limit is month by month, from limit, month, share, months, with a mark where it is reached."""
     limits = frame["limit"].unique(maintain_order=True).to_list()
-    figure = blank("months from now", "share of the limit", height=270 + 18 * len(limits))
+    figure = blank("months from now", "share of the limit", height=260 + 22 * len(limits))
     for limit, (colour, dash) in zip(limits, cycle(SCENARIO_LINES), strict=False):
         rows = frame.filter(pl.col("limit") == limit)
         name = f"{plotly_label(limit, 70)}: month {rows['months'][0]}"
@@ -67,8 +71,9 @@ def growth_against_limits(frame: pl.DataFrame) -> go.Figure:
         )
     ends = [frame["month"].min(), frame["month"].max()]
     figure.add_scatter(**line(ends, [1, 1], "limit", VERMILION, "dash"), hoverinfo="skip")
-    figure.update_layout(showlegend=True, legend={"orientation": "v"})
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    legend_px = 22 * (len(limits) + 1)
+    figure.update_layout(showlegend=True, legend={"orientation": "v"}, margin={"t": 12 + legend_px})
+    figure.update_yaxes(tickformat=".0%", range=[0, FURTHEST])
     return figure
 
 
@@ -88,7 +93,7 @@ def level(frame: pl.DataFrame, column: str, title: str, limit: int | None = None
 
 
 def refusals(frame: pl.DataFrame, every_s: float) -> go.Figure:
-    """Attempts answered 429 per `every_s`, from at_s, n."""
+    """Attempts answered 429 per `every_s`, from at_s, n, attempts."""
     figure = blank(SINCE, f"refused per {every_s:g} s")
     figure.add_bar(
         x=frame["at_s"].to_list(),
@@ -97,7 +102,8 @@ def refusals(frame: pl.DataFrame, every_s: float) -> go.Figure:
         offset=0,
         name="refused",
         marker={"color": AMBER, "line": {"width": 0}},
-        hovertemplate="%{y:,} from %{x} s",
+        customdata=frame["attempts"].to_list(),
+        hovertemplate="%{y:,} of %{customdata:,} from %{x} s",
     )
     figure.update_layout(showlegend=False)
     figure.update_yaxes(rangemode="tozero")
@@ -120,18 +126,19 @@ def lengths(frame: pl.DataFrame) -> go.Figure:
 
     From prompt_low, prompt_high, completion_low, completion_high, n, service_p50_ms.
     """
-    figure = blank("prompt tokens", "completion tokens", height=340)
+    figure = blank("prompt tokens, from", "completion tokens, from", height=340)
     across, up = _bins(frame, "prompt"), _bins(frame, "completion")
     cells = {(row["prompt_low"], row["completion_low"]): row for row in frame.iter_rows(named=True)}
     rows = [[cells.get((low, high)) for low in across] for high in up]
     figure.add_heatmap(
-        x=list(across.values()),
-        y=list(up.values()),
+        x=[f"{low:,}" for low in across],
+        y=[f"{low:,}" for low in up],
         z=[[None if cell is None else cell["n"] for cell in row] for row in rows],
         text=[["" if cell is None else f"{cell['n']:,}" for cell in row] for row in rows],
-        customdata=[["" if cell is None else _median(cell["service_p50_ms"]) for cell in row] for row in rows],
+        customdata=[["" if cell is None else _in_words(cell) for cell in row] for row in rows],
         texttemplate="%{text}",
-        hovertemplate="prompt %{x}, completion %{y}: %{z:,} answers%{customdata}<extra></extra>",
+        textfont={"size": 10},
+        hovertemplate="%{customdata}<extra></extra>",
         colorscale=HEAT,
         showscale=False,
         xgap=2,
@@ -139,20 +146,21 @@ def lengths(frame: pl.DataFrame) -> go.Figure:
         hoverongaps=False,
     )
     figure.update_layout(hovermode="closest", margin={"t": 8})
-    figure.update_xaxes(type="category", title={"text": "prompt tokens"})
+    figure.update_xaxes(type="category", tickangle=0, nticks=10)
     figure.update_yaxes(type="category", showgrid=False)
     return figure
 
 
-def _bins(frame: pl.DataFrame, length: str) -> dict[int, str]:
-    """The lower ends of a length's bins in ascending order, and how each is written."""
-    ends = frame.select(low=f"{length}_low", high=f"{length}_high").unique().sort("low")
-    return {low: f"{low:,}" if last == low else f"{low:,}–{last:,}" for low, last in _inclusive(ends)}  # noqa: RUF001
+def _bins(frame: pl.DataFrame, length: str) -> list[int]:
+    """The lower ends of all bins from the lowest to the highest that holds any."""
+    lows = frame[f"{length}_low"].to_list()
+    return [edge for edge in EDGES if min(lows) <= edge <= max(lows)]
 
 
-def _inclusive(ends: pl.DataFrame) -> list[tuple[int, int]]:
-    return [(int(low), int(last)) for low, last in ends.select("low", pl.col("high") - 1).rows()]
-
-
-def _median(median_ms: float | None) -> str:
-    return "" if median_ms is None else f"; service time p50 {digits(median_ms)} ms"
+def _in_words(cell: Mapping[str, Any]) -> str:
+    prompt, completion = (
+        f"{cell[f'{each}_low']:,} to below {cell[f'{each}_high']:,}" for each in ("prompt", "completion")
+    )
+    said = f"prompt {prompt}, completion {completion}:<br>{cell['n']:,} answers"
+    median_ms = cell["service_p50_ms"]
+    return said if median_ms is None else f"{said}, service time p50 {digits(median_ms)} ms"

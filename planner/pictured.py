@@ -14,7 +14,7 @@ from planner.metrics import values
 from planner.plan import Plan
 from planner.quantiles import as_fraction, needed_samples
 from planner.reduced import reduced
-from planner.rows import NS_PER_S, OK, STEADY, Stretch, config_of, in_ms, in_seconds
+from planner.rows import NS_PER_S, OK, SENT, STEADY, THROTTLED, Stretch, config_of, in_ms, in_seconds
 from planner.traffic import in_flight
 
 SETTLED_S = 10.0  # what came in less, scaled up to a minute, says nothing
@@ -117,6 +117,21 @@ def troubles_over_time(run: Run, every_s: float) -> pl.DataFrame:
         .group_by("at_s", "trouble")
         .agg(n=pl.len())
         .sort("at_s", "trouble")
+        .collect()
+    )
+
+
+def refusals_over_time(run: Run, every_s: float) -> pl.DataFrame:
+    """Attempts answered 429, by when they were sent, and how many were. Columns at_s, n, attempts.
+
+    at_s is the start of the bin; bins in which nothing was refused are there too.
+    """
+    every_ns = max(1, round(every_s * NS_PER_S))
+    return (
+        run.samples.filter(SENT)
+        .group_by(at_s=in_seconds(pl.col("sent_ns") // every_ns * every_ns))
+        .agg(n=THROTTLED.sum(), attempts=pl.len())
+        .sort("at_s")
         .collect()
     )
 

@@ -123,6 +123,7 @@ def _refuse_idle(flags: Mapping[str, object]) -> None:
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a sweep's.")],
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report.html"),
+    png: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each figure there too, as a picture.")] = None,
     demand: Annotated[
         str | None, typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for a rate, like 20/s.")
     ] = None,
@@ -135,4 +136,4 @@ def report(
     from headroom import planning  # noqa: PLC0415
 
     options = planning.Options(demand=demand, slo=slo, growth=growth, region=region, prices=prices)
-    planning.report(run_folder, out, options)
+    planning.report(run_folder, out, options, png=png)
