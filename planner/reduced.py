@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+Floats = npt.NDArray[np.float64]
 COLUMNS_OF_PIXELS = 600  # that the widest figure has, or so
-PER_COLUMN = 4
-MOST_POINTS = COLUMNS_OF_PIXELS * PER_COLUMN
+PER_COLUMN = 4  # points
 PER_DECADE = 40  # points of a tail
 WITHIN = 120  # further ones, evenly spaced between both tails
 
 
-def reduced(frame: pl.DataFrame, x: str, *columns: str, most: int = MOST_POINTS) -> pl.DataFrame:
+def reduced(frame: pl.DataFrame, x: str, *columns: str, pixels: int = COLUMNS_OF_PIXELS) -> pl.DataFrame:
     """Rows of `frame` whose line looks as that of all of them does, in their order.
 
     By M4 (Jugel, Jerzak, Hackenbroich, Markl: "M4: a visualization-oriented time series data aggregation", VLDB 2014):
     of each column of pixels the first, the last, the smallest and the largest value, so no extreme is lost. At most
-    `most` rows, a multiple of four, for each of `columns`; all of them where there are no more. `x` ascends; rows in
-    which a column is null are left out of what is kept for it.
+    four rows a column of pixels, for each of `columns`; all of them where there are no more than that. `x` ascends;
+    rows in which a column is null are not kept for it.
     """
-    if frame.height <= most:
+    if frame.height <= PER_COLUMN * pixels:
         return frame
-    from tsdownsample import M4Downsampler  # noqa: PLC0415 - most records are short
-
-    m4 = M4Downsampler()  # type: ignore[no-untyped-call]
-    kept = [np.array([0, frame.height - 1])]
+    kept = {0, frame.height - 1}
     at = frame[x].to_numpy()
     for name in columns:
         known = np.flatnonzero(frame[name].is_not_null().to_numpy())
-        if len(known):
-            values = frame[name].gather(known).to_numpy()
-            kept.append(known[m4.downsample(at[known], values, n_out=most)])
-    return frame[np.unique(np.concatenate(kept))]
+        values = frame[name].gather(known).to_numpy()
+        kept.update(known[_of_each_column(at[known], values, pixels)].tolist())
+    return frame[sorted(kept)]
+
+
+def _of_each_column(at: Floats, values: Floats, pixels: int) -> list[int]:
+    """Where the first, smallest, largest and last of each column of pixels stand."""
+    if not len(at):
+        return []
+    beyond = np.searchsorted(at, np.linspace(at[0], at[-1], pixels + 1)[1:-1])
+    kept = []
+    for begin, end in pairwise([0, *beyond.tolist(), len(at)]):
+        if begin < end:
+            column = values[begin:end]
+            kept += [begin, begin + int(column.argmin()), begin + int(column.argmax()), end - 1]
+    return kept
 
 
 def tail_ranks(n: int) -> list[int]:

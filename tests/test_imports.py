@@ -90,7 +90,6 @@ ONLY_IN = {  # library -> the files allowed to know it
         "dashboards/",
     ),
     "numpy": ("planner/",),
-    "tsdownsample": ("planner/reduced.py",),
     "PIL": ("scenarios/vision.py", "loadgen/pictures.py", "loadgen/simulator/"),
 }
 PURE = (
