@@ -26,10 +26,16 @@ class _Bar:
     look: tuple[str, str]
 
     @property
+    def has_range(self) -> bool:
+        return self.low_usd < self.high_usd
+
+    @property
     def shown(self) -> str:
-        range_usd = f" <i>{plotly_label(usd(self.low_usd))} to {plotly_label(usd(self.high_usd))}</i>"
-        alone = self.low_usd == self.high_usd
-        return f"{self.label}: <b>{plotly_label(usd(self.per_month_usd))}</b>{'' if alone else range_usd}"
+        """In two lines with a range, so that it fits a phone."""
+        usd_of = f"<b>{plotly_label(usd(self.per_month_usd))}</b>"
+        if not self.has_range:
+            return f"{self.label}: {usd_of}"
+        return f"{self.label}<br>{usd_of}, {plotly_label(usd(self.low_usd))} to {plotly_label(usd(self.high_usd))}"
 
 
 def cost_per_month(serverless: ServerlessCost | None, managed: tuple[ManagedCost, ...]) -> go.Figure:
@@ -95,18 +101,19 @@ def _bar(label: str, per_month_usd: float, look: tuple[str, str]) -> _Bar:
 
 
 def _bars(bars: Sequence[_Bar]) -> go.Figure:
-    figure = blank("US dollars per month", "", height=len(bars) * 46 + 66)
+    row_px = 64 if any(bar.has_range for bar in bars) else 46
+    figure = blank("US dollars per month", "", height=len(bars) * row_px + 66)
     for place, bar in enumerate(bars):
         colour, hatch = bar.look
         figure.add_bar(
             y=[place],
             x=[bar.per_month_usd],
             orientation="h",
-            width=0.4,
+            width=0.36,
             marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": hatch, **HATCH}},
             hovertemplate=f"{bar.shown}<extra></extra>",
         )
-        if bar.low_usd < bar.high_usd:
+        if bar.has_range:
             figure.add_scatter(
                 x=[bar.low_usd, bar.high_usd],
                 y=[place, place],
@@ -116,8 +123,9 @@ def _bars(bars: Sequence[_Bar]) -> go.Figure:
                 hoverinfo="skip",
             )
         figure.add_annotation(
-            xref="paper", x=0, xanchor="left", y=place, yanchor="bottom", yshift=9, text=bar.shown, showarrow=False
-        )
+            xref="paper", x=0, xanchor="left", y=place, yanchor="bottom", yshift=row_px // 5, text=bar.shown,
+            align="left", showarrow=False,
+        )  # fmt: skip
     figure.update_layout(showlegend=False, hovermode="closest", margin={"t": 4})
     figure.update_xaxes(showgrid=True, tickformat="$,~f", tickangle=0, nticks=4, rangemode="tozero")
     figure.update_yaxes(range=[len(bars) - 0.6, -0.9], showgrid=False, showticklabels=False)

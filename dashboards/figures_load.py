@@ -56,7 +56,7 @@ def growth_against_limits(frame: pl.DataFrame) -> go.Figure:
     figure = blank("months from now", "share of the limit", height=260 + 22 * len(limits))
     for limit, (colour, dash) in zip(limits, cycle(SCENARIO_LINES), strict=False):
         rows = frame.filter(pl.col("limit") == limit)
-        name = f"{plotly_label(limit, 70)}: month {rows['months'][0]}"
+        name = f"month {rows['months'][0]}: {plotly_label(limit, 40)}"
         look = line(rows["month"].to_list(), rows["share"].to_list(), name, colour, dash)
         figure.add_scatter(**look, hovertemplate="%{y:.1%}", legendgroup=name)
         reached = rows.filter(pl.col("month") == pl.col("months"))

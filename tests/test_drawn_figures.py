@@ -144,8 +144,11 @@ def test_growth_reaches_each_limit_in_the_first_month_that_is_beyond_it(drawn):
         months = next(month for month in range(1_000) if now * 1.05**month >= limit)
         assert set(rows["months"]) == {months}
         assert rows["share"].to_list() == pytest.approx([now / limit * 1.05**month for month in rows["month"]])
-        (line,) = [t for (each, _), t in traces(drawings, "headroom-growth").items() if each and each.startswith(name)]
-        assert line["name"].endswith(f"month {months}")
+        (line,) = [
+            line
+            for (each, _), line in traces(drawings, "headroom-growth").items()
+            if each and each.startswith(f"month {months}: {name}")
+        ]
         assert line["y"] == rows["share"].to_list()
 
 
