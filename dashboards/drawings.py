@@ -39,21 +39,21 @@ class Drawing:
 
 
 def draw(run: Run, plan: Plan) -> dict[str, list[Drawing]]:
-    """The figures of each section of the page, in their order; a section without any is empty.
+    """The figures of each section of the page, in their order, each in one; a section without any is empty.
 
-    "curve" is of the sweep that the run is a step of. "load" holds what "quota" and "in_flight" do, but for refusals
-    and waits: a page lays out the one or the others.
+    "curve" is of the sweep that the run is a step of. Tokens and requests a minute are in "quota" where there is one,
+    else in "load".
     """
     every_s = bin_width_s(plan.traffic.steady_s)
-    levels, in_flight = _levels(run, plan), _in_flight(run, plan)
+    levels, held_back = _levels(run, plan), _held_back(run, plan, every_s)
     return {
         "headroom": _headroom(run, plan),
         "over_time": _over_time(run, plan, every_s),
         "distribution": _distribution(run, plan),
         "curve": [] if (curve := curve_of_step(run)) is None else draw_curve(curve),
-        "load": [*levels, *in_flight],
-        "quota": [*levels, *_held_back(run, plan, every_s)],
-        "in_flight": in_flight,
+        "load": levels if plan.quota is None else [],
+        "quota": held_back if plan.quota is None else [*levels, *held_back],
+        "in_flight": _in_flight(run, plan),
         "heat": _heat(run),
         "targets": _by_target(run, plan),
         "outcomes": [_outcomes(run, plan, every_s)],

@@ -26,12 +26,11 @@ QUIET = (
 
 
 def write_pngs(drawings: Mapping[str, Sequence[Drawing]], folder: Path) -> list[Path]:
-    """Write each figure to `folder`/NAME.png, once however many sections hold it; the files, in their order.
+    """Write each figure of all sections to `folder`/NAME.png; the files, in their order.
 
     Raises ConfigError where nothing here can paint, and RunFolderError where a file cannot be written.
     """
-    figures = {each.name: each for section in drawings.values() for each in section}
-    images = _painted(list(figures.values()))
+    images = _painted([each for section in drawings.values() for each in section])
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,10 +47,14 @@ def _painted(drawings: Sequence[Drawing]) -> dict[str, bytes]:
     if browser is not None:
         return _by_browser(browser, drawings)
     if find_spec("kaleido") is not None:
-        return {each.name: standing_alone(each).to_image(format="png", scale=SCALE) for each in drawings}
+        try:
+            return {each.name: standing_alone(each).to_image(format="png", scale=SCALE) for each in drawings}
+        except RuntimeError:  # kaleido is here, its browser is not
+            pass
     raise ConfigError(
         "--png: no Chromium, Chrome or Edge is here to paint the figures: install one (apt install chromium), or "
-        "kaleido (pip install kaleido), or save a figure from the report with the camera above it"
+        "kaleido with a browser of its own (pip install kaleido, then plotly_get_chrome); or save a figure from the "
+        "report with the camera above it"
     )
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from bisect import bisect_right
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import polars as pl
@@ -57,15 +58,17 @@ def named(drawings, figure, name):
 
 
 def test_every_section_is_there_and_every_figure_says_what_it_shows(drawn):
-    _, _, drawings, _ = drawn
+    run, plan, drawings, _ = drawn
     empty = {name for name, section in drawings.items() if not section}
-    assert empty == {"curve", "targets"}  # of one target, in no sweep
+    assert empty == {"curve", "targets", "load"}  # of one target, in no sweep, with a quota
     for each in (each for section in drawings.values() for each in section):
         assert any(unit in each.title for unit in ("ms", "share", "per ", "in flight", "tokens", "dollars")), each.title
         assert each.summary.endswith(".") and any(char.isdigit() for char in each.summary), each.name
-    names = [each.name for key, section in drawings.items() if key != "load" for each in section]
+    names = [each.name for section in drawings.values() for each in section]
     assert len(set(names)) == len(names)
-    assert {each.name for each in drawings["load"]} <= set(names)
+    managed = draw(run, replace(plan, quota=None))
+    assert [each.name for each in managed["load"]] == ["load-tokens_per_minute", "load-requests_per_minute"]
+    assert [each.name for each in managed["quota"]] == ["quota-refused", "quota-wait"] and managed["headroom"][1:] == []
 
 
 def test_the_headroom_is_the_demand_of_the_minute_before_over_each_limit(drawn):

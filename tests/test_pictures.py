@@ -26,9 +26,9 @@ def drawing(name="a-line", title="Tokens, per minute"):
 
 
 @needs_browser
-def test_each_figure_is_painted_once_at_twice_its_size(tmp_path):
-    both = [drawing(), drawing("another")]
-    written = picturing.write_pngs({"load": both, "quota": both[:1]}, tmp_path / "new" / "png")
+def test_each_figure_is_painted_at_twice_its_size(tmp_path):
+    sections = {"load": [drawing()], "quota": [drawing("another")], "heat": []}
+    written = picturing.write_pngs(sections, tmp_path / "new" / "png")
     assert [path.name for path in written] == ["a-line.png", "another.png"]
     for path in written:
         picture = Image.open(path)
@@ -72,9 +72,14 @@ def test_without_a_browser_kaleido_paints_where_it_is_installed(tmp_path, monkey
     assert path.read_bytes() == picture.getvalue()
 
 
-def test_with_neither_the_remedy_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("installed", [None, "kaleido"], ids=["not installed", "without its browser"])
+def test_with_neither_the_remedy_is_named(tmp_path, monkeypatch, installed):
+    def no_browser(self, **how):
+        raise RuntimeError("Kaleido requires Google Chrome to be installed.")
+
     monkeypatch.setattr(picturing, "find_browser", lambda: None)
-    monkeypatch.setattr(picturing, "find_spec", lambda name: None)
+    monkeypatch.setattr(picturing, "find_spec", lambda name: installed)
+    monkeypatch.setattr("plotly.graph_objects.Figure.to_image", no_browser)
     with pytest.raises(ConfigError, match=r"--png: no Chromium.*apt install chromium.*pip install kaleido"):
         picturing.write_pngs({"load": [drawing()]}, tmp_path)
     assert list(tmp_path.iterdir()) == []
