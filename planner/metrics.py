@@ -19,7 +19,6 @@ from planner.plan import LatencyRow, Quantile
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples
 from planner.reduced import reduced, tail_place, tail_ranks
 from planner.rows import NS_PER_MS, NS_PER_S, OK, SENT, STEADY, PartOfRun, config_of, in_ms, in_seconds
-from planner.traffic import in_flight
 
 NS_PER_US = 1_000
 ALL = "all"  # scenarios
@@ -172,10 +171,10 @@ def _at_rank(ascending: Ascending, rank: int) -> float:
     return float(ascending[rank - 1]) / NS_PER_MS
 
 
-def _nearest_rank(value: pl.Expr, q: float) -> pl.Expr:
-    """Within a group: what `quantiles.nearest_rank` says, in whole numbers."""
+def _nearest_rank(ascending: pl.Expr, q: float) -> pl.Expr:
+    """Of lists: what `quantiles.nearest_rank` says, in whole numbers."""
     part = as_fraction(q)
-    return value.sort().get((pl.len().cast(pl.Int64) * part.numerator - 1) // part.denominator)
+    return ascending.list.get((ascending.list.len().cast(pl.Int64) * part.numerator - 1) // part.denominator)
 
 
 def latency_over_time(run: Run, every_s: float) -> pl.DataFrame:
@@ -190,14 +189,13 @@ def latency_over_time(run: Run, every_s: float) -> pl.DataFrame:
         values(run, name, everything).with_columns(pl.col("value_ns").cast(pl.Float64), metric=pl.lit(name))
         for name in DRAWN
     ]
-    p95 = _nearest_rank(pl.col("value_ns"), 0.95)
     return (
         pl.concat(lines)
         .group_by(pl.col("metric"), at_s=in_seconds(pl.col("due_ns") // every_ns * every_ns))
-        .agg(
+        .agg(pl.col("value_ns").sort(), n=pl.len())
+        .with_columns(
             p50_ms=in_ms(_nearest_rank(pl.col("value_ns"), 0.5)),
-            p95_ms=pl.when(pl.len() >= 20).then(in_ms(p95)),
-            n=pl.len(),
+            p95_ms=pl.when(pl.col("n") >= 20).then(in_ms(_nearest_rank(pl.col("value_ns"), 0.95))),
         )
         .sort("metric", "at_s")
         .select("at_s", "metric", "p50_ms", "p95_ms", "n")
@@ -243,10 +241,10 @@ def _distribution_line(metric: str, scenario: str, ascending: Ascending) -> pl.D
 
 
 def load_over_time(run: Run) -> pl.DataFrame:
-    """What was sent in the minute before each second. Columns at_s, requests_per_minute, tokens_per_minute, in_flight.
+    """What was sent in the minute before each second. Columns at_s, requests_per_minute, tokens_per_minute.
 
     Tokens are counted as the quota counts them at the door. In the first minute what was sent so far is scaled up to a
-    minute; in its first 10 s both are null, because so little scaled so far says nothing. in_flight is of the instant.
+    minute; in its first 10 s both are null, because so little scaled so far says nothing.
     Of a long run the seconds that a figure shows, the fullest and the emptiest among them.
     """
     sent = _sent_so_far(run)
@@ -259,16 +257,14 @@ def load_over_time(run: Run) -> pl.DataFrame:
         instants.with_columns(minute_ago_ns=pl.col("at_ns") - 60 * NS_PER_S)
         .join_asof(sent, on="at_ns")
         .join_asof(sent, left_on="minute_ago_ns", right_on="at_ns", suffix="_before")
-        .join_asof(in_flight(run), on="at_ns")
         .select(
             at_s=at_s,
             requests_per_minute=since["requests"] * per_minute,
             tokens_per_minute=since["tokens"] * per_minute,
-            in_flight=pl.col("in_flight").fill_null(0),
         )
         .collect()
     )
-    return reduced(frame, "at_s", "requests_per_minute", "tokens_per_minute", "in_flight")
+    return reduced(frame, "at_s", "requests_per_minute", "tokens_per_minute")
 
 
 def load_by_target(run: Run) -> pl.DataFrame:

@@ -359,7 +359,6 @@ def test_load_over_time_is_the_minute_before_and_scaled_up_within_the_first(tmp_
     assert load[60.0]["requests_per_minute"] == 12  # at 5 to 60 s: what was sent a minute ago has left
     assert load[64.0]["requests_per_minute"] == 12
     assert load[64.0]["tokens_per_minute"] == 12 * 228
-    assert [load[t]["in_flight"] for t in (4.0, 5.0, 6.0)] == [0, 1, 0]
 
 
 def test_latency_over_time_is_of_answers_in_bins_of_when_they_were_due(tmp_path):
@@ -395,7 +394,7 @@ def test_outcomes_over_time_count_attempts_when_they_ended_and_drops_when_they_w
 @pytest.mark.parametrize(
     ("frame_of", "columns"),
     [
-        (load_over_time, ["at_s", "requests_per_minute", "tokens_per_minute", "in_flight"]),
+        (load_over_time, ["at_s", "requests_per_minute", "tokens_per_minute"]),
         (lambda run: latency_over_time(run, 1), ["at_s", "metric", "p50_ms", "p95_ms", "n"]),
         (latency_distribution, ["metric", "scenario", "value_ms", "share", "place"]),
         (lambda run: outcomes_over_time(run, 1), ["at_s", "outcome", "n"]),
