@@ -99,7 +99,7 @@ def test_outcomes_are_shares_of_their_own_side_and_what_never_came_is_left_out()
 
 REFUSED = [
     ("three runs", ["base", "new", "new"], "report takes one run, or two to compare: 3 were given"),
-    ("a plan's option", ["base", "new", "--growth", "3x"], "--growth: a comparison plans nothing"),
+    ("a plan's option", ["base", "new", "--growth", "3x"], "--growth: a comparison makes no use of it"),
     ("a folder that is none", ["base", "nowhere"], "nowhere is neither a run"),
 ]
 
