@@ -346,11 +346,14 @@ def main(arguments: Sequence[str]) -> int:
         if asked.child is None:
             patience_min = CONNECT_TIMEOUT * (CONNECT_RETRY_COUNT + 1) / 60
             sys.stderr.write(f"waiting for a master at {host}:{port}, {patience_min:.0f} minutes at most\n")
+        signals = (signal.SIGINT, signal.SIGTERM)
+        waiting = {number: gevent.signal_handler(number, os._exit, INTERRUPTED) for number in signals}
         try:
             worker = Worker(host, port, key=asked.child, out=asked.out)
         except ConnectionError:
             raise MasterLost(f"no master has answered at {host}:{port}") from None
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in waiting.items():  # it has met its master: there is something to end
+            handler.cancel()
             gevent.signal_handler(number, worker.stop, "stopped by hand")
         code = worker.run()
     except HeadroomError as error:
