@@ -343,11 +343,11 @@ def main(arguments: Sequence[str]) -> int:
     raise_limits()
     try:
         host, port = place_of(asked.connect)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        waiting = {number: gevent.signal_handler(number, os._exit, INTERRUPTED) for number in signals}
         if asked.child is None:
             patience_min = CONNECT_TIMEOUT * (CONNECT_RETRY_COUNT + 1) / 60
             sys.stderr.write(f"waiting for a master at {host}:{port}, {patience_min:.0f} minutes at most\n")
-        signals = (signal.SIGINT, signal.SIGTERM)
-        waiting = {number: gevent.signal_handler(number, os._exit, INTERRUPTED) for number in signals}
         try:
             worker = Worker(host, port, key=asked.child, out=asked.out)
         except ConnectionError:
