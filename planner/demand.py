@@ -142,14 +142,15 @@ def admission_tokens(admission: Admission) -> pl.Expr:
             return pl.col("prompt_tokens") + pl.col("max_tokens")
 
 
-def demand_of_run(run: Run, stretch: Stretch | None = None) -> Demand:
+def demand_of_run(run: Run, stretch: Stretch | None = None, rows: pl.LazyFrame | None = None) -> Demand:
     """The steady phase's arrivals when they came due, whether they were then served, refused or dropped.
 
-    Without those that came due when the budget was used up: nobody was to send them. `stretch`: the steady phase, where
-    it is known.
+    Without those that came due when the budget was used up: nobody was to send them. `stretch`: the steady phase,
+    and `rows`: its attempts_with_tokens, where they are known.
     """
     stretch, of_phase = stretch or steady_stretch(run), STEADY & ~PAST_BUDGET
-    rows, superseded = attempts_with_tokens(run).filter(of_phase), _superseded(run.samples.filter(of_phase))
+    rows = (attempts_with_tokens(run) if rows is None else rows).filter(of_phase)
+    superseded = _superseded(run.samples.filter(of_phase))
     if not superseded.is_empty():
         rows = rows.join(superseded.lazy(), on=["seq", "attempt"], how="anti", maintain_order="left")
     at_s = in_seconds(pl.col("due_ns") - stretch.start_ns).alias("at_s")
