@@ -15,11 +15,12 @@ from loadgen.slo import Slo
 from planner.counts import counts_of
 from planner.demand import admission_tokens, demand_of_run
 from planner.generator import generator_reasons
+from planner.in_flight import in_flight_within
 from planner.metrics import ALL, latency_rows, values
 from planner.objectives import beyond
 from planner.rows import OK, STEADY, Stretch, config_of, steady_stretch
 from planner.sweep import Count, Measurement, Verdict
-from planner.traffic import completed_within, mean_in_flight, traffic
+from planner.traffic import completed_within, traffic
 
 KEPT_UP_SHARE = 0.97  # completed over offered; load generators that report both show saturation below it
 LIMITED_SHARE = 0.01  # of the attempts refused, or of the arrivals held back until the end, by the quota
@@ -113,7 +114,7 @@ def is_saturated(run: Run, stretch: Stretch) -> bool:
     within = pl.col("sent_ns").is_between(both.start_ns, both.end_ns, closed="left")
     sent: int = run.samples.filter(within).select(pl.len()).collect().item()
     completed = completed_within(run, both)
-    before, after = mean_in_flight(run, middle), mean_in_flight(run, last)
+    before, after = (in_flight_within(run, third)[0] for third in (middle, last))
     return completed < KEPT_UP_SHARE * sent and after - before > SURE * math.sqrt(2 * max(1.0, before))
 
 

@@ -1,18 +1,15 @@
-"""Traffic: what was asked of the deployment and what came back, the tokens that are billed, and requests in flight."""
+"""Traffic: what was asked of the deployment and what came back, and the tokens that are billed."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
-import numpy as np
 import polars as pl
 
 from loadgen.samples import Outcome, Run
-from planner.ascending import own_array
 from planner.counts import ENDED, Counts, ended_within
 from planner.demand import REQUESTS, Demand, admission_tokens, attempts_with_tokens, peaks_per_minute
+from planner.in_flight import in_flight_within
 from planner.plan import Failure, Traffic
-from planner.rows import NS_PER_S, OK, SENT, STEADY, Stretch, config_of
+from planner.rows import OK, STEADY, Stretch, config_of
 
 BY_SERVER = pl.col("usage_source") == "server"
 # A refused request costs nothing. What content safety stopped, or a stream that broke, is billed as far as usage says.
@@ -24,17 +21,6 @@ _CODE = r"^((?:error_in_\w+: )?[^:]*)"  # of "CODE: what the server says"
 def billed_attempts(run: Run) -> pl.LazyFrame:
     """The rows that cost money, of the whole run; their tokens estimated where the server sent no usage."""
     return attempts_with_tokens(run).filter(BILLED)
-
-
-def in_flight(run: Run) -> pl.LazyFrame:
-    """Requests sent and not yet done, from each instant on at which that changed. Columns at_ns, in_flight.
-
-    An attempt whose end is unknown stays in flight.
-    """
-    sent = run.samples.filter(SENT).select(at_ns="sent_ns", change=pl.lit(1, pl.Int64))
-    done = run.samples.filter(SENT).select(at_ns="done_ns", change=pl.lit(-1, pl.Int64)).drop_nulls("at_ns")
-    changes = pl.concat([sent, done]).group_by("at_ns").agg(pl.col("change").sum())
-    return changes.sort("at_ns").select("at_ns", in_flight=pl.col("change").cum_sum())
 
 
 def peaks(run: Run, demand: Demand) -> tuple[float, float]:
@@ -49,6 +35,7 @@ def traffic(run: Run, demand: Demand, counts: Counts, known: tuple[float, float]
     `known`: the demand's peaks, where they were looked for before.
     """
     totals, stretch = counts.totals, counts.stretch
+    mean_in_flight, peak_in_flight = in_flight_within(run, stretch)
     answered, billed, completed = OK & STEADY, BILLED & STEADY, OK & ENDED
     peak_requests, peak_tokens = peaks(run, demand) if known is None else known
     return Traffic(
@@ -71,8 +58,8 @@ def traffic(run: Run, demand: Demand, counts: Counts, known: tuple[float, float]
         output_tokens_per_s=_per(counts.total("completion_tokens", completed), stretch.seconds),
         peak_requests_per_minute=peak_requests,
         peak_tokens_per_minute=peak_tokens,
-        mean_in_flight=mean_in_flight(run, stretch),
-        peak_in_flight=_peak_in_flight(run, stretch),
+        mean_in_flight=mean_in_flight,
+        peak_in_flight=peak_in_flight,
         failures=_failures(run),
     )
 
@@ -95,37 +82,3 @@ def _per(amount: int, seconds: float) -> float:
 def completed_within(run: Run, stretch: Stretch) -> int:
     """Answers completed within the stretch, whenever they were due."""
     return int(run.samples.select((OK & ended_within(stretch)).sum()).collect(engine="streaming").item())
-
-
-def _peak_in_flight(run: Run, stretch: Stretch) -> int:
-    """The most requests in flight at once within the stretch; at its start, and then at each that is sent.
-
-    An attempt whose end is unknown stays in flight.
-    """
-    if stretch.seconds <= 0:
-        return 0
-    sent = run.samples.filter(SENT & (pl.col("sent_ns") < stretch.end_ns))
-    unknown = np.iinfo(np.int64).max
-    instants = sent.select("sent_ns", pl.col("done_ns").fill_null(unknown)).collect(engine="streaming")
-    began, ended = (own_array(instants[name]) for name in ("sent_ns", "done_ns"))
-    began.sort()
-    ended.sort()
-    first = int(np.searchsorted(began, stretch.start_ns, side="right"))
-    at_start = first - int(np.searchsorted(ended, stretch.start_ns, side="right"))
-
-    def more_than(n: int) -> bool:
-        """Whether, once one within the stretch is sent, fewer have ended than all that came before it but n."""
-        return bool((ended[max(first, n) - n : len(began) - n] > began[max(first, n) :]).any())
-
-    return bisect_left(range(len(began)), True, lo=at_start, key=lambda n: not more_than(n))
-
-
-def mean_in_flight(run: Run, stretch: Stretch) -> float:
-    """Requests in flight within the stretch, averaged over its time; an attempt whose end is unknown stays."""
-    if stretch.seconds <= 0:
-        return 0.0
-    began = pl.max_horizontal("sent_ns", pl.lit(stretch.start_ns))
-    ended = pl.min_horizontal(pl.col("done_ns").fill_null(stretch.end_ns), pl.lit(stretch.end_ns))
-    area = run.samples.filter(SENT).select((ended - began).clip(lower_bound=0).sum())
-    area_ns: int = area.collect(engine="streaming").item()
-    return area_ns / (stretch.seconds * NS_PER_S)
