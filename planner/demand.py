@@ -20,6 +20,7 @@ from loadgen.traces import read_trace
 from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, Stretch, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
+HOUR_S = 3_600.0
 AT_AN_EDGE = 1e-9  # of a bin, which the division may lose
 MINUTE_NS = round(MINUTE_S * NS_PER_S)
 MOST_COPIES = 1_000

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from loadgen.config import Kind, RunConfig, ThrottleMode
 from loadgen.samples import Outcome, Run
-from planner.comparing.blocks import BLOCKS, RunQuantile, run_quantile
+from planner.comparing.blocks import RunQuantile, run_quantile
 from planner.comparing.tolerance import NO_STREAM
 from planner.counts import counts_of
 from planner.demand import demand_of_run
+from planner.intervals import BLOCKS
 from planner.metrics import ALL, METRICS, latency_rows, values
 from planner.rows import NS_PER_MS, OK, STEADY, config_of, steady_stretch
 from planner.traffic import traffic

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from planner.demand import MINUTE_S, REQUESTS, Demand, bins_of, peak_per_minute
+from planner.demand import HOUR_S, MINUTE_S, REQUESTS, Demand, bins_of, peak_per_minute
 
 Floats = npt.NDArray[np.float64]
 
-HOUR_S = 3_600.0
 DAY_S = 24 * HOUR_S
 HOURS_PER_WEEK = 168.0
 LONG_S = 45 * DAY_S  # of more, an hour is fine enough

@@ -9,12 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from planner.demand import REQUESTS, Demand, bins_of, peaks_per_minute
+from planner.demand import HOUR_S, MINUTE_S, REQUESTS, Demand, bins_of, peaks_per_minute
 from planner.fleets.sharing import Floats
 from planner.quantiles import nearest_rank
 
-MINUTE_S = 60.0
-HOUR_S = 3_600.0
 PARTS = 1_000_000  # of a request's share, which are counted
 LEAD_QUANTILE = 0.95
 SURE = 1e-9
