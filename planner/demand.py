@@ -192,13 +192,15 @@ def demand_from_trace(path: Path) -> Demand:
     return Demand(arrivals, span_s, path.name)
 
 
-def bins_of(demand: Demand, about_s: float) -> tuple[Whole, int, float]:
-    """The bin of each arrival, how many bins there are, and their seconds: the span in equal parts of about so many."""
+def bins_of(demand: Demand, about_s: float) -> tuple[Whole, float]:
+    """With which arrival each bin begins, and where the last ends; the seconds of one: equal parts of the span."""
     span_s = demand.span_s if demand.span_s > 0 else about_s
     bins = max(1, round(span_s / about_s))
     bin_s = span_s / bins
-    at_s = demand.arrivals["at_s"].to_numpy()
-    return np.clip((at_s / bin_s + AT_AN_EDGE).astype(np.int64), 0, bins - 1), bins, bin_s
+    place = demand.arrivals["at_s"].to_numpy() / bin_s
+    place += AT_AN_EDGE
+    inner = np.searchsorted(place, np.arange(1.0, bins))
+    return np.concatenate([[0], inner, [len(place)]]), bin_s
 
 
 def peak_per_minute(demand: Demand, amount: pl.Expr) -> float:

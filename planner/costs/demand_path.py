@@ -74,12 +74,14 @@ def demand_path(
         load = f"{off_hours_load_share:g} of the load in the others, {growth:g} times as much"
         raise ValueError(f"no month has {hours_on_per_week:g} h on a week, and {load}")
     span_s = demand.span_s if demand.span_s > 0 else MINUTE_S
-    index, bins, bin_s = bins_of(demand, MINUTE_S if span_s <= LONG_S else HOUR_S)
+    edges, bin_s = bins_of(demand, MINUTE_S if span_s <= LONG_S else HOUR_S)
 
     def rates_per_s(column: str | None) -> Floats:
-        weights = None if column is None else demand.arrivals[column].to_numpy().astype(np.float64)
-        counted: Floats = np.bincount(index, weights=weights, minlength=bins).astype(np.float64)
+        up_to = edges if column is None else np.append(0, np.cumsum(demand.arrivals[column].to_numpy()))[edges]
+        counted: Floats = np.diff(up_to).astype(np.float64)
         return counted * growth / bin_s
+
+    bins = len(edges) - 1
 
     path = DemandPath(
         bin_s=bin_s,

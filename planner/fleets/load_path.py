@@ -40,9 +40,10 @@ class LoadPath:
 
 def path_of(demand: Demand, weights: Floats, quantile: float = 1.0) -> LoadPath:
     """`weights` are of the demand's arrivals, 1 in the mean. A demand below a minute is one bin at its rate."""
-    index, bins, bin_s = bins_of(demand, MINUTE_S)
-    load_per_s: Floats = np.bincount(index, weights=weights, minlength=bins) / bin_s
-    requests = np.bincount(index, minlength=bins)
+    edges, bin_s = bins_of(demand, MINUTE_S)
+    requests = np.diff(edges)
+    bins = len(requests)
+    load_per_s: Floats = np.bincount(np.repeat(np.arange(bins), requests), weights=weights, minlength=bins) / bin_s
     if quantile == 1:
         whole = pl.lit(pl.Series("weight", np.round(weights * PARTS).astype(np.int64)))
         load, requests_n = peaks_per_minute(demand, whole, REQUESTS)
