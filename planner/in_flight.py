@@ -48,4 +48,4 @@ def _most(instants: pl.DataFrame, start_ns: int) -> int:
         """Whether, once one within the stretch is sent, fewer have ended than all that came before it but n."""
         return bool((ended[max(first, n) - n : len(began) - n] > began[max(first, n) :]).any())
 
-    return bisect_left(range(known + STEP), True, lo=known, key=lambda n: not more_than(n))
+    return bisect_left(range(min(known + STEP, len(began))), True, lo=known, key=lambda n: not more_than(n))
