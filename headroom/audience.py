@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,8 @@ from dashboards.live import About, LiveView, Progress
 from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError
 from loadgen.samples import Manifest
+from planner.current import COLUMNS, Current
+from planner.growing import GrowingRecord
 
 AS_JSON = "json"
 Show = Callable[[Progress], None]
@@ -44,15 +46,31 @@ class Audience:
     @contextmanager
     def watching(self, folder: Path, manifest: Manifest) -> Iterator[Show]:
         """Around one run; what is yielded takes its progress."""
-        about = about_run(folder, manifest)
+        with ExitStack() as stack:
+            shows = self._shows(about_run(folder, manifest), stack)
+            record = GrowingRecord(folder, RunConfig.model_validate(manifest.config), COLUMNS)
+            current = Current()
+
+            def show(progress: Progress) -> None:
+                if not shows:
+                    return
+                figures = current.look(record.read(), t_s=progress["t_s"], sent=progress["sent"])
+                shown: Any = {**progress, **asdict(figures)}
+                for each in shows:
+                    each(shown)
+
+            yield show
+
+    def _shows(self, about: About, stack: ExitStack) -> list[Show]:
+        console = Console(stderr=True)
+        shows: list[Show] = []
         if self.as_json:
             tell("started", **asdict(about))
-            yield lambda progress: tell("progress", **progress)
-            tell("ended", folder=about.folder)
-            return
-        console = Console(stderr=True)
-        with LiveView(console, about, quiet=not self.panel or not (self.lines or console.is_terminal)) as view:
-            yield view.show
+            shows.append(lambda progress: tell("progress", **progress))
+            stack.callback(tell, "ended", folder=about.folder)
+        elif self.panel and (self.lines or console.is_terminal):
+            shows.append(stack.enter_context(LiveView(console, about)).show)
+        return shows
 
 
 NOBODY = Audience()
