@@ -1,26 +1,46 @@
-"""Who looks on while a load lasts: a person at a terminal, a program that reads lines of JSON, or nobody."""
+"""Who looks on while a load lasts: a person at a terminal, a program that reads lines of JSON, a page, or nobody."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 
 from dashboards.live import About, LiveView, Progress
+from headroom.progress_feed import Feed
 from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError
 from loadgen.samples import Manifest
-from planner.current import COLUMNS, Current
+from planner.current import COLUMNS, Current, Figures
 from planner.growing import GrowingRecord
 
 AS_JSON = "json"
 Show = Callable[[Progress], None]
+Tell = Callable[[str, Mapping[str, Any]], None]
+
+
+class Watched:
+    """One run in front of its audience."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None  # why its load ended early, once it has
+        self.shows: list[Show] = []
+        self.look: Callable[[Progress], Figures] | None = None
+
+    def show(self, progress: Progress) -> None:
+        """How far it has come, and what it is like now."""
+        if self.look is None or not self.shows:
+            return
+        shown: Any = {**progress, **asdict(self.look(progress))}
+        for each in self.shows:
+            each(shown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,54 +50,58 @@ class Audience:
     panel: bool = False  # on standard error: a panel on a terminal, else lines
     lines: bool = True  # such lines, too, where it is no terminal
     as_json: bool = False  # instead of both
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        """From a command's flags. Raises ConfigError."""
-        how = given.get("progress")
-        if how not in (None, AS_JSON):
-            raise ConfigError(f"--progress {how}: there is {AS_JSON}, and without it a panel or lines for people")
-        return cls(panel=not given["quiet"], as_json=how == AS_JSON)
+    feed: Feed | None = None  # of the live page
 
     def of_series(self) -> Audience:
         """For one of several runs: of these a log has a line each, when it has ended."""
         return replace(self, lines=False)
 
     @contextmanager
-    def watching(self, folder: Path, manifest: Manifest) -> Iterator[Show]:
-        """Around one run; what is yielded takes its progress."""
-        with ExitStack() as stack:
-            shows = self._shows(about_run(folder, manifest), stack)
-            record = GrowingRecord(folder, RunConfig.model_validate(manifest.config), COLUMNS)
-            current = Current()
-
-            def show(progress: Progress) -> None:
-                if not shows:
-                    return
-                figures = current.look(record.read(), t_s=progress["t_s"], sent=progress["sent"])
-                shown: Any = {**progress, **asdict(figures)}
-                for each in shows:
-                    each(shown)
-
-            yield show
-
-    def _shows(self, about: About, stack: ExitStack) -> list[Show]:
+    def watching(self, folder: Path, manifest: Manifest) -> Iterator[Watched]:
+        """Around one run, from when its folder is there until its load has ended."""
+        config = RunConfig.model_validate(manifest.config)
+        about = about_run(folder, config, manifest)
         console = Console(stderr=True)
-        shows: list[Show] = []
-        if self.as_json:
-            tell("started", **asdict(about))
-            shows.append(lambda progress: tell("progress", **progress))
-            stack.callback(tell, "ended", folder=about.folder)
-        elif self.panel and (self.lines or console.is_terminal):
-            shows.append(stack.enter_context(LiveView(console, about)).show)
-        return shows
+        watched = Watched()
+        with ExitStack() as stack:
+            for tell in self._tellers():
+                tell("started", asdict(about))
+                watched.shows.append(partial(tell, "progress"))
+                stack.callback(_tell_end, tell, about, watched)
+            if self.panel and not self.as_json and (self.lines or console.is_terminal):
+                watched.shows.append(stack.enter_context(LiveView(console, about)).show)
+            record, current = GrowingRecord(folder, config, COLUMNS), Current()
+            watched.look = lambda progress: current.look(record.read(), t_s=progress["t_s"], sent=progress["sent"])
+            yield watched
+
+    def _tellers(self) -> list[Tell]:
+        return ([tell_json] if self.as_json else []) + ([] if self.feed is None else [self.feed.publish])
+
+
+@contextmanager
+def audience_of(given: Mapping[str, Any]) -> Iterator[Audience]:
+    """From a command's flags, with the live page open where it is asked for. Raises ConfigError."""
+    how, port = given.get("progress"), given.get("live_port")
+    if how not in (None, AS_JSON):
+        raise ConfigError(f"--progress {how}: there is {AS_JSON}, and without it a panel or lines for people")
+    audience = Audience(panel=not given["quiet"], as_json=how == AS_JSON)
+    if not given.get("live") and port is None:
+        yield audience
+        return
+    from headroom.live_page import live_page  # noqa: PLC0415 - a server, which few ask for
+
+    with live_page(port or 0) as (feed, url):
+        if audience.as_json:
+            tell_json("live", {"url": url})
+        else:
+            sys.stderr.write(f"live at {url}\n")
+        yield replace(audience, feed=feed)
 
 
 NOBODY = Audience()
 
 
-def about_run(folder: Path, manifest: Manifest) -> About:
-    config = RunConfig.model_validate(manifest.config)
+def about_run(folder: Path, config: RunConfig, manifest: Manifest) -> About:
     limited = all(target.kind is Kind.SERVERLESS for target in config.targets)
     quotas = [config.quota_of(target) for target in config.targets]
     where = f"{len(quotas)} targets" if len(quotas) > 1 else config.target.url
@@ -90,10 +114,12 @@ def about_run(folder: Path, manifest: Manifest) -> About:
     )
 
 
-def tell(event: str, **values: Any) -> None:
+def _tell_end(tell: Tell, about: About, watched: Watched) -> None:
+    tell("ended", {"folder": about.folder, "reason": watched.reason})
+
+
+def tell_json(event: str, values: Mapping[str, Any]) -> None:
     """One line of JSON on standard error, whole. A reader that is gone ends no run."""
-    try:
+    with suppress(BrokenPipeError):
         sys.stderr.write(json.dumps({"event": event, **values}) + "\n")
         sys.stderr.flush()
-    except BrokenPipeError:
-        pass
