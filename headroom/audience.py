@@ -15,32 +15,47 @@ from rich.console import Console
 
 from dashboards.live import About, LiveView, Progress
 from headroom.progress_feed import Feed
+from headroom.telemetry import RunMetrics, Telemetry, telemetry_of
 from loadgen.config import Kind, RunConfig
 from loadgen.errors import ConfigError
 from loadgen.samples import Manifest
-from planner.current import COLUMNS, Current, Figures
+from planner import client_metrics, current
+from planner.current import Current
 from planner.growing import GrowingRecord
 
 AS_JSON = "json"
 Show = Callable[[Progress], None]
+COLUMNS = tuple(dict.fromkeys((*current.COLUMNS, *client_metrics.COLUMNS)))
 Tell = Callable[[str, Mapping[str, Any]], None]
 
 
 class Watched:
     """One run in front of its audience."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: GrowingRecord) -> None:
         self.reason: str | None = None  # why its load ended early, once it has
         self.shows: list[Show] = []
-        self.look: Callable[[Progress], Figures] | None = None
+        self.metrics: RunMetrics | None = None
+        self._record, self._current = record, Current()
 
     def show(self, progress: Progress) -> None:
-        """How far it has come, and what it is like now."""
-        if self.look is None or not self.shows:
+        """How far it has come, and what it is like now: called each second."""
+        if not self.shows and self.metrics is None:
             return
-        shown: Any = {**progress, **asdict(self.look(progress))}
+        rows = self._record.read()
+        if self.metrics is not None:
+            self.metrics.take(rows)
+        figures = self._current.look(rows, t_s=progress["t_s"], sent=progress["sent"])
+        shown: Any = {**progress, **asdict(figures)}
         for each in self.shows:
             each(shown)
+
+    def close(self) -> None:
+        """Its load has ended, and its record is not yet closed: what nobody has read so far is read."""
+        while self.metrics is not None and not (rows := self._record.read()).samples.is_empty():
+            self.metrics.take(rows)
+        if self.metrics is not None:
+            self.metrics.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +66,7 @@ class Audience:
     lines: bool = True  # such lines, too, where it is no terminal
     as_json: bool = False  # instead of both
     feed: Feed | None = None  # of the live page
+    telemetry: Telemetry | None = None
 
     def of_series(self) -> Audience:
         """For one of several runs: of these a log has a line each, when it has ended."""
@@ -62,7 +78,7 @@ class Audience:
         config = RunConfig.model_validate(manifest.config)
         about = about_run(folder, config, manifest)
         console = Console(stderr=True)
-        watched = Watched()
+        watched = Watched(GrowingRecord(folder, config, COLUMNS))
         with ExitStack() as stack:
             for tell in self._tellers():
                 tell("started", asdict(about))
@@ -70,8 +86,9 @@ class Audience:
                 stack.callback(_tell_end, tell, about, watched)
             if self.panel and not self.as_json and (self.lines or console.is_terminal):
                 watched.shows.append(stack.enter_context(LiveView(console, about)).show)
-            record, current = GrowingRecord(folder, config, COLUMNS), Current()
-            watched.look = lambda progress: current.look(record.read(), t_s=progress["t_s"], sent=progress["sent"])
+            if self.telemetry is not None:
+                watched.metrics = self.telemetry.of_run(manifest, config)
+                stack.callback(watched.close)
             yield watched
 
     def _tellers(self) -> list[Tell]:
@@ -79,14 +96,25 @@ class Audience:
 
 
 @contextmanager
-def audience_of(given: Mapping[str, Any]) -> Iterator[Audience]:
-    """From a command's flags, with the live page open where it is asked for. Raises ConfigError."""
-    how, port = given.get("progress"), given.get("live_port")
+def audience_of(given: Mapping[str, Any], config: RunConfig) -> Iterator[Audience]:
+    """From a command's flags: the live page is open, and the telemetry ready, where they are asked for.
+
+    Raises ConfigError where that cannot be: nothing has been sent by then.
+    """
+    how = given.get("progress")
     if how not in (None, AS_JSON):
         raise ConfigError(f"--progress {how}: there is {AS_JSON}, and without it a panel or lines for people")
     audience = Audience(panel=not given["quiet"], as_json=how == AS_JSON)
+    with telemetry_of(config) as telemetry, _page_of(given, audience) as feed:
+        yield replace(audience, feed=feed, telemetry=telemetry)
+
+
+@contextmanager
+def _page_of(given: Mapping[str, Any], audience: Audience) -> Iterator[Feed | None]:
+    """The feed of the live page; None where none is asked for. Its address is said once it is open."""
+    port = given.get("live_port")
     if not given.get("live") and port is None:
-        yield audience
+        yield None
         return
     from headroom.live_page import live_page  # noqa: PLC0415 - a server, which few ask for
 
@@ -95,7 +123,7 @@ def audience_of(given: Mapping[str, Any]) -> Iterator[Audience]:
             tell_json("live", {"url": url})
         else:
             sys.stderr.write(f"live at {url}\n")
-        yield replace(audience, feed=feed)
+        yield feed
 
 
 NOBODY = Audience()

@@ -15,6 +15,7 @@ from loadgen.samples import CHUNKS_SCHEMA, SAMPLES_SCHEMA
 
 MASTER = 65_535  # the number under which a master publishes rows of its own
 MOST_PARTS = 64  # at once, so that no look takes long; the rest is there at the next
+LEAST_PARTS = 4  # of each worker: two come each second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class GrowingRecord:
 
     def _published(self, worker: int) -> list[str]:
         stems: list[str] = []
-        while len(stems) < max(1, MOST_PARTS // len(self._next)):
+        while len(stems) < max(LEAST_PARTS, MOST_PARTS // len(self._next)):
             stem = f"{worker:05d}-{self._next[worker]:06d}.parquet"
             if not (self._parts / f"samples-{stem}").exists():
                 break

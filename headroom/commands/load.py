@@ -13,7 +13,19 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, GitHub, Json, JUnit, Live, LivePort, Markdown, Progress, Thresholds, app
+from headroom.commands.app import (
+    INTERRUPTED,
+    GitHub,
+    Json,
+    JUnit,
+    Live,
+    LivePort,
+    Markdown,
+    Otlp,
+    Progress,
+    Thresholds,
+    app,
+)
 from loadgen.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -117,6 +129,7 @@ def run(
     markdown: Markdown = None,
     github: GitHub = False,
     json_: Json = None,
+    otlp: Otlp = None,
     live: Live = False,
     live_port: LivePort = None,
     progress: Progress = None,
@@ -158,7 +171,7 @@ def _run(file: Path | None, given: Mapping[str, Any]) -> int:
         check_delays(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return 0
-    with audience_of(given) as audience:
+    with audience_of(given, config) as audience:
         if given["repeat"] is not None:
             from headroom import repeating  # noqa: PLC0415
 

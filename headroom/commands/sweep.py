@@ -66,7 +66,7 @@ def sweep(
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return
     try:
-        with audience_of(of_run) as audience:
+        with audience_of(of_run, config) as audience:
             code = sweeping.sweep(terms, config, places, as_json=as_json, quiet=of_run["quiet"], audience=audience)
         raise typer.Exit(code)
     except KeyboardInterrupt:  # before the first step began

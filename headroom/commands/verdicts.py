@@ -113,7 +113,7 @@ def ab(
     outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github, "json_": json_})
     arms = ((a, a_key), (b, b_key))
     try:
-        with audience_of({**of_run, "quiet": quiet}) as audience:
+        with audience_of({**of_run, "quiet": quiet}, config) as audience:
             code = repeating.compare_in_turns(
                 config, places, arms, pairs,
                 terms=terms, confirm=confirm, outputs=outputs, quiet=quiet, audience=audience,
