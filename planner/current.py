@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from loadgen.samples import Outcome
 from planner.growing import Rows
 from planner.quantiles import nearest_rank
 from planner.rows import OK, in_ms
@@ -92,7 +91,7 @@ def _codes(samples: pl.DataFrame) -> list[tuple[str, int]]:
     if failed.is_empty():
         return []
     error = pl.coalesce(pl.col("error"), pl.col("outcome").cast(pl.String)).str.slice(0, LONGEST_CODE)
-    ok_status = (pl.col("status") < 400) | (pl.col("outcome") == Outcome.DROPPED)
-    code = pl.when(status.is_null() | ok_status).then(error).otherwise(pl.concat_str(status, error, separator=" "))
+    said = status.is_null() | (pl.col("status") < 400) | (error == status)  # by the error itself
+    code = pl.when(said).then(error).otherwise(pl.concat_str(status, error, separator=" "))
     counted = failed.group_by(code.alias("code")).agg(pl.len()).sort("len", "code", descending=[True, False])
     return list(counted.iter_rows())

@@ -6,7 +6,7 @@
 
   const KEPT = 900; // as many points as the feed keeps
   const WIDTH = 300, HEIGHT = 84, PAD = 4;
-  const SHORTEST_S = 30; // of the time that a chart spans
+  const SHORTEST_S = 30; // that a chart spans, unless the load is shorter
   const SVG = "http://www.w3.org/2000/svg";
   const NONE = "–";
   const find = (selector) => root.querySelector(selector);
@@ -81,19 +81,21 @@
   const draw = (name, last) => {
     const { of, also, second } = CHARTS[name];
     const figure = find(`[data-chart="${name}"]`), svg = figure.querySelector("svg");
+    const shown = name === "in_flight" ? whole : digits;
     const values = points.flatMap((point) => [of(point), second ? second(point) : NaN]).filter(finite);
     const most = values.reduce((a, b) => Math.max(a, b), 0);
-    const begin = points[0].t_s, end = Math.max(last.t_s, begin + SHORTEST_S);
+    const begin = points[0].t_s < 2 ? 0 : points[0].t_s;
+    const end = Math.max(last.t_s, begin + Math.min(SHORTEST_S, last.duration_s));
     const x = (t) => (WIDTH * (t - begin)) / (end - begin);
     const y = (value) => HEIGHT - ((HEIGHT - PAD) * value) / (most || 1);
     svg.replaceChildren(path("under", under(of, x, y)), path("now", line(of, x, y)),
       ...(second ? [path("also", line(second, x, y))] : []));
-    figure.querySelector("[data-now]").textContent = digits(of(last));
+    figure.querySelector("[data-now]").textContent = shown(of(last));
     figure.querySelector("[data-also]").textContent = finite(of(last)) ? also(last) : "";
     figure.querySelector("[data-from]").textContent = `${whole(Math.max(0, begin))} to ${whole(end)} s`;
-    figure.querySelector("[data-top]").textContent = values.length ? `highest ${digits(most)}` : "";
+    figure.querySelector("[data-top]").textContent = values.length ? `highest ${shown(most)}` : "";
     const label = figure.querySelector("figcaption").firstChild.textContent.trim();
-    svg.setAttribute("aria-label", `${label}: ${digits(of(last))} ${figure.dataset.unit} now, ${digits(most)} at most`);
+    svg.setAttribute("aria-label", `${label}: ${shown(of(last))} ${figure.dataset.unit} now, ${shown(most)} at most`);
   };
 
   const gauge = (label, words, share) => {
