@@ -60,6 +60,9 @@ class Feed:
 
     def _send(self, frame: bytes | None) -> None:
         for reader in list(self._readers):
+            if reader.lags:
+                self._readers.discard(reader)  # its place is another's, though its connection may hang for long
+                continue
             try:
                 reader.loop.call_soon_threadsafe(reader.offer, frame)
             except RuntimeError:  # its loop has ended
@@ -67,12 +70,15 @@ class Feed:
 
     @property
     def crowded(self) -> bool:
+        """Whether one more who comes gets nothing."""
         return len(self._readers) >= MOST_READERS
 
     async def events(self, last: str | None = None) -> AsyncIterator[bytes]:
         """From what a reader saw last (`Last-Event-ID`) on, or all that is kept; ends with the feed or when it lags."""
         reader = _Reader(asyncio.get_running_loop())
         with self._lock:
+            if self.crowded:
+                return
             backlog, closed = self._since(last), self._closed
             self._readers.add(reader)
         try:
@@ -104,12 +110,14 @@ class _Reader:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED)
+        self.lags = False
 
     def offer(self, frame: bytes | None) -> None:
         """Where there is no place left it is all thrown away, and the reader ends."""
         if not self.queue.full():
             self.queue.put_nowait(frame)
             return
+        self.lags = True
         with suppress(asyncio.QueueEmpty):
             while True:
                 self.queue.get_nowait()

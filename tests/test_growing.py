@@ -108,7 +108,11 @@ def test_histograms_put_a_bound_into_the_bucket_below_it_and_add_up_over_looks(f
     metrics.take(record.read())
     grow(recorder, answered(3, 1.0, service_s=100.0, ttft_s=0.5), dropped(4, 1.0), gaps=[(3, 0, [10_000, 10_001])])
     metrics.take(record.read())
-    found = {(s.instrument.name.split(".")[-1], s.scenario, s.error): c for s, c in metrics.histograms.items() if s.instrument.token_type != "output"}
+    found = {
+        (s.instrument.name.split(".")[-1], s.scenario, s.error): c
+        for s, c in metrics.histograms.items()
+        if s.instrument.token_type != "output"
+    }
     plain = found["duration", "chat", None]
     assert (plain.buckets[0], plain.buckets[1], plain.n, plain.total) == (1, 1, 2, 20_000_001)
     assert (plain.least, plain.most) == (10_000_000, 10_000_001)
