@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -147,7 +149,12 @@ def _tell_end(tell: Tell, about: About, watched: Watched) -> None:
 
 
 def tell_json(event: str, values: Mapping[str, Any]) -> None:
-    """One line of JSON on standard error, whole. A reader that is gone ends no run."""
+    """One line of JSON on standard error, whole. A reader that is gone, or reads no progress, holds up no run."""
+    unsent = (json.dumps({"event": event, **values}) + "\n").encode()
+    sys.stderr.flush()
+    fd = sys.stderr.fileno()
     with suppress(BrokenPipeError):
-        sys.stderr.write(json.dumps({"event": event, **values}) + "\n")
-        sys.stderr.flush()
+        if event == "progress" and not select.select([], [fd], [], 0)[1]:
+            return
+        while unsent:
+            unsent = unsent[os.write(fd, unsent) :]  # no buffer in which what a reader has left could wait

@@ -66,7 +66,7 @@ class Current:
         before, self._sent = self._sent, (t_s, sent)
         if before is None or t_s <= before[0]:
             return None
-        return max(0, sent - before[1]) / (t_s - before[0])
+        return round(max(0, sent - before[1]) / (t_s - before[0]), 3)
 
 
 def _remember(looks: deque[tuple[float, list[float]]], t_s: float, values: pl.Series) -> None:

@@ -74,8 +74,9 @@ ONLY_IN = {  # library -> the files allowed to know it
     "jinja2": ("dashboards/",),
     "rich": ("dashboards/", "headroom/"),
     "typer": ("headroom/",),
-    "starlette": ("loadgen/simulator/",),
-    "uvicorn": ("loadgen/simulator/",),
+    "starlette": ("loadgen/simulator/", "headroom/live_page.py"),
+    "uvicorn": ("loadgen/simulator/", "headroom/live_page.py"),
+    "opentelemetry": ("headroom/telemetry.py",),
     "polars": (
         "loadgen/samples.py",
         "loadgen/durable.py",
@@ -235,7 +236,7 @@ def printed_by(program):
 
 
 def test_the_command_line_starts_without_the_heavy_libraries():
-    heavy = "('locust', 'gevent', 'polars', 'plotly', 'httpx', 'numpy')"
+    heavy = "('locust', 'gevent', 'polars', 'plotly', 'httpx', 'numpy', 'starlette', 'opentelemetry')"
     assert printed_by(f"import sys, headroom.cli; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 

@@ -273,3 +273,22 @@ def test_without_the_extra_nothing_is_sent_and_the_remedy_is_named(tmp_path):
 def test_progress_is_json_or_for_people(tmp_path):
     done = told(tmp_path, "run", "--progress", "xml", "--out", "run")
     assert done.returncode == 2 and "--progress xml: there is json" in done.stderr
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "asleep"])
+def test_a_reader_that_is_gone_or_asleep_holds_up_nothing(gone):
+    script = (
+        "from headroom.audience import tell_json\n"
+        "tell_json('started', {})\n"
+        "for n in range(3_000): tell_json('progress', {'n': n, 'text': 'x' * 100})\n"
+        "print('done')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if gone:
+        process.stderr.close()
+    assert process.stdout.read() == "done\n" and process.wait(20) == 0
+    if not gone:
+        lines = [json.loads(line) for line in process.stderr]
+        assert [line.get("n") for line in lines] == [None, *range(len(lines) - 1)] and len(lines) > 100

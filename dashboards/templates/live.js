@@ -33,7 +33,8 @@
   // What the charts show: the value, what stands beside it, and a second line.
   const CHARTS = {
     rate: { of: (p) => p.requests_per_s, also: (p) => `${whole(p.requests_per_minute)} in the last minute` },
-    in_flight: { of: (p) => p.in_flight, also: (p) => `${whole(p.waiting)} waiting for the quota`, second: (p) => p.waiting },
+    in_flight: { of: (p) => p.in_flight, also: (p) => `${whole(p.waiting)} waiting for the quota${points.some((q) => q.waiting > 0) ? " (dashed)" : ""}`,
+      second: (p) => p.waiting },
     ttft: { of: (p) => p.ttft_p50_ms, also: (p) => `median; p95 ${digits(p.ttft_p95_ms)} (dashed)`, second: (p) => p.ttft_p95_ms },
     itl: { of: (p) => p.itl_p50_ms, also: () => "median" },
   };
@@ -89,7 +90,7 @@
     const x = (t) => (WIDTH * (t - begin)) / (end - begin);
     const y = (value) => HEIGHT - ((HEIGHT - PAD) * value) / (most || 1);
     svg.replaceChildren(path("under", under(of, x, y)), path("now", line(of, x, y)),
-      ...(second ? [path("also", line(second, x, y))] : []));
+      ...(second && points.some((point) => second(point) > 0) ? [path("also", line(second, x, y))] : []));
     figure.querySelector("[data-now]").textContent = shown(of(last));
     figure.querySelector("[data-also]").textContent = finite(of(last)) ? also(last) : "";
     figure.querySelector("[data-from]").textContent = `${whole(Math.max(0, begin))} to ${whole(end)} s`;
