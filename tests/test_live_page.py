@@ -97,6 +97,12 @@ def test_a_reader_that_stands_still_is_let_go_and_the_others_go_on():
 
 
 @pytest.fixture(scope="module")
+def client():
+    with httpx.Client(verify=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
 def page():
     with live_page(0) as (feed, url):
         feed.publish("started", ABOUT)
@@ -119,31 +125,31 @@ ASKED = {  # a sentence -> headers, status
 
 
 @pytest.mark.parametrize("case", ASKED)
-def test_it_is_read_from_its_own_machine_alone(page, case):
+def test_it_is_read_from_its_own_machine_alone(page, client, case):
     _, url = page
     headers, status = ASKED[case]
     port = url.rstrip("/").rpartition(":")[2]
     sent = {name: value.replace("{port}", port) for name, value in headers.items()}
     for path in ("", "live.js", "live.css"):
-        answer = httpx.get(url + path, headers=sent)
+        answer = client.get(url + path, headers=sent)
         assert answer.status_code == status, path
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
         assert answer.headers["x-content-type-options"] == "nosniff"
-    with httpx.stream("GET", f"{url}events", headers=sent) as events:
+    with client.stream("GET", f"{url}events", headers=sent) as events:
         assert events.status_code == status
         if status == 200:
             assert next(events.iter_text()).startswith("id: ")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_nothing_can_be_written(page, method):
+def test_nothing_can_be_written(page, client, method):
     for path in ("", "events", "live.js"):
-        assert httpx.request(method, page[1] + path).status_code == 405
+        assert client.request(method, page[1] + path).status_code == 405
 
 
 @pytest.mark.parametrize("path", ["run", "../manifest.json", "live.js/..%2f..%2fpyproject.toml", "%2e%2e/etc/passwd"])
-def test_nothing_else_is_served(page, path):
-    assert httpx.get(page[1] + path).status_code == 404
+def test_nothing_else_is_served(page, client, path):
+    assert client.get(page[1] + path).status_code == 404
 
 
 def test_it_listens_on_loopback_only():
@@ -157,15 +163,15 @@ def test_it_listens_on_loopback_only():
                 socket.create_connection((address, port), timeout=1).close()
 
 
-def test_readers_that_never_read_neither_slow_the_run_nor_keep_it_from_ending():
+def test_readers_that_never_read_neither_slow_the_run_nor_keep_it_from_ending(client):
     with live_page(0) as (feed, url):
         port = int(url.rstrip("/").rpartition(":")[2])
         stuck = []
         for _ in range(MOST_READERS + 3):
-            client = socket.create_connection(("127.0.0.1", port))
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-            client.sendall(f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-            stuck.append(client)
+            one = socket.create_connection(("127.0.0.1", port))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            one.sendall(f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+            stuck.append(one)
         for _ in range(200):
             if feed.crowded:
                 break
@@ -181,12 +187,12 @@ def test_readers_that_never_read_neither_slow_the_run_nor_keep_it_from_ending():
             if not feed.crowded:
                 break
             time.sleep(0.02)
-        with httpx.stream("GET", f"{url}events") as events:  # there is a place for who reads
+        with client.stream("GET", f"{url}events") as events:  # there is a place for who reads
             assert next(events.iter_text()).startswith("id: ")
         ending = time.monotonic()
     assert time.monotonic() - ending < 6.0
-    for client in stuck:
-        client.close()
+    for one in stuck:
+        one.close()
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_sent(tmp_path):
