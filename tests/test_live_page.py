@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 from headroom.live_page import MOST_CONNECTIONS, live_page
 from headroom.progress_feed import HISTORY, MOST_READERS, QUEUED, Feed
 from tests.commands import told
-from tests.test_report import CHROMIUM, QUIET_CHROMIUM, until
+from tests.test_report import CHROMIUM, QUIET_CHROMIUM, contrast, until
 
 PAYLOAD = "<img src=x onerror=alert(1)>\u202egnp.exe</script><script>alert(2)</script>"
 ABOUT = {"folder": "runs/1", "title": "sim", "tokens_per_minute": 200_000, "requests_per_minute": 1_000}
@@ -218,6 +218,12 @@ def browser():
         started.close()
 
 
+INKS = """[...document.querySelectorAll('body *')].filter(each => !each.children.length && each.textContent.trim())
+    .map(each => [each.textContent, getComputedStyle(each).color, getComputedStyle(document.documentElement).backgroundColor])"""
+NAMELESS = """[...document.querySelectorAll('[role=img], [role=meter], [role=progressbar], section')]
+    .filter(each => !each.getAttribute('aria-label')).map(each => each.outerHTML)"""
+
+
 def text_of(page, selector):
     return re.sub(r"\s+", " ", page.locator(selector).first.inner_text())
 
@@ -256,6 +262,11 @@ def test_a_run_is_watched_from_its_start_to_its_end_at_any_width_and_nothing_in_
         for width in (1280, 390, 320):
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            for words, ink, paper in page.evaluate(INKS):
+                assert contrast(ink, paper) >= 4.5, words
+        assert page.evaluate(NAMELESS) == []
         assert (
             page.locator("[role=status]").count() == 1 and text_of(page, "[role=status]") == ""
         )  # it does not chatter

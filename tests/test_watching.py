@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,12 +19,14 @@ import pytest
 from httpx_sse import connect_sse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from headroom.audience import tell_json
+from headroom.audience import NOBODY, Audience, tell_json
 from headroom.commands.app import INVALID
+from headroom.progress_feed import Feed
 from headroom.telemetry import Telemetry, _exporter
-from loadgen.samples import Run
+from loadgen.samples import Recorder, Run, row_of
 from planner.client_metrics import SECONDS, TOKENS
 from tests.commands import LAST, TOKEN, environment, told
+from tests.runs import answered, synthetic_run
 from tests.servers import Server, response, stream
 
 PLAIN = response(
@@ -38,6 +41,12 @@ LOAD = [
     *("--scenario", "chat=1", "--scenario", "streaming=2", "--rate", "30/s", "--duration", "3s", "--warmup", "0s"),
     *("--throttle", "off", "--max-tokens", "5", "--seed", "3", "--budget-requests", "500", "--no-report", "--quiet"),
 ]
+
+
+TOLD = {
+    **dict.fromkeys(("sent", "in_flight", "waiting", "ok", "failed", "throttled", "dropped", "tokens"), 3),
+    **{"duration_s": 60.0, "tokens_per_minute": 5, "requests_per_minute": 5, "ttft_p50_ms": None},
+}
 
 
 async def deployment(call, writer):
@@ -292,3 +301,56 @@ def test_a_reader_that_is_gone_or_asleep_holds_up_nothing(gone):
         with os.fdopen(reader) as told_:
             lines = [json.loads(line) for line in told_]
         assert [line.get("n") for line in lines] == [None, *range(len(lines) - 1)] and len(lines) > 100
+
+
+# Who is told what.
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run whose load has not ended yet."""
+    run = synthetic_run(tmp_path_factory.mktemp("begun"), n=50)
+    shutil.rmtree(run.folder / "parts", ignore_errors=True)
+    (run.folder / "parts").mkdir()
+    recorder = Recorder(run.folder, 0)
+    recorder.add([row_of(answered(seq, 1.0, ttft_s=0.2)) for seq in range(20)], [])
+    recorder.publish()
+    return run
+
+
+AUDIENCES = {  # a sentence -> audience, what a log gets of two seconds
+    "a person gets a line": (Audience(panel=True), ["1 of 60 s"]),
+    "of a series none but for each run that has ended": (Audience(panel=True).of_series(), []),
+    "a program gets all of it": (Audience(panel=True, as_json=True), ["started", "progress", "progress", "ended"]),
+    "a program that is quiet, too": (Audience(as_json=True), ["started", "progress", "progress", "ended"]),
+    "and of a series": (Audience(as_json=True).of_series(), ["started", "progress", "progress", "ended"]),
+    "nobody gets nothing": (NOBODY, []),
+}
+
+
+@pytest.mark.parametrize("case", AUDIENCES)
+def test_each_audience_is_told_in_its_own_way(begun, case, capfd):
+    audience, told_ = AUDIENCES[case]
+    with audience.watching(begun.folder, begun.manifest) as watched:
+        for t_s in (1.0, 2.0):
+            watched.show({**TOLD, "t_s": t_s})
+        watched.reason = "the budget of 9 requests is used up"
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == len(told_) and all(word in line for word, line in zip(told_, lines, strict=True))
+    if "ended" in told_:
+        assert json.loads(lines[1])["ttft_p50_ms"] == 200.0 and json.loads(lines[-1])["reason"] == watched.reason
+
+
+def test_a_page_and_a_collector_get_what_nobody_shows(begun):
+    feed, sent = Feed(), []
+    with patch("headroom.telemetry.EVERY_S", 0.0):
+        telemetry = Telemetry(sent.append)
+        with Audience(feed=feed, telemetry=telemetry).watching(begun.folder, begun.manifest) as watched:
+            watched.show({**TOLD, "t_s": 1.0})
+        telemetry.close()
+    counts = [
+        {m.name: sum(p.count for p in m.data.data_points) for m in data.resource_metrics[0].scope_metrics[0].metrics}
+        for data in sent
+    ]
+    assert counts[-1]["gen_ai.client.operation.duration"] == 20 and counts[-1]["gen_ai.client.token.usage"] == 40
+    assert feed._history[0][1].startswith(b"id: ") and b'"ttft_p50_ms": 200.0' in feed._history[0][1]
