@@ -69,7 +69,11 @@ class Telemetry:
 
     def _work(self) -> None:
         while (data := self._waiting.get()) is not None:
-            if (failure := self._export(data)) is not None:
+            try:
+                failure = self._export(data)
+            except Exception as error:  # a library's: whatever it is, the run has nothing to do with it
+                failure = f"{type(error).__name__}: {error}"
+            if failure is not None:
                 self._note(failure)
 
     def _note(self, failure: str) -> None:
@@ -206,9 +210,13 @@ def _exporter(otlp: str) -> Export:
     logger.addHandler(heard)
     logger.propagate = False  # it would write to standard error, over the panel, at each failure
     endpoint = None if otlp == BY_ENVIRONMENT else f"{otlp.rstrip('/')}/v1/metrics"
-    exporter = OTLPMetricExporter(endpoint=endpoint, timeout=PATIENCE_S)
+    try:
+        exporter = OTLPMetricExporter(endpoint=endpoint, timeout=PATIENCE_S)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"telemetry.otlp: the OTEL_EXPORTER_OTLP_* variables cannot be used: {error}") from None
 
     def export(data: MetricsData) -> str | None:
+        heard.last = None
         if exporter.export(data) is MetricExportResult.SUCCESS:
             return None
         return heard.last or "the metrics could not be sent"

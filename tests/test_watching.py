@@ -22,9 +22,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from headroom.audience import NOBODY, Audience, tell_json
 from headroom.commands.app import INVALID
 from headroom.progress_feed import Feed
-from headroom.telemetry import Telemetry, _exporter
+from headroom.telemetry import Names, Telemetry, _exporter
+from loadgen.config import RunConfig
 from loadgen.samples import Recorder, Run, row_of
-from planner.client_metrics import SECONDS, TOKENS
+from planner.client_metrics import DURATION, SECONDS, TOKENS, Series
 from tests.commands import LAST, TOKEN, environment, told
 from tests.runs import answered, synthetic_run
 from tests.servers import Server, response, stream
@@ -66,7 +67,7 @@ class Collector:
 
     def __init__(self, status=200, delay_s=0.0):
         self.status, self.delay_s = status, delay_s
-        self.asked, self.got = [], []
+        self.asked, self.got, self.keys = [], [], []
 
     def __enter__(self):
         collector = self
@@ -75,6 +76,7 @@ class Collector:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
                 collector.asked.append((self.path, self.headers["content-type"]))
+                collector.keys.append(self.headers["x-key"])
                 collector.got.append(ExportMetricsServiceRequest.FromString(body))
                 time.sleep(collector.delay_s)
                 self.send_response(collector.status)
@@ -250,6 +252,47 @@ def test_a_collector_that_fails_is_noted_once_and_one_that_hangs_is_left_behind(
             assert time.monotonic() - began < 2.5
         err = capsys.readouterr().err
         assert err.count("headroom: telemetry: ") == 1 and err.endswith("; the run goes on, and is recorded\n"), said
+
+
+def test_the_standard_variables_say_where_to_and_with_which_headers(capsys):
+    with Collector() as collector:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_EXPORTER_OTLP_HEADERS": "x-key=s3cret"}
+        with patch.dict(os.environ, variables):
+            assert _exporter("env")(data()) is None
+    assert collector.asked == [("/v1/metrics", "application/x-protobuf")] and collector.keys == ["s3cret"]
+    with patch.dict(os.environ, {**variables, "OTEL_EXPORTER_OTLP_HEADERS": "no header s3cret"}):
+        assert "s3cret" not in (_exporter("env")(data()) or "nothing")  # nobody listens there any more
+    assert capsys.readouterr().err == ""
+
+
+def test_an_exporter_that_raises_is_noted_and_the_next_figures_go_out(capsys):
+    sent = []
+
+    def export(each):
+        sent.append(each)
+        raise RuntimeError("no")
+
+    telemetry = Telemetry(export)
+    for _ in range(3):
+        telemetry._offer(data(), True)
+    telemetry.close()
+    assert len(sent) == 3 and capsys.readouterr().err.count("RuntimeError: no") == 1
+
+
+def test_of_several_targets_each_has_its_own_names(begun):
+    targets = [
+        {"name": "one", "url": "https://a.example/models", "model": "m-1"},
+        {"name": "two", "url": "http://b.example:8080", "dialect": "openai"},
+    ]
+    config = RunConfig.model_validate({"target": targets})
+    names = Names.of(begun.manifest, config)
+    one, two = (
+        names.attributes(Series(instrument=DURATION, scenario=s, target=t, error=None))
+        for s, t in (("completions", "one"), ("mine.py:Mine", "two"))
+    )
+    assert (one["server.address"], one["server.port"], one["gen_ai.request.model"]) == ("a.example", 443, "m-1")
+    assert (two["server.address"], two["server.port"], two["gen_ai.provider.name"]) == ("b.example", 8080, "openai")
+    assert (one["gen_ai.operation.name"], two["gen_ai.operation.name"]) == ("text_completion", "chat")
 
 
 def data():
