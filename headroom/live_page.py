@@ -54,7 +54,8 @@ def live_page(port: int) -> Iterator[tuple[Feed, str]]:
     with _listening(port) as listener:
         feed = Feed()
         config = uvicorn.Config(
-            live_app(feed), loop="asyncio", ws="none", lifespan="off", log_config=None, access_log=False,
+            live_app(feed), loop="asyncio", ws="none", lifespan="off", access_log=False,
+            log_config=None, log_level="critical",  # standard error is the panel's
             server_header=False, limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=CLOSE_S,
         )  # fmt: skip
         server = uvicorn.Server(config)

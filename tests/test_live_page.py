@@ -163,6 +163,16 @@ def test_it_listens_on_loopback_only():
                 socket.create_connection((address, port), timeout=1).close()
 
 
+def test_what_is_no_request_gets_an_answer_and_leaves_no_line_on_the_panel(page, client, caplog):
+    port = int(page[1].rstrip("/").rpartition(":")[2])
+    for junk in (b"\x16\x03\x01 a TLS hello\r\n\r\n", b"no request at all\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as one:
+            one.sendall(junk)
+            assert one.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 403")), junk
+    assert client.get(page[1]).status_code == 200
+    assert caplog.records == []
+
+
 def test_readers_that_never_read_neither_slow_the_run_nor_keep_it_from_ending(client):
     with live_page(0) as (feed, url):
         port = int(url.rstrip("/").rpartition(":")[2])
