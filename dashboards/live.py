@@ -127,7 +127,7 @@ def _gauges(progress: Progress, about: About) -> Iterator[tuple[str, float, floa
     """Name, value, limit, and both in words."""
     t_s, duration_s = progress["t_s"], progress["duration_s"]
     left = f", {whole(duration_s - t_s)} s left" if t_s < duration_s else ", waiting for the last answers"
-    yield "time", t_s, duration_s, f"{whole(max(0.0, t_s))} of {whole(duration_s)} s{left}"
+    yield "time", t_s, duration_s, f"{whole(min(max(0.0, t_s), duration_s))} of {whole(duration_s)} s{left}"
     for name, rate, limit in (
         ("tokens", progress["tokens_per_minute"], about.tokens_per_minute),
         ("requests", progress["requests_per_minute"], about.requests_per_minute),

@@ -161,7 +161,7 @@
     const left = last.duration_s - last.t_s;
     const rest = left > 0 ? `${whole(left)} s left` : "waiting for the last answers";
     const ended = find("[data-state]").dataset.state === "ended";
-    write("time", `${whole(Math.max(0, last.t_s))} of ${whole(last.duration_s)} s${ended ? "" : `, ${rest}`}`);
+    write("time", `${whole(Math.min(Math.max(0, last.t_s), last.duration_s))} of ${whole(last.duration_s)} s${ended ? "" : `, ${rest}`}`);
     fill(find('[data-bar="time"]'), last.t_s / last.duration_s);
     for (const name of Object.keys(CHARTS)) draw(name, last);
     gauges(last);
