@@ -120,6 +120,7 @@ def costs(serverless: ServerlessCost | None, managed: Iterable[ManagedCost]) -> 
 def break_even(found: CostCurve) -> str:
     even = (
         "an instance serves too little to cost less than serverless at any load"
+        f"{', as far as the guess of what it serves holds' if found.assumed else ''}"
         if found.break_even_per_s is None
         else f"one instance costs what serverless does at {digits(found.break_even_per_s)} requests/s"
     )
