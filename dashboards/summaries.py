@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
+from dashboards.figure_parts import ALL
 from dashboards.text import count, digits, metric_name, percent, readable, usd, whole
 from planner.cost_curve import CostCurve
 from planner.costs.cost_results import Option
 from planner.costs.growth import LimitReached
 from planner.load_curve import LoadCurve
 from planner.plan import LatencyRow, ManagedCost, Plan, QuotaUse, ServerlessCost, Traffic
-
-ALL = "all"
 
 
 def headroom(quota: QuotaUse) -> str:

@@ -15,7 +15,6 @@ import polars as pl
 from loadgen.samples import Run
 from planner.ascending import Ascending, Counted, ascending
 from planner.demand import admission_tokens, attempts_with_tokens
-from planner.in_flight import in_flight
 from planner.plan import LatencyRow, Quantile
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples
 from planner.reduced import reduced, tail_place, tail_ranks
