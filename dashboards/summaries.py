@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
+from dashboards.figure_parts import ALL
 from dashboards.text import count, digits, metric_name, percent, readable, usd, whole
 from planner.cost_curve import CostCurve
 from planner.costs.cost_results import Option
 from planner.costs.growth import LimitReached
 from planner.load_curve import LoadCurve
 from planner.plan import LatencyRow, ManagedCost, Plan, QuotaUse, ServerlessCost, Traffic
-
-ALL = "all"
 
 
 def headroom(quota: QuotaUse) -> str:
@@ -120,6 +119,7 @@ def costs(serverless: ServerlessCost | None, managed: Iterable[ManagedCost]) -> 
 def break_even(found: CostCurve) -> str:
     even = (
         "an instance serves too little to cost less than serverless at any load"
+        f"{', as far as the guess of what it serves holds' if found.assumed else ''}"
         if found.break_even_per_s is None
         else f"one instance costs what serverless does at {digits(found.break_even_per_s)} requests/s"
     )

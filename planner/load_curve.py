@@ -31,6 +31,7 @@ SHOWN = {  # metric and statistic: the column of a step
     ("service_time", "mean"): "e2e_mean_s",
 }
 RATES = 60
+DEEPEST_STEP = 2  # folders down in its sweep's, as steps/01
 BEYOND = 1.5  # times the highest measured rate: as far as anything is looked for
 LEAST_SHARE = 0.5  # of the lowest measured rate: where the line starts
 
@@ -84,11 +85,12 @@ def curve_of_sweep(sweep: Sweep) -> LoadCurve | None:
 
 def curve_of_step(run: Run) -> LoadCurve | None:
     """Of the sweep that a run is a step of; None where it is of none."""
-    folder = run.folder.resolve().parent
-    if not swept.is_sweep(folder):
-        return None
-    sweep = swept.read(folder)
-    return curve_of_sweep(sweep) if run.folder.resolve().name in {step.folder for step in sweep.steps} else None
+    own = run.folder.resolve()
+    for folder in list(own.parents)[:DEEPEST_STEP]:
+        if swept.is_sweep(folder):
+            sweep = swept.read(folder)
+            return curve_of_sweep(sweep) if own in {folder / step.folder for step in sweep.steps} else None
+    return None
 
 
 def _instances(config: RunConfig) -> int | None:

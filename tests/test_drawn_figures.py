@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import replace
@@ -12,19 +13,23 @@ from fractions import Fraction
 import polars as pl
 import pytest
 
-from dashboards import figures_curve, summaries
+import planner.load_curve
+from dashboards import figures_curve, summaries, sweep_report
 from dashboards.drawings import bin_width_s, draw, draw_curve
 from loadgen.config import RunConfig
-from loadgen.samples import Sample
+from loadgen.samples import Run, Sample
 from loadgen.slo import Slo
-from planner import pictured
+from planner import pictured, swept
 from planner.assemble import plan_run
 from planner.capacity import fit
 from planner.cost_curve import cost_by_rate, cost_curve
-from planner.load_curve import load_curve
+from planner.load_curve import curve_of_step, curve_of_sweep, load_curve
 from planner.plan import QuotaUse
+from planner.steps import step_of
+from planner.sweep import Search
 from tests.plans import example_plan
 from tests.runs import answered, make_run, synthetic_run
+from tests.test_capacity_steps import itl_s, run_at
 from tests.test_figures import MINUTE, MS, Figures, S, busiest_minute, failures
 
 REFUSED, FAILED = {"throttled"}, {"filtered", "rejected", "server_error", "timeout", "network", "broken_stream"}
@@ -44,6 +49,12 @@ def drawn(tmp_path_factory):
     run = make_run(cwd, samples + failures(samples) + waited, streams, config=config, name="failing")
     plan = plan_run(run)
     return run, plan, draw(run, plan), Figures(run.folder)
+
+
+@pytest.fixture(autouse=True)
+def few_rates(monkeypatch):
+    """Of a model's line, that each test asks for few."""
+    monkeypatch.setattr(planner.load_curve, "RATES", 12)
 
 
 def traces(drawings, name):
@@ -301,6 +312,7 @@ def test_the_break_even_is_where_the_line_meets_the_stairs(drawn):
         assert instances == (round(rate / per_s) + 1 if rate < curve.highest_per_s else math.ceil(rate / per_s))
         assert usd == pytest.approx(instances * hour_usd * 730)
     even = hour_usd / 3_600 / each_usd
+    assert plan.ahead.costs.break_even.requests_per_s == pytest.approx(even)
     assert curve.break_even_per_s == (pytest.approx(even) if even <= per_s else None)
     (demand,) = [t for (name, _), t in traces(drawings, "break-even").items() if name.startswith("this demand")]
     assert demand["x"] == [curve.demand_per_s] * 2
@@ -336,7 +348,7 @@ def test_the_curve_holds_the_measured_points_and_what_the_model_says_at_each_rat
     for rate, value, low, high in (
         curve.modelled.filter(metric="ttft", statistic="p95")
         .select("rate_per_s", "value_ms", "low_ms", "high_ms")
-        .rows()[::20]
+        .rows()[::4]
     ):
         said = model.predict(rate).ttft_p95_ms
         assert (value, low, high) == (said.value, said.low, said.high)
@@ -365,6 +377,51 @@ def test_without_a_model_only_points_are_drawn_and_a_single_one_is_no_curve():
     drawn = figures_curve.latency_versus_load(curve.measured, curve.modelled, ())
     assert {trace.mode for trace in drawn["itl"].data} == {"lines+markers"}  # joined, as no model does it
     assert load_curve(frame[:1], [], instances=1) is None
+
+
+@pytest.fixture(scope="module")
+def swept_folder(tmp_path_factory):
+    """A sweep of four steps, each a run folder in steps/."""
+    folder = tmp_path_factory.mktemp("curves") / "sweep"
+    rates = (2, 5, 10, 15)
+    runs = [run_at(folder / "steps", rate) for rate in rates]
+    steps = [
+        step_of(Run.open(run), (), number=number, folder=f"steps/{run.name}", rate_per_s=rate)
+        for number, (run, rate) in enumerate(zip(runs, rates, strict=True), 1)
+    ]
+    sweep = swept.Sweep(
+        format=swept.FORMAT, state="complete", reason=None, started_utc="2026-11-20T10:00:00Z", target="sim",
+        model="Phi-3-mini-4k-Instruct", kind="managed", past_quota=False, step_s=20.0, assumptions=(),
+        search=Search(from_per_s=2, to_per_s=15, steps=4, tolerance=0.1), objectives=("itl.p95<20ms",),
+        config=Run.open(runs[0]).manifest.config, steps=tuple(steps),
+    )  # fmt: skip
+    swept.write(folder, sweep)
+    return folder
+
+
+def test_the_curve_of_a_sweep_is_on_its_page_and_on_that_of_each_step(swept_folder):
+    curve = curve_of_sweep(swept.read(swept_folder))
+    itl = curve.measured.filter(metric="itl", statistic="mean")
+    assert itl["value_ms"].to_list() == pytest.approx([1e3 * itl_s(rate) for rate in (2, 5, 10, 15)], rel=0.01)
+    assert set(curve.modelled["metric"]) == {"ttft", "itl", "service_time"}
+    named = [each.name for each in sweep_report.draw(swept.read(swept_folder))]
+    assert named[:3] == ["versus-load-ttft", "versus-load-itl", "versus-load-service_time"]
+    assert named[3:] == ["versus-load-response_time", "versus-load-completed", "versus-load-in_flight"]
+    of_step = curve_of_step(Run.open(swept_folder / "steps" / "at-5"))
+    assert of_step.measured.equals(curve.measured) and of_step.modelled.equals(curve.modelled)
+
+
+def test_a_run_beside_the_steps_of_a_sweep_is_none_of_them(swept_folder, tmp_path):
+    copied = shutil.copytree(swept_folder / "steps" / "at-5", swept_folder / "steps" / "other")
+    assert curve_of_step(Run.open(copied)) is None
+    assert curve_of_step(Run.open(run_at(tmp_path, 2))) is None
+
+
+def test_a_serverless_sweep_has_points_and_no_model(swept_folder):
+    sweep = swept.read(swept_folder)
+    config = json.loads(json.dumps(sweep.config).replace('"managed"', '"serverless"'))
+    curve = curve_of_sweep(replace(sweep, config=config))
+    assert curve.form is None and curve.modelled.is_empty() and not curve.measured.is_empty()
 
 
 def test_a_plan_that_did_not_look_ahead_is_drawn_by_what_was_measured(tmp_path):
