@@ -1,0 +1,94 @@
+// Figures of a running job, by server-sent events. All texts go through textContent: none is ever read as markup.
+(() => {
+  "use strict";
+  const UNKNOWN = "–";
+  const MOST_POINTS = 600;
+
+  const digits = (value) => {
+    if (value === null || value === undefined) return UNKNOWN;
+    const places = value === 0 || Math.abs(value) >= 99.95 ? 0 : Math.abs(value) >= 9.995 ? 1 : 2;
+    return value.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
+  };
+  const whole = (value) => (value ?? null) === null ? UNKNOWN : Math.round(value).toLocaleString("en");
+  const ms = (value) => (value ?? null) === null ? UNKNOWN : `${digits(value)} ms`;
+
+  // At most so many points, the older ones halved: each keeps the greater of two, so that a peak stays.
+  const kept = (points, value) => {
+    points.push(value);
+    if (points.length <= MOST_POINTS) return points;
+    return points.filter((_, at) => at % 2 === 1).map((each, at) => Math.max(each ?? 0, points[2 * at] ?? 0));
+  };
+
+  const path = (points, top) => {
+    let line = "", drawing = false;
+    points.forEach((value, at) => {
+      if (value === null) { drawing = false; return; }
+      const x = (at / Math.max(1, points.length - 1)) * 600, y = 98 - (value / top) * 94;
+      line += `${drawing ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+      drawing = true;
+    });
+    return line;
+  };
+
+  const watch = (place) => {
+    const within = (selector) => place.querySelector(selector) ?? document.querySelector(`main ${selector}`);
+    const points = { rate: [], ttft: [] };
+    let limits = {}, before = null;
+
+    const show = (name, text) => { const found = place.querySelector(`[data-live="${name}"]`); if (found) found.textContent = text; };
+    const fill = (name, used, limit, text) => {
+      const meter = place.querySelector(`[data-meter="${name}"]`);
+      if (!meter) return;
+      meter.hidden = false;
+      meter.querySelector("progress").value = limit ? Math.min(1, used / limit) : 0;
+      meter.querySelector("progress").hidden = !limit;
+      show(name, text);
+    };
+    const trace = (name, value) => {
+      points[name] = kept(points[name], value ?? null);
+      const svg = place.parentElement.querySelector(`[data-trace="${name}"]`);
+      if (!svg) return;
+      const top = Math.max(...points[name].map((each) => each ?? 0)) || 1;
+      svg.querySelector("path").setAttribute("d", path(points[name], top));
+      document.querySelector(`[data-top="${name}"]`).textContent = `at most ${digits(top)}`;
+    };
+
+    const progress = (now) => {
+      const since = before === null ? null : now.t_s - before.t_s;
+      const rate = since > 0 ? (now.sent - before.sent) / since : null;
+      if (since === null || since > 0) before = now;
+      if (rate !== null) { show("rate", digits(rate)); trace("rate", rate); trace("ttft", now.ttft_p50_ms); }
+      show("in_flight", whole(now.in_flight));
+      show("ttft", ms(now.ttft_p50_ms));
+      show("itl", ms(now.itl_p50_ms));
+      show("ok", whole(now.ok));
+      show("amiss", `${whole(now.failed)}, ${whole(now.throttled)}, ${whole(now.dropped)}`);
+      fill("time", now.t_s, now.duration_s, `${whole(now.t_s)} of ${whole(now.duration_s)} s`);
+      for (const name of ["tokens", "requests"]) {
+        const used = now[`${name}_per_minute`], limit = limits[`${name}_per_minute`];
+        fill(name, used, limit, limit ? `${whole(used)} of ${whole(limit)}` : whole(used));
+      }
+      const budget = Object.entries(now.budget ?? {}).sort(([, one], [, two]) => two.used / two.limit - one.used / one.limit)[0];
+      if (budget) fill("budget", budget[1].used, budget[1].limit, `${digits(budget[1].used)} of ${digits(budget[1].limit)} ${budget[0].replace("_", " ")}`);
+    };
+
+    const source = new EventSource(place.dataset.events);
+    let state = null;
+    const moved = (next) => {
+      if (state !== null && next !== state) { source.close(); location.reload(); }
+      state = next;
+    };
+    const take = (event) => {
+      const said = JSON.parse(event.data);
+      if (event.type === "started") limits = said;
+      if (event.type === "progress") progress(said);
+      if (event.type === "log") { const log = document.querySelector("[data-log]"); if (log) { log.textContent = said.text; log.scrollTop = log.scrollHeight; } }
+      if (event.type === "state") moved(said.state);
+    };
+    for (const kind of ["started", "progress", "log", "state"]) source.addEventListener(kind, take);
+    addEventListener("pagehide", () => source.close());
+  };
+
+  document.querySelectorAll("[data-events]").forEach(watch);
+  document.getElementById("refused")?.focus();
+})();
