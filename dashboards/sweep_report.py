@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dashboards import figures
-from dashboards.report import Drawing, flatten, page
+from dashboards.drawings import Drawing
+from dashboards.report import flatten, page
 from dashboards.sweep import remarks
 from loadgen.durable import publish_bytes
 from planner import swept

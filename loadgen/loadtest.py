@@ -36,7 +36,13 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
 
     Raises ConfigError naming the file and key, or the flag, and what to do.
     """
-    values = _read(file) if file is not None else {}
+    return config_of(_read(file) if file is not None else {}, file, flags, environment)
+
+
+def config_of(
+    values: dict[str, Any], file: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str]
+) -> RunConfig:
+    """The same of values that have been read, which it completes; messages call them `file`. Raises ConfigError."""
     _drop_overridden(values, flags)
     for dotted, value in flags.items():
         if not dotted.startswith("target."):
@@ -82,12 +88,18 @@ def _targets(of_file: Any, flags: Mapping[str, Any]) -> Any:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return parse(file.read_text("utf-8"), file)
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+
+
+def parse(text: str, file: Path) -> dict[str, Any]:
+    """The values of a loadtest.toml. Raises ConfigError, which calls it `file`."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{file} is not TOML: {error}") from None
 
 

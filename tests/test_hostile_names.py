@@ -18,8 +18,9 @@ import pytest
 from rich.console import Console
 
 from dashboards import ci
+from dashboards.drawings import draw
 from dashboards.readable import readable, shortened
-from dashboards.report import draw, render
+from dashboards.report import render
 from dashboards.terminal import print_plan
 from headroom.failure_criteria import read_criteria, yaml_lines
 from loadgen.config import RunConfig

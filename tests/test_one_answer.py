@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from dashboards.report import draw, render
+from dashboards.drawings import draw
+from dashboards.report import render
 from loadgen.config import PlanConfig, RunConfig
 from loadgen.slo import Slo
 from planner.assemble import plan_run

@@ -16,7 +16,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from dashboards import text
-from dashboards.report import draw, render, write_report
+from dashboards.drawings import draw
+from dashboards.report import render, write_report
 from loadgen.samples import Manifest, Run
 from planner.assemble import plan_run
 from planner.plan import Validity

@@ -1,0 +1,222 @@
+"""What a job may ask for: no file, key, target or amount but what the service itself offers.
+
+A job is checked as it comes, before any file that it names is touched, and then by the very code that `headroom run`
+checks a loadtest.toml by, so that the messages are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headroom import targets
+from headroom.aborting import check_delays
+from headroom.commands.load import place_of
+from headroom.service.jobs import Asked, Kind
+from headroom.service.plan_request import plan_of
+from headroom.service.refusals import Refusal
+from headroom.service.settings import AllowedTarget, Settings
+from loadgen.config import SIMULATED, RunConfig
+from loadgen.errors import ConfigError, HeadroomError
+from loadgen.loadtest import config_of, parse
+from loadgen.target import address_of
+
+FILE = Path("loadtest.toml")  # what messages call a job's configuration
+JOB_KEYS = ("kind", "name", "tags", "config", "schedule")
+LONGEST_NAME, MOST_TAGS = 100, 20
+TAG = re.compile(r"[^\s,][^,\n\r\t]{0,39}")
+PATHS = (("load", "trace"), ("prompts", "file"), ("prompts", "images"), ("plan", "prices"))
+LENGTHS = (("prompts", "tokens"), ("prompts", "completion"), ("prompts", "turns"))  # which may name a file
+FORBIDDEN = {
+    ("output", "dir"): "the service names the run folder",
+    ("load", "master"): "the service's jobs make their load on its own machine",
+    ("load", "bind"): "the service's jobs make their load on its own machine",
+    ("load", "workers"): "the service's jobs make their load on its own machine",
+}
+OF_TARGET = {"ca_file": "certificates are the service's", "allow_hosts": None}  # None: taken over by the service
+
+
+def admit(job: Mapping[str, Any], settings: Settings, folder_of_run: Callable[[str], Path]) -> Asked:
+    """Of `{kind, name, tags, config}`, or raises Refusal (422) that names the field. `folder_of_run` raises it too."""
+    _check_keys(job)
+    kind = _kind(job.get("kind", "loadtest"))
+    name, tags = _name(job.get("name", "")), _tags(job.get("tags", []))
+    config = job.get("config", {})
+    if kind is Kind.PLAN:
+        request = plan_of(config)
+        for run in request.runs:
+            folder_of_run(run)
+        return Asked(kind=kind, name=name, tags=tags, config=request.model_dump(exclude_none=True))
+    try:
+        values = parse(config, FILE) if isinstance(config, str) else config
+        if not isinstance(values, dict):
+            raise ConfigError(f"{FILE}: must be a table of sections, or TOML text")
+        return Asked(kind=kind, name=name, tags=tags, config=_loadtest(values, settings))
+    except HeadroomError as error:
+        raise Refusal(422, str(error), where="config") from None
+
+
+def _loadtest(given: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The values of a loadtest.toml within the service's bounds. Raises ConfigError and its kin."""
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in given.items()}
+    _refuse_forbidden(values)
+    _place_files(values, settings.data)
+    _offer_targets(values, settings.targets)
+    _cap(values, settings)
+    config = config_of({key: _copy(value) for key, value in values.items()}, FILE, {}, {})
+    for scenario in config.scenarios:
+        if ":" in scenario or "/" in scenario:
+            raise ConfigError(
+                f"{FILE}: scenarios.{scenario}: jobs play the scenarios that Headroom has, and name no file"
+            )
+        place_of(scenario)
+    _check_cap("load.duration", config.load.duration, settings.caps.duration_s, "s")
+    targets.check(config)
+    check_delays(config)
+    return values
+
+
+def _copy(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _copy(each) for key, each in value.items()}
+        case list():
+            return [_copy(each) for each in value]
+    return value
+
+
+def _refuse_forbidden(values: Mapping[str, Any]) -> None:
+    for (section, key), why in FORBIDDEN.items():
+        if _at(values, section, key) is not None:
+            raise ConfigError(f"{FILE}: {section}.{key}: {why}: leave it out")
+
+
+def _at(values: Mapping[str, Any], section: str, key: str) -> Any:
+    table = values.get(section)
+    return table.get(key) if isinstance(table, dict) else None
+
+
+def _place_files(values: dict[str, Any], data: Path | None) -> None:
+    """Names of files become paths inside the service's data folder. Raises ConfigError for any other."""
+    for section, key in PATHS:
+        if (name := _at(values, section, key)) is not None:
+            values[section][key] = str(_inside(data, name, f"{section}.{key}"))
+    for section, key in LENGTHS:
+        text = _at(values, section, key)
+        if isinstance(text, str) and text.startswith("file:"):
+            name, comma, column = text.removeprefix("file:").partition(",")
+            values[section][key] = f"file:{_inside(data, name, f'{section}.{key}')}{comma}{column}"
+
+
+def _inside(data: Path | None, name: object, place: str) -> Path:
+    if data is None:
+        raise ConfigError(f"{FILE}: {place}: this service offers no files: it was started without --data")
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ConfigError(f"{FILE}: {place}: must be the name of a file in the service's data folder")
+    root = data.resolve()
+    try:
+        path = (root / name).resolve()
+        there = path.exists()
+    except (OSError, RuntimeError):  # too long a name, a loop of links
+        path, there = root, False
+    if path == root or not path.is_relative_to(root):
+        raise ConfigError(f"{FILE}: {place}: files are those in the service's data folder, named from there")
+    if not there:
+        raise ConfigError(f"{FILE}: {place}: the service's data folder has no {name!r}")
+    return path
+
+
+def _offer_targets(values: dict[str, Any], offered: Sequence[AllowedTarget]) -> None:
+    """Each target becomes one that the service allows, with its key. Raises ConfigError for any other."""
+    given = values.get("target", {})
+    several = given if isinstance(given, list) else [given]
+    if not all(isinstance(each, dict) for each in several):
+        return  # which is said where it is validated
+    whole = [_offered(dict(each), offered) for each in several]
+    values["target"] = whole if isinstance(given, list) else whole[0]
+
+
+def _offered(target: dict[str, Any], offered: Sequence[AllowedTarget]) -> dict[str, Any]:
+    for key, why in OF_TARGET.items():
+        if target.pop(key, None) is not None and why is not None:
+            raise ConfigError(f"{FILE}: target.{key}: {why}: leave it out")
+    url = target.setdefault("url", SIMULATED)
+    key = target.pop("key", None)
+    if url == SIMULATED:
+        found = None
+    else:
+        address = address_of(url) if isinstance(url, str) else None
+        found = next((each for each in offered if address is not None and each.covers(address)), None)
+        if found is None or address is None:
+            raise ConfigError(
+                f"{FILE}: target.url: this service does not load {url!r}; it loads "
+                f"{', '.join([SIMULATED, *(each.address.origin + each.address.path for each in offered)])}"
+            )
+        target["allow_hosts"] = [address.host]
+        if found.key is not None:
+            target["key"] = found.key
+    if key is not None and (found is None or key != found.key):
+        raise ConfigError(f"{FILE}: target.key: keys are the service's, and go with its targets: leave it out")
+    return target
+
+
+def _cap(values: dict[str, Any], settings: Settings) -> None:
+    """The budget becomes the service's where the job has none. Raises ConfigError where it asks for more."""
+    caps, budget = settings.caps, values.setdefault("budget", {})
+    if not isinstance(budget, dict):
+        return
+    for key, most in (("requests", caps.requests), ("tokens", caps.tokens)):
+        asked = budget.get(key)
+        if isinstance(asked, int | float):
+            _check_cap(f"budget.{key}", asked, most, key)
+        if asked is None:
+            budget[key] = most
+    if budget.get("wall") is None:
+        budget["wall"] = caps.duration_s
+
+
+def _check_cap(place: str, asked: float, most: float, unit: str) -> None:
+    if not asked <= most:
+        raise ConfigError(
+            f"{FILE}: {place}: {asked:,g} {unit} are more than the {most:,g} that this service allows a job"
+        )
+
+
+def _check_keys(job: Mapping[str, Any]) -> None:
+    unknown = sorted(set(job) - set(JOB_KEYS))
+    if unknown:
+        raise Refusal(422, f"unknown key; known are {', '.join(JOB_KEYS)}", where=str(unknown[0])[:100])
+
+
+def _kind(kind: object) -> Kind:
+    if kind not in list(Kind):
+        raise Refusal(422, f"must be {' or '.join(Kind)}", where="kind")
+    return Kind(str(kind))
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or not name.isprintable():
+        raise Refusal(422, f"must be a text of one line and at most {LONGEST_NAME} characters", where="name")
+    return name.strip()
+
+
+def _tags(tags: object) -> tuple[str, ...]:
+    """As they are in a list, or between commas."""
+    given = tags.split(",") if isinstance(tags, str) else tags
+    if not isinstance(given, list) or len(given) > MOST_TAGS or not all(isinstance(tag, str) for tag in given):
+        raise Refusal(422, f"must be a list of at most {MOST_TAGS} texts", where="tags")
+    whole = tuple(dict.fromkeys(tag.strip() for tag in given if tag.strip()))
+    for tag in whole:
+        if not TAG.fullmatch(tag) or not tag.isprintable():
+            raise Refusal(422, "a tag has at most 40 characters, and no comma", where="tags")
+    return whole
+
+
+tags_of = _tags  # of a run, which has them as a job does
+
+
+def config_for(values: Mapping[str, Any]) -> RunConfig:
+    """Of an admitted job."""
+    return config_of({key: _copy(value) for key, value in values.items()}, FILE, {}, {})

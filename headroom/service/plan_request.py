@@ -1,0 +1,85 @@
+"""What a plan and a comparison are asked for over HTTP, and the arguments of the command that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headroom.service.refusals import Refusal
+
+Asked = TypeVar("Asked", bound="Request")
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PlanRequest(Request):
+    """As the flags of `headroom plan` of the same names have it; what is left out is as the run says."""
+
+    runs: tuple[str, ...] = Field(min_length=1, max_length=20, description="names of runs of one deployment")
+    demand: str | None = Field(None, max_length=100, pattern=r"^[0-9.eE+]+/(s|min|h)$", description="a rate, like 20/s")
+    slo: tuple[str, ...] | None = Field(None, max_length=20, description="objectives, like ttft.p95<1s")
+    growth: str | None = Field(None, max_length=40, description="so many times the demand, like 3x")
+    region: str | None = Field(None, max_length=40, description="where managed instances would run")
+    tpm: int | None = Field(None, ge=1, le=10**12, description="quota: tokens a minute")
+    rpm: int | None = Field(None, ge=1, le=10**9, description="quota: requests a minute")
+    sku: str | None = Field(None, max_length=100, description="the instance type to plan managed costs for")
+    max_concurrency: int | None = Field(None, ge=1, description="requests an instance runs at once")
+    concurrency_per_instance: int | None = Field(
+        None, ge=1, description="requests an instance holds within the objectives"
+    )
+    spare: int | None = Field(None, ge=0, le=50, description="instances beyond what the load needs")
+    min_instances: int | None = Field(None, ge=1, le=50, description="instances that always run")
+    boot_minutes: float | None = Field(None, ge=0, le=1_440, description="how long an instance takes to start")
+    on_hours_per_week: float | None = Field(None, gt=0, le=168, description="hours a week in which the demand comes")
+    growth_per_month: float | None = Field(None, ge=0, lt=10, description="further growth a month, as a share")
+
+    def arguments(self, folder_of_run: Callable[[str], Path]) -> list[str]:
+        """Of `headroom plan --json`."""
+        given = self.model_dump(exclude_none=True, exclude={"runs"})
+        return ["plan", "--json", *_flags(given), "--", *(str(folder_of_run(run).absolute()) for run in self.runs)]
+
+
+class CompareRequest(Request):
+    """As `headroom compare BASE NEW` has it."""
+
+    base: str = Field(description="the name of a run")
+    new: str = Field(description="the name of the run that is compared with it")
+    fail_on: tuple[str, ...] | None = Field(None, max_length=20, description="slowdowns, like ttft.p95:+10%")
+    test: str | None = Field(None, max_length=20, description="welch or ranks")
+
+    def arguments(self, folder_of_run: Callable[[str], Path]) -> list[str]:
+        """Of `headroom compare --json -`."""
+        flags = _flags(self.model_dump(exclude_none=True, exclude={"base", "new"}))
+        folders = (str(folder_of_run(run).absolute()) for run in (self.base, self.new))
+        return ["compare", "--json", "-", *flags, "--", *folders]
+
+
+def _flags(given: dict[str, Any]) -> list[str]:
+    """Each in one word, so that no value is taken for a flag."""
+    several = ((name, value if isinstance(value, tuple | list) else [value]) for name, value in given.items())
+    return [f"--{name.replace('_', '-')}={each}" for name, values in several for each in values]
+
+
+def plan_of(body: object) -> PlanRequest:
+    """Raises Refusal (422) that names the field."""
+    return _validated(PlanRequest, body)
+
+
+def comparison_of(body: object) -> CompareRequest:
+    """Raises Refusal (422) that names the field."""
+    return _validated(CompareRequest, body)
+
+
+def _validated(kind: type[Asked], body: object) -> Asked:
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        where = ".".join(str(part) for part in problem["loc"])[:100] or None
+        raise Refusal(422, message[0].lower() + message[1:], where=where) from None

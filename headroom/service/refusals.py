@@ -1,0 +1,11 @@
+"""What the service does not do, and says so with an HTTP status."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):  # noqa: N818 - the service refuses; nothing has failed
+    """Answered as `{"error": {"message": ..., "where": ...}}`; `where` names the field, where there is one."""
+
+    def __init__(self, status: int, message: str, *, where: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.where = status, message, where
