@@ -52,12 +52,13 @@ def desk_of(request: Request) -> Desk:
     return desk
 
 
-async def _refused(_: Request, error: Exception) -> Response:
-    return refused(error if isinstance(error, Refusal) else Refusal(422, str(error)))
+async def _refused(request: Request, error: Exception) -> Response:
+    refusal = error if isinstance(error, Refusal) else Refusal(422, str(error))
+    return pages.refusal_page(request, refusal) or refused(refusal)
 
 
-async def _not_found(_: Request, error: Exception) -> Response:
-    return refused(Refusal(getattr(error, "status_code", 404), "there is nothing here"))
+async def _not_found(request: Request, error: Exception) -> Response:
+    return await _refused(request, Refusal(getattr(error, "status_code", 404), "there is nothing here"))
 
 
 def healthy(_: Request) -> Response:

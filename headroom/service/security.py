@@ -31,7 +31,11 @@ WRITTEN_AS = ("application/json", "application/toml", "application/x-www-form-ur
 FORM = WRITTEN_AS[2]
 LARGEST_BODY = 256 << 10
 MOST_FIELDS = 100
-OPEN_PATHS = ("/healthz", "/login")  # which say nothing, and are for who has no token yet
+OPEN_PATHS = (  # which say nothing, and are for who has no token yet
+    "/healthz",
+    "/login",
+    "/assets/service.css",
+)
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from headroom.service.jobs import Job, Kind, State
+from headroom.service.jobs import Job, Kind, Schedule, State
 from headroom.service.shelf import RunEntry
 
 ROWS_A_PAGE: Final = 50
+NEWEST_FIRST: Final = "-started"
 CARE_CODES = frozenset({3, 105, 108, 111})  # an end before the end, or without a verdict
 TONES = {
     State.QUEUED: "",
@@ -60,6 +61,29 @@ def job_view(job: Job, runs: Mapping[str, RunEntry]) -> JobView:
         open=not job.ended,
         events=f"/api/jobs/{job.id}/events",
     )
+
+
+def facts_of(job: Job) -> list[tuple[str, str]]:
+    """What is known of a job, by name."""
+    facts = [("id", job.id), ("submitted, UTC", clock(job.created_utc))]
+    facts += [("started, UTC", clock(job.started_utc))] if job.started_utc else []
+    facts += [("ended, UTC", clock(job.ended_utc))] if job.ended_utc else []
+    if job.exit_code is not None:
+        facts.append(("exit code", f"{job.exit_code}, {job.meaning}"))
+    return facts + ([("by the schedule", job.schedule_id)] if job.schedule_id else [])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleView:
+    id: str
+    name: str
+    schedule: str
+    next: str
+
+
+def schedule_view(schedule: Schedule) -> ScheduleView:
+    name, due = schedule.name or schedule.id, clock(schedule.next_utc)
+    return ScheduleView(id=schedule.id, name=name, schedule=schedule.cron, next=due)
 
 
 def _tone(job: Job) -> str:
@@ -121,7 +145,7 @@ def run_view(run: RunEntry, names: Mapping[str, str]) -> RunView:
         ttft_p95_ms=run.ttft_p95_ms,
         unanswered_share=None if run.ok_share is None else 1 - run.ok_share,
         headroom=run.headroom,
-        per_month_usd=run.per_month_usd,
+        per_month_usd=run.monthly_usd,
         report=run.has_report,
     )
 
@@ -145,18 +169,18 @@ class Search:
     q: str = ""
     tag: str = ""
     verdict: str = ""
-    sort: str = "-started"  # a key of SORTS; falling with a "-"
+    sort: str = NEWEST_FIRST  # a key of SORTS; falling with a "-"
     page: int = 1
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Search:
-        sort = query.get("sort", cls.sort)
+        sort = query.get("sort", NEWEST_FIRST)
         page = query.get("page", "1")
         return cls(
             q=query.get("q", "")[:200].strip(),
             tag=query.get("tag", "")[:200],
             verdict=query.get("verdict", "")[:20],
-            sort=sort if sort.removeprefix("-") in SORTS else cls.sort,
+            sort=sort if sort.removeprefix("-") in SORTS else NEWEST_FIRST,
             page=int(page) if page.isascii() and page.isdigit() and 0 < len(page) < 6 and int(page) else 1,
         )
 
@@ -199,3 +223,12 @@ def columns_of(search: Search) -> list[Column]:
         )
         for name, (label, number) in SORTS.items()
     ]
+
+
+LEADING = ("ttft", "itl", "tpot", "service_time", "response_time")
+
+
+def leading_rows(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The latencies of a summary that lead, by metric, over all scenarios."""
+    rows = {row["metric"]: row for row in summary["latency"] if row["scenario"] == "all"}
+    return {metric: rows[metric] for metric in LEADING if metric in rows}
