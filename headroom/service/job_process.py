@@ -53,7 +53,7 @@ def _headroom(arguments: list[str]) -> int:
         return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except KeyboardInterrupt:
         return 105
-    except BaseException:  # noqa: BLE001 - whatever it was, the exit code is written
+    except BaseException:  # whatever it was, the exit code is written
         traceback.print_exc()
         return 1
 

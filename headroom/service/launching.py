@@ -17,14 +17,16 @@ from headroom.service.plan_request import plan_of
 from headroom.service.settings import Settings
 from headroom.service.toml import to_toml
 from loadgen.durable import publish_bytes
+from loadgen.errors import HeadroomError
 from loadgen.loadtest import ENDPOINT_VARIABLES
+from loadgen.samples import Manifest
 from loadgen.target import KEY_VARIABLES
 
 TOKEN_VARIABLE = "HEADROOM_TOKEN"  # noqa: S105 - its name
 PYTHON = (sys.executable, "-P")  # -P: a run folder that is called like a package of ours is none
 TAIL_BYTES, LAST_WORDS = 32 << 10, 2_000
 NICENESS = 10  # of all that is not a load test: one that runs is measuring
-PROGRESS = b'{"event": "progress"'
+STARTED, PROGRESS = (f'{{"event": "{event}"'.encode() for event in ("started", "progress"))
 
 
 def job_folder(settings: Settings, job_id: str) -> Path:
@@ -43,7 +45,7 @@ def launch(settings: Settings, job: Job, config: Mapping[str, Any]) -> subproces
     """Start the process of a job whose start is written down. Raises OSError and HeadroomError."""
     folder = job_folder(settings, job.id)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = _arguments(settings, job, config, folder)
+    arguments = _arguments(job, config, folder)
     with (folder / "log").open("ab") as log, (folder / "out").open("wb") as out:
         process = subprocess.Popen(
             [*PYTHON, "-m", "headroom.service.job_process", str(folder.absolute()), str(job.launch), *arguments],
@@ -55,7 +57,7 @@ def launch(settings: Settings, job: Job, config: Mapping[str, Any]) -> subproces
     return process
 
 
-def _arguments(settings: Settings, job: Job, config: Mapping[str, Any], folder: Path) -> list[str]:
+def _arguments(job: Job, config: Mapping[str, Any], folder: Path) -> list[str]:
     if job.kind is Kind.PLAN:
         return plan_of(dict(config)).arguments()
     file = folder / "loadtest.toml"
@@ -111,7 +113,34 @@ def progress_of(settings: Settings, job_id: str) -> dict[str, Any] | None:
     return None
 
 
+def about(settings: Settings, job_id: str) -> dict[str, Any] | None:
+    """What the process told of its run as it began, a dashboards.live.About; None before."""
+    try:
+        with (job_folder(settings, job_id) / "log").open("rb") as file:
+            lines = file.read(TAIL_BYTES).split(b"\n")
+        line = next(line for line in lines if line.startswith(STARTED))
+        found: dict[str, Any] = json.loads(line)
+    except (OSError, StopIteration, ValueError):
+        return None
+    found.pop("event")
+    return found
+
+
 def words_of(settings: Settings, job_id: str) -> str:
     """What else it said on standard error, the last of it: inert only as long as it is shown as text."""
     lines = [line for line in _tail(job_folder(settings, job_id) / "log") if not line.startswith(b'{"event": ')]
     return b"\n".join(lines).decode(errors="replace").strip()[-LAST_WORDS:]
+
+
+def state_of_run(settings: Settings, job: Job) -> str | None:
+    """As its manifest has it: running, complete or interrupted; None where there is no run folder."""
+    try:
+        return Manifest.read(settings.runs / job.id).state
+    except HeadroomError:
+        return None
+
+
+def is_cut_short(settings: Settings, job: Job) -> bool:
+    """Whether the record is there and not closed, or not told."""
+    state, folder = state_of_run(settings, job), settings.runs / job.id
+    return state == "running" or (state is not None and not (folder / "summary.json").exists())
