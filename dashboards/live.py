@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NotRequired, Self, TypedDict
 
@@ -44,21 +45,21 @@ class Progress(TypedDict):
     budget: NotRequired[dict[str, Spent]]  # by resource, those that are limited
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """The run that is watched. The limits are those of the quota; None for deployments that have none."""
+
+    folder: str
+    title: str
+    tokens_per_minute: int | None
+    requests_per_minute: int | None
+
+
 class LiveView:
     """Use as a context manager; `show` takes the newest progress. On a terminal nothing of it stays behind."""
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        title: str,
-        tokens_per_minute: int | None,
-        requests_per_minute: int | None,
-        quiet: bool = False,
-    ) -> None:
-        """The limits are those of the quota; None for deployments that have none."""
-        self._console, self._title, self._quiet = console, readable(title), quiet
-        self._limits = tokens_per_minute, requests_per_minute
+    def __init__(self, console: Console, about: About, *, quiet: bool = False) -> None:
+        self._console, self._about, self._quiet = console, about, quiet
         on_terminal = console.is_terminal and not quiet
         self._live = Live(console=console, auto_refresh=False, transient=True) if on_terminal else None
         self._next_line_s = 0.0
@@ -76,7 +77,7 @@ class LiveView:
 
     def show(self, progress: Progress) -> None:
         if self._live is not None:
-            self._live.update(panel(progress, self._title, *self._limits), refresh=True)
+            self._live.update(panel(progress, self._about), refresh=True)
         elif not self._quiet and progress["t_s"] >= self._next_line_s:
             self._next_line_s = progress["t_s"] + LINE_EVERY_S
             self._console.print(Text(line(progress)), soft_wrap=True)
@@ -95,7 +96,7 @@ def line(progress: Progress) -> str:
     )
 
 
-def panel(progress: Progress, title: str, tokens_limit: int | None, requests_limit: int | None) -> Panel:
+def panel(progress: Progress, about: About) -> Panel:
     """The progress bar, a gauge for each limit, and the counts."""
     rows = Table.grid(padding=(0, 2, 0, 0))
     rows.add_column(no_wrap=True)
@@ -104,8 +105,8 @@ def panel(progress: Progress, title: str, tokens_limit: int | None, requests_lim
     time = f"{whole(progress['t_s'])} of {whole(progress['duration_s'])} s"
     rows.add_row("time", _gauge(progress["t_s"], progress["duration_s"]), time)
     for name, rate, limit in (
-        ("tokens", progress["tokens_per_minute"], tokens_limit),
-        ("requests", progress["requests_per_minute"], requests_limit),
+        ("tokens", progress["tokens_per_minute"], about.tokens_per_minute),
+        ("requests", progress["requests_per_minute"], about.requests_per_minute),
     ):
         if limit is None:
             rows.add_row(name, "", f"{whole(rate)} per minute")
@@ -115,7 +116,12 @@ def panel(progress: Progress, title: str, tokens_limit: int | None, requests_lim
             )
     for name, each in progress.get("budget", {}).items():
         rows.add_row("budget", _gauge(each["used"], each["limit"]), spent(name, each["used"], each["limit"]))
-    return Panel(Group(rows, "", _counts(progress)), title=Text(title, "bold"), title_align="left", padding=(0, 1))
+    return Panel(
+        Group(rows, "", _counts(progress)),
+        title=Text(readable(about.title), "bold"),
+        title_align="left",
+        padding=(0, 1),
+    )
 
 
 def _gauge(value: float, limit: float) -> ProgressBar:

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from dashboards.calibration import print_calibration
+from headroom.audience import Audience
 from headroom.commands.app import INVALID
 from headroom.processes import OthersMeter, serving
 from headroom.running import manifest_of, play
@@ -111,7 +112,7 @@ def _played(folder: Path, url: str, scenario: str, load: dict[str, Any], *, quie
     meter = OthersMeter()
     keyless = {name: value for name, value in os.environ.items() if name not in KEY_VARIABLES}
     places = {name: f"scenarios.fixed:{scenario}"}
-    played = play(folder, manifest, places, keyless, quiet=quiet, each_second=meter.read)
+    played = play(folder, manifest, places, keyless, audience=Audience(panel=not quiet), each_second=meter.read)
     if played.interrupted:
         raise KeyboardInterrupt
     if played.exit_code or played.reason:

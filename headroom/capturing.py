@@ -47,7 +47,7 @@ def captured(config: RunConfig, places: Mapping[str, str], each: int) -> dict[st
         folder = Path(temporary) / "run"
         config = _played_here(config, port, each)
         create(folder, manifest := manifest_of(config, {"model_name": config.target.model}))
-        played = play(folder, manifest, places, keyless, quiet=True)
+        played = play(folder, manifest, places, keyless)
         if played.interrupted:
             raise KeyboardInterrupt
         reason = close(folder, played)

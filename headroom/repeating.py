@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dashboards.text import digits, readable
 from headroom import comparing, gating, planning, run_sets
+from headroom.audience import Audience
 from headroom.commands.app import INTERRUPTED, INVALID, REGRESSED
 from headroom.gating import Outputs
 from headroom.run_sets import RunSet
@@ -38,7 +39,9 @@ ARMS = ("a", "b")
 KEY_FLAGS = ("--a-key", "--b-key")
 
 
-def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bool, outputs: Outputs) -> int:
+def repeat(
+    config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bool, outputs: Outputs, audience: Audience
+) -> int:
     """Play a run so many times, with a load process of its own each; leaves a folder of them, each of them judged.
 
     Returns the exit code: of an early end, else of the worst verdict.
@@ -47,7 +50,8 @@ def repeat(config: RunConfig, places: Mapping[str, str], runs: int, *, quiet: bo
     check(config)
     folder = run_folder(config)
     with ready(config) as (settled, environment, deployments):
-        arm = _Arm(folder, settled, Player(places, environment, deployments, whole="repetition"), runs)
+        player = Player(places, environment, deployments, whole="repetition", audience=audience)
+        arm = _Arm(folder, settled, player, runs)
         end = _played([arm], runs, quiet=quiet or outputs.to_stdout)
     code = 0 if end is None else end.code
     if not outputs.to_stdout:
@@ -70,6 +74,7 @@ def compare_in_turns(
     confirm: bool,
     outputs: Outputs,
     quiet: bool,
+    audience: Audience,
 ) -> int:
     """Play pairs of runs on two deployments, in the order A B, B A, A B, and compare them. Returns the exit code.
 
@@ -94,7 +99,7 @@ def compare_in_turns(
         def in_turns(place: Path) -> tuple[_End | None, _Arm, _Arm]:
             arms = []
             for name, (settled, its_environment, deployments) in zip(ARMS, (first, second), strict=True):
-                player = Player(places, its_environment, deployments, whole="comparison", used=used)
+                player = Player(places, its_environment, deployments, whole="comparison", used=used, audience=audience)
                 arms.append(_Arm(place / name, settled, player, pairs))
             _join(arms)
             return _played(arms, pairs, quiet=quiet or outputs.to_stdout), arms[0], arms[1]

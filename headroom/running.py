@@ -18,19 +18,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
-
-from dashboards.live import LiveView, Progress
+from dashboards.live import Progress
 from dashboards.readable import readable
 from headroom import gating, planning
 from headroom.aborting import Watch, check_delays
+from headroom.audience import NOBODY, Audience
 from headroom.commands.app import AUTO_STOPPED, BUDGET_USED, INTERRUPTED, MISSED
 from headroom.gating import Outputs
 from headroom.processes import cpu_model
 from headroom.scheduling import store_schedule
 from headroom.targets import check, naming, prices_of, probed, simulated
 from loadgen.claim import hold
-from loadgen.config import Kind, RunConfig
+from loadgen.config import RunConfig
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from loadgen.guards import StopCause
 from loadgen.samples import Manifest, WorkerHealth, create, finish
@@ -45,14 +44,14 @@ EXIT_CODES = {
 RECORDED_VERSIONS = ("headroom", "locust", "gevent", "polars", "httptools")
 
 
-def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool, outputs: Outputs) -> int:
+def run(config: RunConfig, places: Mapping[str, str], *, quiet: bool, outputs: Outputs, audience: Audience) -> int:
     """Play the load and leave a run folder; returns the exit code. Raises HeadroomError where nothing was recorded."""
     check(config)
     with ready(config) as (settled, environment, deployments):
         folder = run_folder(config)
         manifest = begin(folder, settled, deployments)
         watch = Watch(folder, settled)
-        played = play(folder, manifest, places, environment, quiet=quiet, each_second=watch.look)
+        played = play(folder, manifest, places, environment, audience=audience, each_second=watch.look)
     return _conclude(folder, settled, played, quiet=quiet, outputs=outputs)
 
 
@@ -171,7 +170,7 @@ def play(
     places: Mapping[str, str],
     environment: Mapping[str, str],
     *,
-    quiet: bool,
+    audience: Audience = NOBODY,
     each_second: Callable[[], str | None] = lambda: None,
 ) -> Played:
     """Store the schedule and run the load process to its end, showing its progress.
@@ -180,7 +179,11 @@ def play(
     """
     command = [sys.executable, "-m", "loadgen", str(folder), *(f"{name}={place}" for name, place in places.items())]
     played = Played()
-    with _forwarding_signals(played), tempfile.TemporaryFile("w+") as words:
+    with (
+        _forwarding_signals(played),
+        tempfile.TemporaryFile("w+") as words,
+        audience.watching(folder, manifest) as view,
+    ):
         _store_schedule(folder, manifest)
         process = played.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
@@ -188,37 +191,21 @@ def play(
         )  # fmt: skip
         if played.interrupted:  # before there was anybody to tell
             process.send_signal(signal.SIGTERM)
-        with _live(manifest, quiet=quiet) as live:
-            assert process.stdout is not None
+        assert process.stdout is not None
 
-            def show(progress: Progress) -> None:
-                live.show(progress)
-                if (missed := each_second()) is not None and played.missed is None:
-                    played.missed = missed
-                    process.terminate()
+        def show(progress: Progress) -> None:
+            view(progress)
+            if (missed := each_second()) is not None and played.missed is None:
+                played.missed = missed
+                process.terminate()
 
-            _follow(process.stdout, folder, manifest, played, show)
-            played.exit_code = process.wait()
+        _follow(process.stdout, folder, manifest, played, show)
+        played.exit_code = process.wait()
         words.seek(0)
         played.last_words = words.read()[-4_000:].strip()
         assert process.stdin is not None
         process.stdin.close()
     return played
-
-
-def _live(manifest: Manifest, *, quiet: bool) -> LiveView:
-    config = RunConfig.model_validate(manifest.config)
-    limited = all(target.kind is Kind.SERVERLESS for target in config.targets)
-    quotas = [config.quota_of(target) for target in config.targets]
-    where = f"{len(quotas)} targets" if len(quotas) > 1 else config.target.url
-    return LiveView(
-        Console(stderr=True),
-        title=f"{manifest.deployment.get('model_name', 'model')} at {where}"
-        + ("" if config.load.open_loop else ", closed loop"),
-        tokens_per_minute=sum(quota.tokens_per_minute for quota in quotas) if limited else None,
-        requests_per_minute=sum(quota.requests_per_minute for quota in quotas) if limited else None,
-        quiet=quiet,
-    )
 
 
 def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, show: Callable[[Progress], None]) -> None:

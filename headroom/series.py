@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headroom.aborting import Watch
+from headroom.audience import Audience
 from headroom.commands.app import BUDGET_USED
 from headroom.running import EXIT_CODES, begin, close, play
 from loadgen.config import RunConfig
@@ -34,18 +34,20 @@ class Player:
         *,
         whole: str,
         used: Counter[str] | None = None,
+        audience: Audience,
     ) -> None:
         """`whole` is what the runs are together, in words; `used` is of the budget, by all that share it."""
-        self._whole = whole
+        self._whole, self._audience = whole, audience.of_series()
         self._places, self._environment, self._deployments = places, environment, deployments
         self._used: Counter[str] = Counter() if used is None else used
 
     def play(self, config: RunConfig, folder: Path) -> None:
         """One run to its end, and its record closed. Raises Interrupted, and HeadroomError where it crashed."""
         manifest = begin(folder, self._within_budget(config), self._deployments)
-        quiet = not sys.stderr.isatty()  # a line a step is enough for a log
         watch = Watch(folder, config)
-        played = play(folder, manifest, self._places, self._environment, quiet=quiet, each_second=watch.look)
+        played = play(
+            folder, manifest, self._places, self._environment, audience=self._audience, each_second=watch.look
+        )
         reason = close(folder, played)
         if played.exit_code:
             raise HeadroomError(f"{reason}; what was recorded until then is in {folder}\n{played.last_words}")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dashboards.sweep import print_sweep, step_line
 from dashboards.sweep_report import write_sweep_report
+from headroom.audience import Audience
 from headroom.commands.app import INTERRUPTED, INVALID, MISSED
 from headroom.running import manifest_of, ready, run_folder
 from headroom.series import Interrupted, Player
@@ -84,7 +85,9 @@ def _share(text: str) -> float:
     return share
 
 
-def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json: bool, quiet: bool) -> int:
+def sweep(
+    terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json: bool, quiet: bool, audience: Audience
+) -> int:
     """Play steps until the search ends; leaves a folder of them. Returns the exit code, raises HeadroomError."""
     check(config)
     if len(config.targets) > 1:
@@ -93,7 +96,7 @@ def sweep(terms: Terms, config: RunConfig, places: Mapping[str, str], *, as_json
     console = Console(stderr=as_json)
     say: Callable[[Any], None] = (lambda _: None) if quiet else lambda line: console.print(line, soft_wrap=True)
     with ready(asked) as (settled, environment, (deployment,)):
-        player = Player(places, environment, [deployment], whole="sweep")
+        player = Player(places, environment, [deployment], whole="sweep", audience=audience)
         course = _Course(terms, settled, assumptions, deployment, player)
         say(f"{course.sweep.model} at {course.sweep.target}; {', '.join(settled.slo)}")
         code = course.run(say)

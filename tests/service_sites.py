@@ -32,7 +32,10 @@ def site(runs: Path, *, works: bool = False, **settings: Any) -> Iterator[Site]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         app = create_app(Settings(runs=runs, port=port, **settings))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on" if works else "off"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        app.state.stopping = lambda: server.should_exit
+        if works:
+            app.state.desk.runner.start()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
@@ -40,6 +43,8 @@ def site(runs: Path, *, works: bool = False, **settings: Any) -> Iterator[Site]:
         finally:
             server.should_exit = server.force_exit = True
             thread.join(STOP_S)
+            if works:
+                app.state.desk.runner.stop()
             app.state.desk.jobs.close()
 
 
@@ -51,6 +56,7 @@ class Seen:
     console: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # of these, what the page's policy kept it from asking
 
     def assert_quiet(self) -> None:
         assert (self.dialogs, self.elsewhere, self.console) == ([], [], [])
@@ -72,6 +78,7 @@ def watched(context: BrowserContext, home: str) -> tuple[Page, Seen]:
 
     page.on("dialog", dismiss)
     page.on("request", asked)
+    page.on("requestfailed", lambda request: seen.refused.append(request.url) if request.failure == "csp" else None)
     return page, seen
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dashboards.live import LiveView, Progress
+from dashboards.live import About, LiveView, Progress
 from dashboards.terminal import print_plan
 from planner.assemble import plan_run
 from planner.plan import Plan, Validity
@@ -162,7 +162,8 @@ def progress(t_s: float, **changes: Any) -> Progress:
 
 
 def watched(console: Console, *shown: Progress, quiet: bool = False, title: str = "sim") -> str:
-    with LiveView(console, title=title, tokens_per_minute=200_000, requests_per_minute=1_000, quiet=quiet) as view:
+    about = About(folder="runs/1", title=title, tokens_per_minute=200_000, requests_per_minute=1_000)
+    with LiveView(console, about, quiet=quiet) as view:
         for each in shown:
             view.show(each)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

@@ -37,6 +37,11 @@ Json = Annotated[
     typer.Option("--json", metavar="FILE|-", help="Write the verdict as JSON; - prints it alone."),
 ]
 
+Progress = Annotated[
+    str | None,
+    typer.Option("--progress", metavar="json", help="Progress as lines of JSON on standard error, for programs."),
+]
+
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:

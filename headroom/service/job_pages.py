@@ -87,8 +87,16 @@ class JobPages:
             facts=facts_of(job),
             config=to_toml(desk.jobs.config_of(job.id)),
             log="\n".join(desk.log(job.id).splitlines()[-LOG_LINES:]),
-            result=_result(desk.result(job.id)),
+            plan=self._plan(job),
         )
+
+    def _plan(self, job: Job) -> dict[str, Any] | None:
+        """Of a job that is a plan and has made it."""
+        try:
+            plan: dict[str, Any] = json.loads(self._desk.result(job.id))
+        except Refusal:
+            return None
+        return plan
 
     async def cancel(self, request: Request) -> Response:
         await form_of(request)
@@ -99,7 +107,3 @@ class JobPages:
         await form_of(request)
         await run_in_threadpool(self._desk.jobs.drop_schedule, request.path_params["id"])
         return go_on("/")
-
-
-def _result(plan: bytes | None) -> dict[str, Any] | None:
-    return None if plan is None else json.loads(plan)

@@ -35,7 +35,6 @@ def routes(desk: Desk) -> list[BaseRoute]:
         Route("/runs", runs.table),
         Route("/runs/{id}", runs.show),
         Route("/runs/{id}/tags", runs.tag, methods=["POST"]),
-        Route("/runs/{id}/report", runs.report),
         Route("/compare", runs.compare),
         Route("/plan", runs.plan),
         Route("/assets/{name}", send_asset),

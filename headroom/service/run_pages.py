@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from headroom.service.answers import answer, first_of, go_on, status_of, told
 from headroom.service.desk import Desk
@@ -25,12 +25,6 @@ from headroom.service.views import (
 
 MOST_NAMED = 100_000  # jobs whose names their runs are shown by
 VERDICT_TONES = {"regressed": "bad", "inconclusive": "care", "equivalent": "good", "improved": "good"}
-# A report allows its own scripts by their hashes and nothing else. Here it has an origin of its own as well, so that
-# whatever a run folder holds can neither ask this service for anything nor reach another.
-REPORT_POLICY = (
-    "sandbox allow-scripts allow-downloads allow-modals; default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 class RunPages:
@@ -96,11 +90,6 @@ class RunPages:
                 raise
             return await run_in_threadpool(self._run, request, refusal)
         return go_on(f"/runs/{request.path_params['id']}")
-
-    def report(self, request: Request) -> Response:
-        """The report under its own policy, which is in it: an origin of its own, that reaches nothing of ours."""
-        path = self._desk.file(request.path_params["id"], "report")
-        return FileResponse(path, media_type="text/html", headers={"content-security-policy": REPORT_POLICY})
 
     def compare(self, request: Request) -> Response:
         runs = self._runs()

@@ -3,6 +3,7 @@
   "use strict";
   const UNKNOWN = "–";
   const MOST_POINTS = 600;
+  const LOG_EVERY_MS = 5000;
 
   const digits = (value) => {
     if (value === null || value === undefined) return UNKNOWN;
@@ -31,7 +32,6 @@
   };
 
   const watch = (place) => {
-    const within = (selector) => place.querySelector(selector) ?? document.querySelector(`main ${selector}`);
     const points = { rate: [], ttft: [] };
     let limits = {}, before = null;
 
@@ -46,7 +46,7 @@
     };
     const trace = (name, value) => {
       points[name] = kept(points[name], value ?? null);
-      const svg = place.parentElement.querySelector(`[data-trace="${name}"]`);
+      const svg = document.querySelector(`[data-trace="${name}"]`);
       if (!svg) return;
       const top = Math.max(...points[name].map((each) => each ?? 0)) || 1;
       svg.querySelector("path").setAttribute("d", path(points[name], top));
@@ -73,22 +73,26 @@
     };
 
     const source = new EventSource(place.dataset.events);
-    let state = null;
-    const moved = (next) => {
-      if (state !== null && next !== state) { source.close(); location.reload(); }
-      state = next;
+    const moved = (job) => {
+      if (job.state === place.dataset.state) return;
+      source.close();
+      location.reload();
     };
-    const take = (event) => {
-      const said = JSON.parse(event.data);
-      if (event.type === "started") limits = said;
-      if (event.type === "progress") progress(said);
-      if (event.type === "log") { const log = document.querySelector("[data-log]"); if (log) { log.textContent = said.text; log.scrollTop = log.scrollHeight; } }
-      if (event.type === "state") moved(said.state);
-    };
-    for (const kind of ["started", "progress", "log", "state"]) source.addEventListener(kind, take);
+    const on = (kind, take) => source.addEventListener(kind, (event) => take(JSON.parse(event.data)));
+    on("about", (about) => { limits = about; });
+    on("progress", progress);
+    on("job", moved);
+    on("end", (job) => { source.close(); moved(job); });
     addEventListener("pagehide", () => source.close());
   };
 
+  const follow = (log) => setInterval(async () => {
+    const answer = await fetch(log.dataset.log);
+    const said = answer.ok ? (await answer.json()).log : "";
+    if (said && said !== log.textContent) { log.textContent = said; log.scrollTop = log.scrollHeight; }
+  }, LOG_EVERY_MS);
+
   document.querySelectorAll("[data-events]").forEach(watch);
+  if (document.querySelector("[data-events]")) document.querySelectorAll("[data-log]").forEach(follow);
   document.getElementById("refused")?.focus();
 })();
