@@ -43,7 +43,7 @@ def browser() -> Iterator[Browser]:
 def documents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """A plan and a comparison of honest runs, whose texts are then replaced."""
     folder = tmp_path_factory.mktemp("honest")
-    runs = [synthetic_run(folder, n=300, seed=seed, name=f"run-{seed}") for seed in (1, 2)]
+    runs = [synthetic_run(folder, n=120, seed=seed, name=f"run-{seed}") for seed in (1, 2)]
     facts = [facts_of(run, ()) for run in runs]
     return plan_run(runs[0]), compare(facts[:1], facts[1:])
 
@@ -129,7 +129,7 @@ def pages_of(jobs: list[Job], run: str, text: str) -> list[str]:
     ]
 
 
-def visit(page: Page, seen: Seen, where: Site, text: str, run: str, documents: tuple[Any, Any]) -> None:
+def visit(page: Page, seen: Seen, where: Site, *, text: str, run: str, documents: tuple[Any, Any]) -> None:
     jobs = hostile_jobs(where.desk, text)
     with said_by_programs(text, documents):
         for place in pages_of(jobs, run, text):
@@ -158,7 +158,7 @@ def test_sixty_payloads_at_once_in_every_field_are_shown_and_not_obeyed(
 ) -> None:
     hostile_run(tmp_path, "run", ALL, documents[0])
     with site(tmp_path) as where, visiting(browser, where) as (page, seen):
-        visit(page, seen, where, ALL, "run", documents)
+        visit(page, seen, where, text=ALL, run="run", documents=documents)
         for place in ("/", "/runs"):
             assert shown(ALL) in " ".join(read(page, place).split())
         seen.console = [line for line in seen.console if "Failed to load resource" not in line]
@@ -173,7 +173,7 @@ def test_each_of_sixty_payloads_alone_in_every_field(
         hostile_run(tmp_path, f"run-{place}", text, documents[0])
     with site(tmp_path) as where, visiting(browser, where) as (page, seen):
         for place, text in enumerate(PAYLOADS):
-            visit(page, seen, where, text, f"run-{place}", documents)
+            visit(page, seen, where, text=text, run=f"run-{place}", documents=documents)
         for number in range(1, -(-len(PAYLOADS) // ROWS_A_PAGE) + 1):
             read(page, f"/runs?page={number}")
         read(page, "/")

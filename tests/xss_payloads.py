@@ -56,7 +56,7 @@ PAYLOADS = (
     "--><script>alert(1)</script><!--",
     "<![CDATA[<script>alert(1)</script>]]>",
     "]]></script><img src=x onerror=alert(1)>",
-    "\\\"-alert(1)}//",
+    '\\"-alert(1)}//',
     "`${alert(1)}`",
     # addresses, templates, entities and characters
     "javascript:alert(1)//",
