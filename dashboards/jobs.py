@@ -44,4 +44,5 @@ def line_of(shown: Mapping[str, Any]) -> str:
 
 def _state(job: Mapping[str, Any]) -> str:
     code = job["exit_code"]
-    return str(job["state"]) + ("" if code in (None, 0) else f" ({code}: {job['meaning'] or UNKNOWN})")
+    told = code not in (None, 0) and job["state"] in ("done", "failed")
+    return str(job["state"]) + (f" ({code}: {job['meaning'] or UNKNOWN})" if told else "")

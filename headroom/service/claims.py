@@ -42,6 +42,9 @@ def _make(path: Path, content: str, *, hold: bool) -> bool:
     except FileExistsError:
         made = False
     draft.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)  # after a power cut, too, it is known that the job began
+    os.close(directory)
     if hold and made:
         os.set_inheritable(descriptor, True)  # what a killed process leaves behind for a moment counts as its life
     else:

@@ -207,12 +207,12 @@ class Jobs:
         return self.get(job_id) if changed else None
 
     def requeue(self, job_id: str, launch: int) -> None:
-        """Back to its place in the queue: that launch is proven never to have begun."""
+        """Back to its place in the queue, or cancelled: that launch is proven never to have begun."""
         with self._writing() as database:
             database.execute(
-                "UPDATE jobs SET state = 'queued', started_utc = NULL "
-                "WHERE id = ? AND state = 'running' AND launch = ?",
-                [job_id, launch],
+                "UPDATE jobs SET state = iif(cancel_asked, 'cancelled', 'queued'), started_utc = NULL, "
+                "ended_utc = iif(cancel_asked, ?, NULL) WHERE id = ? AND state = 'running' AND launch = ?",
+                [stamp(self._clock()), job_id, launch],
             )
 
     def end(self, job_id: str, state: State, *, exit_code: int | None, error: str | None) -> None:

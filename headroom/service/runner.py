@@ -93,16 +93,14 @@ class Runner:
         if claims.lives(claim):
             if job.cancel_asked:
                 self._tell_to_end(job)
-        elif claim.exists():
+        elif claims.read(claim) is not None:
             self._conclude(job)
         elif child is not None and ended:  # before it could claim anything
-            self._end(job, State.CANCELLED if job.cancel_asked else State.FAILED, child.returncode)
+            self._end(job, State.CANCELLED if job.cancel_asked else State.FAILED, 1)
         elif child is None:
             claim.parent.mkdir(parents=True, exist_ok=True)
-            if claims.revoke(claim):
+            if claims.revoke(claim) or claims.read(claim) is None:
                 self._jobs.requeue(job.id, job.launch)
-                if job.cancel_asked:
-                    self._jobs.ask_cancel(job.id)
 
     def _tell_to_end(self, job: Job) -> None:
         told, now = self._told.setdefault(job.id, []), time.monotonic()

@@ -74,7 +74,8 @@ class Locks:
     def check(self, request: Request) -> None:
         """Raises Refusal: 403 for a foreign host or site, 415 for a write of another kind, 401 without the token."""
         headers = request.headers
-        host = headers.get("host", "")
+        hosts = headers.getlist("host")
+        host = hosts[0] if len(hosts) == 1 else ""
         if not self._is_ours(host, request.scope):
             raise Refusal(403, "this service is not called by that host name; see --allow-host", where="host")
         _check_site(request, host)
