@@ -278,6 +278,13 @@ def test_what_a_form_asks_for_in_vain_is_told(where: Site, given: dict[str, str]
     assert refused.value.status == 422 and refused.value.message
 
 
+def test_a_comparison_with_an_invalid_run_is_told_why(where: Site) -> None:
+    answer = {"comparison": {"verdict": "invalid", "reason": "after is invalid: late"}, "messages": []}
+    with patch.object(Desk, "compare", lambda *_: answer):
+        found = httpx.get(f"{where.url}/compare?base=before&new=after")
+    assert found.status_code == 422 and "after is invalid: late" in found.text
+
+
 def run(name: str, **figures: Any) -> RunView:
     known: dict[str, Any] = {
         "label": name, "model": "Phi-3", "target": "sim", "tags": (), "started": "2026-11-20 10:00:00",

@@ -100,7 +100,7 @@ class RunPages:
             if picked := query.getlist("run"):
                 base, new = _in_order(picked, runs)
             if base and new:
-                found = self._desk.compare({"base": base, "new": new})
+                found = _judged(self._desk.compare({"base": base, "new": new}))
         except Refusal as refusal:
             error = refusal
         return answer(
@@ -111,9 +111,8 @@ class RunPages:
             runs=runs,
             base=base,
             new=new,
-            found=None if found is None else found["comparison"],
-            messages=[] if found is None else found["messages"],
-            outcomes=[] if found is None else _outcomes(found["comparison"]),
+            found=found,
+            outcomes=[] if found is None else list(found["outcomes"]["base"] | found["outcomes"]["new"]),
             tones=VERDICT_TONES,
             error=told(error),
         )
@@ -149,7 +148,9 @@ def _in_order(picked: Sequence[str], runs: Sequence[RunView]) -> tuple[str, str]
     return base, new
 
 
-def _outcomes(comparison: Mapping[str, Any]) -> list[str]:
-    """All that either side had."""
-    outcomes = comparison["outcomes"]
-    return list(outcomes["base"] | outcomes["new"])
+def _judged(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The comparison. Raises Refusal (422) where a run is invalid, or they were asked other things."""
+    comparison: dict[str, Any] = answer["comparison"]
+    if comparison["verdict"] == "invalid":
+        raise Refusal(422, comparison["reason"])
+    return comparison

@@ -33,6 +33,7 @@ class JobView:
     tone: str  # the badge's: good | bad | care | live, or none
     meaning: str  # what its end means; empty before, and where it was fine
     told: str  # what it is, in a few words
+    headline: str  # what its run showed; empty before
     tags: tuple[str, ...]
     submitted: str
     started: str
@@ -51,6 +52,7 @@ def job_view(job: Job, runs: Mapping[str, RunEntry]) -> JobView:
         state=job.state,
         tone=_tone(job),
         meaning=meaning_of(job),
+        headline="" if run is None or run.headline is None else run.headline,
         told="load test" if job.kind is Kind.LOADTEST else "plan",
         tags=job.tags,
         submitted=clock(job.created_utc),

@@ -13,23 +13,26 @@
   const whole = (value) => (value ?? null) === null ? UNKNOWN : Math.round(value).toLocaleString("en");
   const ms = (value) => (value ?? null) === null ? UNKNOWN : `${digits(value)} ms`;
 
-  // At most so many points, the older ones halved: each keeps the greater of two, so that a peak stays.
-  const kept = (points, value) => {
-    points.push(value);
+  // At most so many points, the older ones halved: each pair keeps the greater, so that a peak stays.
+  const kept = (points, point) => {
+    points.push(point);
     if (points.length <= MOST_POINTS) return points;
-    return points.filter((_, at) => at % 2 === 1).map((each, at) => Math.max(each ?? 0, points[2 * at] ?? 0));
+    return points.filter((_, at) => at % 2 === 1).map((each, at) => each.value > points[2 * at].value ? each : points[2 * at]);
   };
 
-  const path = (points, top) => {
+  // Over the whole run from left to right; where there was no figure, the line has a gap.
+  const path = (points, top, duration_s) => {
     let line = "", drawing = false;
-    points.forEach((value, at) => {
-      if (value === null) { drawing = false; return; }
-      const x = (at / Math.max(1, points.length - 1)) * 600, y = 98 - (value / top) * 94;
-      line += `${drawing ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+    for (const { t_s, value } of points) {
+      if (value === null) { drawing = false; continue; }
+      line += `${drawing ? "L" : "M"}${(Math.min(1, t_s / duration_s) * 600).toFixed(1)} ${(98 - (value / top) * 94).toFixed(1)}`;
       drawing = true;
-    });
+    }
     return line;
   };
+
+  const spent = (name, { used, limit }) =>
+    name === "usd" ? `$${digits(used)} of $${digits(limit)}` : `${whole(used)} of ${whole(limit)} ${name === "wall_s" ? "s" : name}`;
 
   const watch = (place) => {
     const points = { rate: [], ttft: [] };
@@ -44,20 +47,21 @@
       meter.querySelector("progress").hidden = !limit;
       show(name, text);
     };
-    const trace = (name, value) => {
-      points[name] = kept(points[name], value ?? null);
+    const trace = (name, now, value) => {
+      points[name] = kept(points[name], { t_s: now.t_s, value: value ?? null });
       const svg = document.querySelector(`[data-trace="${name}"]`);
       if (!svg) return;
-      const top = Math.max(...points[name].map((each) => each ?? 0)) || 1;
-      svg.querySelector("path").setAttribute("d", path(points[name], top));
+      const top = Math.max(...points[name].map((each) => each.value ?? 0)) || 1;
+      svg.querySelector("path").setAttribute("d", path(points[name], top, now.duration_s));
       document.querySelector(`[data-top="${name}"]`).textContent = `at most ${digits(top)}`;
+      document.querySelector(`[data-end="${name}"]`).textContent = `${whole(now.duration_s)} s`;
     };
 
     const progress = (now) => {
       const since = before === null ? null : now.t_s - before.t_s;
       const rate = since > 0 ? (now.sent - before.sent) / since : null;
       if (since === null || since > 0) before = now;
-      if (rate !== null) { show("rate", digits(rate)); trace("rate", rate); trace("ttft", now.ttft_p50_ms); }
+      if (rate !== null) { show("rate", digits(rate)); trace("rate", now, rate); trace("ttft", now, now.ttft_p50_ms); }
       show("in_flight", whole(now.in_flight));
       show("ttft", ms(now.ttft_p50_ms));
       show("itl", ms(now.itl_p50_ms));
@@ -69,7 +73,7 @@
         fill(name, used, limit, limit ? `${whole(used)} of ${whole(limit)}` : whole(used));
       }
       const budget = Object.entries(now.budget ?? {}).sort(([, one], [, two]) => two.used / two.limit - one.used / one.limit)[0];
-      if (budget) fill("budget", budget[1].used, budget[1].limit, `${digits(budget[1].used)} of ${digits(budget[1].limit)} ${budget[0].replace("_", " ")}`);
+      if (budget) fill("budget", budget[1].used, budget[1].limit, spent(...budget));
     };
 
     const source = new EventSource(place.dataset.events);
