@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -283,6 +286,17 @@ def test_a_comparison_with_an_invalid_run_is_told_why(where: Site) -> None:
     with patch.object(Desk, "compare", lambda *_: answer):
         found = httpx.get(f"{where.url}/compare?base=before&new=after")
     assert found.status_code == 422 and "after is invalid: late" in found.text
+
+
+def test_a_job_shows_what_it_was_asked_to_do_as_a_file_that_asks_for_it(where: Site) -> None:
+    text = '[load]\nrate = "5/s"\n\n[scenarios]\nchat = 1\n"a.b c" = 2\n'
+    job = where.desk.jobs.add(
+        replace(_asked("a file"), config=tomllib.loads(f'slo = ["ttft.p95<1s"]\n{text}')), most_queued=9
+    )
+    page = httpx.get(f"{where.url}/jobs/{job.id}").text
+    shown = html.unescape(re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)[0])
+    assert shown == f'slo = ["ttft.p95<1s"]\n\n{text}'
+    where.desk.cancel(job.id)
 
 
 def run(name: str, **figures: Any) -> RunView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,8 +42,8 @@ class JobPages:
             title="Queue",
             here="/",
             csrf=csrf_token(request),
-            running=[job_view(job, entries) for job in running],
-            jobs=[job_view(job, entries) for job in others],
+            running=[job_view(job, entries, desk.jobs.config_of(job.id)) for job in running],
+            jobs=[job_view(job, entries, desk.jobs.config_of(job.id)) for job in others],
             counted={"running": counts[State.RUNNING], "queued": counts[State.QUEUED], "all": sum(counts.values())},
             parallel=desk.settings.parallel,
             more=sum(counts.values()) > len(others) + len(running),
@@ -77,15 +78,16 @@ class JobPages:
     def show(self, request: Request) -> Response:
         desk = self._desk
         job = desk.jobs.get(request.path_params["id"])
+        config = desk.jobs.config_of(job.id)
         entries = {entry.id: entry for entry in desk.runs() if entry.id == job.id}
         return answer(
             "job",
             title=job.name or job.id,
             here="/",
             csrf=csrf_token(request),
-            job=job_view(job, entries),
+            job=job_view(job, entries, config),
             facts=facts_of(job),
-            config=to_toml(desk.jobs.config_of(job.id)),
+            config=_as_file(config),
             log="\n".join(desk.log(job.id).splitlines()[-LOG_LINES:]),
             plan=self._plan(job),
         )
@@ -107,3 +109,11 @@ class JobPages:
         await form_of(request)
         await run_in_threadpool(self._desk.jobs.drop_schedule, request.path_params["id"])
         return go_on("/")
+
+
+def _as_file(config: Mapping[str, Any]) -> str:
+    """As a person would write it: sections under their names, what has none before them."""
+    sections = {name: values for name, values in config.items() if isinstance(values, dict)}
+    parts = [to_toml({name: value for name, value in config.items() if name not in sections})]
+    parts += [f"[{name}]\n{to_toml(values)}" for name, values in sections.items()]
+    return re.sub(r'(?m)^"([A-Za-z0-9_-]+)" = ', r"\1 = ", "\n".join(part for part in parts if part))

@@ -44,7 +44,8 @@ class JobView:
     events: str  # where its progress is streamed
 
 
-def job_view(job: Job, runs: Mapping[str, RunEntry]) -> JobView:
+def job_view(job: Job, runs: Mapping[str, RunEntry], config: Mapping[str, Any]) -> JobView:
+    """`config`: what it was asked to do, as it was admitted."""
     run = runs.get(job.id)
     return JobView(
         id=job.id,
@@ -53,7 +54,7 @@ def job_view(job: Job, runs: Mapping[str, RunEntry]) -> JobView:
         tone=_tone(job),
         meaning=meaning_of(job),
         headline="" if run is None or run.headline is None else run.headline,
-        told="load test" if job.kind is Kind.LOADTEST else "plan",
+        told=words_of(job.kind, config),
         tags=job.tags,
         submitted=clock(job.created_utc),
         started=clock(job.started_utc),
@@ -86,6 +87,19 @@ class ScheduleView:
 def schedule_view(schedule: Schedule) -> ScheduleView:
     name, due = schedule.name or schedule.id, clock(schedule.next_utc)
     return ScheduleView(id=schedule.id, name=name, schedule=schedule.cron, next=due)
+
+
+def words_of(kind: Kind, config: Mapping[str, Any]) -> str:
+    """What a job does: of what is asked for, what is said first."""
+    if kind is Kind.PLAN:
+        return f"plan of {', '.join(map(str, config.get('runs', ())))}"
+    load, targets = config.get("load") or {}, config.get("target") or {}
+    several = targets if isinstance(targets, list) else [targets]
+    words = ["load test of " + ", ".join(str(each.get("name") or each.get("url") or "sim") for each in several)]
+    for key, unit in (("rate", "/s"), ("users", " users"), ("duration", " s")):
+        if (value := load.get(key)) is not None:
+            words.append(value if isinstance(value, str) else f"{value}{unit}")
+    return ", ".join(words)
 
 
 def _tone(job: Job) -> str:
