@@ -34,7 +34,7 @@ MOST_FIELDS = 100
 OPEN_PATHS = ("/healthz", "/login")  # which say nothing, and are for who has no token yet
 HEADERS = {
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # no other site learns of a page; with no-referrer our forms came from "null"
     "x-frame-options": "DENY",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
