@@ -18,6 +18,7 @@ from headroom.service.settings import Settings
 from headroom.service.toml import to_toml
 from loadgen.durable import publish_bytes
 from loadgen.errors import HeadroomError
+from loadgen.guards import STOP_FILE
 from loadgen.loadtest import ENDPOINT_VARIABLES
 from loadgen.samples import Manifest
 from loadgen.target import KEY_VARIABLES
@@ -130,6 +131,12 @@ def words_of(settings: Settings, job_id: str) -> str:
     """What else it said on standard error, the last of it: inert only as long as it is shown as text."""
     lines = [line for line in _tail(job_folder(settings, job_id) / "log") if not line.startswith(b'{"event": ')]
     return b"\n".join(lines).decode(errors="replace").strip()[-LAST_WORDS:]
+
+
+def cut(settings: Settings, job: Job) -> None:
+    """Let a load test wait for no answers; it takes no harm where it waits for none."""
+    if job.kind is Kind.LOADTEST and state_of_run(settings, job) == "running":
+        (settings.runs / job.id / STOP_FILE).touch()
 
 
 def state_of_run(settings: Settings, job: Job) -> str | None:

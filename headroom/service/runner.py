@@ -27,7 +27,7 @@ from headroom.service.settings import Settings
 from loadgen.errors import HeadroomError
 
 LOOK_EVERY_S = 0.25
-AGAIN_AFTER_S = 3.0  # a load test that is cancelled waits so long for answers
+CUT_AFTER_S = 3.0  # a load test that is cancelled waits so long for answers
 KILL_AFTER_S = 30.0  # for what does not end although it was told to; its record is recovered
 NOTHING_MEASURED = (1, 2, 112)  # exit codes
 
@@ -45,7 +45,7 @@ class Runner:
         self._settings, self._jobs, self._clock = settings, jobs, clock
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # of this service; those of an earlier one are adopted
         self._mending: dict[str, subprocess.Popen[bytes]] = {}
-        self._told: dict[str, list[float]] = {}  # when a job that is cancelled was told to end
+        self._told_s: dict[str, float] = {}  # when a job that is cancelled was told to end
         self._thread = threading.Thread(target=self._run, name="runner", daemon=True)
 
     def start(self) -> None:
@@ -103,20 +103,16 @@ class Runner:
                 self._jobs.requeue(job.id, job.launch)
 
     def _tell_to_end(self, job: Job) -> None:
-        told, now = self._told.setdefault(job.id, []), time.monotonic()
+        now = time.monotonic()
         claim = claim_path(launching.job_folder(self._settings, job.id), job.launch)
-        if not told:
-            told.append(now)
+        if job.id not in self._told_s:
+            self._told_s[job.id] = now
             claims.tell(claim, signal.SIGINT)
-        elif now - told[0] > KILL_AFTER_S:
+        waited_s = now - self._told_s[job.id]
+        if waited_s > KILL_AFTER_S:
             claims.tell(claim, signal.SIGKILL)
-        elif (
-            len(told) == 1
-            and now - told[0] > AGAIN_AFTER_S
-            and launching.state_of_run(self._settings, job) == "running"
-        ):
-            told.append(now)
-            claims.tell(claim, signal.SIGINT)  # it waits for answers no longer
+        elif waited_s > CUT_AFTER_S:
+            launching.cut(self._settings, job)
 
     def _conclude(self, job: Job) -> None:
         """Of a job whose process has ended after it began."""
@@ -142,5 +138,6 @@ class Runner:
             words = launching.words_of(self._settings, job.id)
             error = words or ("its process was killed; what it had recorded was recovered" if code is None else None)
         self._jobs.end(job.id, state, exit_code=code, error=error)
-        for known in (self._children, self._mending, self._told):
-            known.pop(job.id, None)
+        self._children.pop(job.id, None)
+        self._mending.pop(job.id, None)
+        self._told_s.pop(job.id, None)

@@ -9,11 +9,12 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
 from headroom.service.app import create_app
+from headroom.service.launching import NICENESS
 from headroom.service.settings import Settings
 from loadgen.errors import ConfigError, RunFolderError
 
@@ -63,11 +64,19 @@ def serve(settings: Settings) -> None:
         app.state.stopping = lambda: server.should_exit
         _greet(settings)
         app.state.desk.runner.start()
+        _make_way()
         try:
             asyncio.run(server.serve(sockets=[listener]))
         finally:
             app.state.desk.runner.stop()
             app.state.desk.jobs.close()
+
+
+def _make_way() -> None:
+    """Answers may wait for a load test that measures. Of Linux: of this thread and those that it starts from now on,
+    so not of the runner's, whose jobs inherit its priority."""
+    with suppress(OSError):  # it has a lower one already
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
 def _greet(settings: Settings) -> None:
