@@ -96,6 +96,10 @@ def compare(page: Page) -> None:
     expect(page.locator("main .badge").first).to_have_text(re.compile("inconclusive|equivalent|regressed|improved"))
     assert page.locator("select[name=base]").input_value() in ("before", "after")  # they began at once
     assert {"ttft.p50.base_ms", "ttft.p50.new_ms", "ttft.p50.ratio"} <= set(shown(page))
+    page.get_by_role("link", name="Report of both").click()
+    page.wait_for_url("**/compare/report**")
+    until(page, DRAWN)
+    assert page.locator("[data-plot] .main-svg").count() > 1
 
 
 def plan(page: Page, where: Site, run: str) -> None:

@@ -20,6 +20,7 @@ TITLES = {
     415: "The request was not understood",
     422: "This was not accepted",
     429: "Too much at once",
+    503: "Busy",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from headroom.service import admission, launching, schedules
 from headroom.service.errands import Errands
 from headroom.service.jobs import Job, Jobs, Kind, Schedule
-from headroom.service.plan_request import comparison_of, plan_of
+from headroom.service.plan_request import CompareRequest, comparison_of, plan_of
 from headroom.service.refusals import Refusal
 from headroom.service.runner import Runner
 from headroom.service.settings import Settings
@@ -103,11 +103,18 @@ class Desk:
 
     def compare(self, asked: object) -> dict[str, Any]:
         """Of a CompareRequest: `{exit_code, meaning, messages, comparison}`, as `headroom compare --json` has it."""
+        answer = self._errands.run(self._compared(asked))
+        return {"comparison": answer.pop("document"), **answer}
+
+    def draw(self, asked: object) -> bytes:
+        """The report of a comparison, an HTML page. Raises Refusal as `plan` does."""
+        return self._errands.draw(self._compared(asked))
+
+    def _compared(self, asked: object) -> CompareRequest:
         request = comparison_of(asked)
         for run in request.runs:
             self.shelf.folder(run)
-        answer = self._errands.run(request)
-        return {"comparison": answer.pop("document"), **answer}
+        return request
 
     def file(self, run_id: str, name: str) -> Path:
         """`summary`, `report` or `samples` of a run. Raises Refusal (404)."""

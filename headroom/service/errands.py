@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from headroom.service.jobs import MEANINGS
@@ -26,22 +30,43 @@ class Errands:
 
     def run(self, asked: PlanRequest | CompareRequest) -> dict[str, Any]:
         """`{exit_code, meaning, messages, document}`. Raises Refusal: 422 with the command's own message, or 503."""
+        with self._turn():
+            code, document, messages = self._finish(asked.arguments())
+        try:
+            answer = json.loads(document)
+        except ValueError:
+            raise _failed(code, messages) from None
+        meaning = MEANINGS.get(code, "ended unexpectedly")
+        return {"exit_code": code, "meaning": meaning, "messages": messages, "document": answer}
+
+    def draw(self, asked: CompareRequest) -> bytes:
+        """The page of a comparison, as `headroom report BASE NEW` writes it. Raises Refusal likewise."""
+        with self._turn(), tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "report.html"
+            code, _, messages = self._finish(["report", f"--out={page}", "--", *asked.runs])
+            if code or not page.is_file():
+                raise _failed(code, messages)
+            return page.read_bytes()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
         if not self._queue.acquire(blocking=False):
             raise Refusal(503, "other plans and comparisons are being made: come again in a moment")
         try:
             if not self._one_at_a_time.acquire(timeout=PATIENCE_S):
                 raise Refusal(503, "another plan or comparison takes long: come again in a moment")
             try:
-                return self._run(asked)
+                yield
             finally:
                 self._one_at_a_time.release()
         finally:
             self._queue.release()
 
-    def _run(self, asked: PlanRequest | CompareRequest) -> dict[str, Any]:
+    def _finish(self, arguments: Sequence[str]) -> tuple[int, bytes, list[str]]:
+        """The exit code of a `headroom`, what it printed, and what it said."""
         environment = environment_of_jobs(self._settings) | {"POLARS_MAX_THREADS": "1"}
         process = subprocess.Popen(
-            [*PYTHON, "-m", "headroom", *asked.arguments()],
+            [*PYTHON, "-m", "headroom", *arguments],
             cwd=self._settings.runs, env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -52,17 +77,11 @@ class Errands:
             process.kill()
             process.communicate()
             raise Refusal(503, f"this took longer than {LONGEST_S:g} s: ask for it as a job") from None
-        code, messages = process.returncode, _messages(words)
-        try:
-            answer = json.loads(document)
-        except ValueError:
-            raise Refusal(422 if code == REFUSED else 500, "\n".join(messages) or "it failed") from None
-        return {
-            "exit_code": code,
-            "meaning": MEANINGS.get(code, "ended unexpectedly"),
-            "messages": messages,
-            "document": answer,
-        }
+        return process.returncode, document, _messages(words)
+
+
+def _failed(code: int, messages: Sequence[str]) -> Refusal:
+    return Refusal(422 if code == REFUSED else 500, "\n".join(messages) or "it failed")
 
 
 def _messages(words: bytes) -> list[str]:

@@ -36,6 +36,7 @@ def routes(desk: Desk) -> list[BaseRoute]:
         Route("/runs/{id}", runs.show),
         Route("/runs/{id}/tags", runs.tag, methods=["POST"]),
         Route("/compare", runs.compare),
+        Route("/compare/report", runs.draw),
         Route("/plan", runs.plan),
         Route("/assets/{name}", send_asset),
     ]

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headroom.service.answers import answer, first_of, go_on, status_of, told
+from headroom.service.api import REPORT_POLICY
 from headroom.service.desk import Desk
 from headroom.service.plan_form import BLANK, body_of, command_of
 from headroom.service.refusals import Refusal
@@ -116,6 +117,12 @@ class RunPages:
             tones=VERDICT_TONES,
             error=told(error),
         )
+
+    def draw(self, request: Request) -> Response:
+        """The report of two runs. It has scripts of its own, so it gets no more rights than that of one run."""
+        query = request.query_params
+        page = self._desk.draw({"base": query.get("base", ""), "new": query.get("new", "")})
+        return Response(page, media_type="text/html", headers={"content-security-policy": REPORT_POLICY})
 
     def plan(self, request: Request) -> Response:
         asked = {name: request.query_params.get(name, "").strip() for name in BLANK}
