@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dashboards import figures
 from dashboards.drawings import Drawing
-from dashboards.report import flatten, page
+from dashboards.page import flatten, page
 from dashboards.sweep import remarks
 from loadgen.durable import publish_bytes
 from planner import swept

@@ -102,6 +102,23 @@ def percent(share: float | None) -> str:
     return f"{share:.0%}".replace("%", " %") if share in (0, 1) else f"{share:,.1%}".replace("%", " %")
 
 
+def times(factor: float) -> str:
+    return f"{factor:g} \N{MULTIPLICATION SIGN}"
+
+
+def ratio(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.3f}"
+
+
+def chance(p: float | None) -> str:
+    return "<0.001" if p is not None and p < 0.001 else ratio(p)
+
+
+def whole_percent(share: float) -> str:
+    """A slider's position."""
+    return f"{share * 100:.0f}"
+
+
 def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{digits(low)}–{digits(high)}"  # noqa: RUF001 - en dash
 

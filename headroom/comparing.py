@@ -14,6 +14,7 @@ import orjson
 from rich.console import Console
 
 from dashboards.comparison import print_baseline, print_baselines, print_comparison, print_history
+from dashboards.comparison_report import write_comparison
 from dashboards.readable import readable
 from headroom import gating, run_sets
 from headroom.commands.app import INCONCLUSIVE, REGRESSED
@@ -128,6 +129,26 @@ def verdict(base: Path, new: Path, terms: Terms, *, confirm: Path | None, output
                 found = compared(base, confirm, terms, confirming=found)
     tell(found, outputs, quiet=quiet)
     return found.code
+
+
+def report(base: Path, new: Path, out: Path, baselines: Path) -> None:
+    """Write the page that shows two sides beside one another. Raises HeadroomError."""
+    found = compared(base, new, Terms(tolerances=(), test=Test.WELCH, baselines=baselines))
+    sides = {"base": _runs(base), "new": _runs(new)}
+    try:
+        write_comparison(found.comparison, sides, out, subject=found.subject)
+    except OSError as error:
+        raise RunFolderError(f"cannot write the report {out}: {error.strerror}") from None
+    sys.stdout.write(f"{out}\n")
+
+
+def _runs(path: Path) -> list[Run]:
+    """Those with a record of their own, of which a baseline has none."""
+    if (path / "manifest.json").is_file():
+        return [Run.open(path)]
+    if run_sets.is_set(path):
+        return [Run.open(path / name) for name in run_sets.read(path).runs]
+    return [Run.open(manifest.parent) for manifest in sorted(path.glob("*/manifest.json"))]
 
 
 @contextmanager

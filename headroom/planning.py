@@ -29,14 +29,16 @@ from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner import swept
 from planner.advice import impossible
-from planner.assemble import plan_run, to_json
+from planner.assemble import scoped_plan, to_json
 from planner.demand import Demand, at_rate, demand_from_trace, demand_of_run, grown
+from planner.levers import levers_of
 from planner.plan import Plan
 from planner.prices import PriceBook, read_prices
 from planner.quotas.admitted import too_large
 from planner.quotas.quota_plan import quota_plan
 from planner.quotas.synthetic import synthetic_demand
 from planner.rows import config_of
+from planner.scope import Scope
 from planner.together import Together, together
 
 INVALID = 4
@@ -65,7 +67,7 @@ def plan_from_runs(folders: Sequence[Path], options: Options, *, as_json: bool, 
     """
     with naming_damage(folders[0]):
         found = together(folders)
-        plan = _plan(found, options)
+        _, plan = _planned(found, options)
     if as_json:
         sys.stdout.buffer.write(to_json(plan))
     else:
@@ -85,12 +87,12 @@ def plan_from_runs(folders: Sequence[Path], options: Options, *, as_json: bool, 
     return ConfigError.exit_code if hopeless else 0
 
 
-def _plan(found: Together, options: Options) -> Plan:
+def _planned(found: Together, options: Options) -> tuple[Scope, Plan]:
     run, config = found.lead, config_of(found.lead)
     book = read_prices(config.plan.prices if options.prices is None else options.prices)
     if options.region is not None:
         _check_region(options.region, book)
-    return plan_run(
+    return scoped_plan(
         run,
         slos=None if options.slo is None else [Slo.parse(text) for text in options.slo],
         growth=None if options.growth is None else _factor(options.growth),
@@ -167,15 +169,16 @@ def _print_quota_plan(demand: Demand, quota: Quota, *, growth: str | None, as_js
 
 
 def report(folder: Path, out: Path, options: Options | None = None) -> None:
-    """Write the report of a run, planned as asked for, or of a sweep. Raises ConfigError and RunFolderError."""
-    if swept.is_sweep(folder):
-        if options not in (None, Options()):
-            raise ConfigError(f"{folder} is a sweep, whose report shows its steps: give a step, or no options")
+    """Write the report of a run, or of a sweep: of its steps, or where anything is asked for, of the plan from it.
+
+    Raises ConfigError and RunFolderError.
+    """
+    if swept.is_sweep(folder) and options in (None, Options()):
         _written(out, partial(write_sweep_report, swept.read(folder)))
     else:
         with naming_damage(folder):
             found = together([folder])
-            _write_report(found.lead, _plan(found, options or Options()), out)
+            _write_report(found.lead, *_planned(found, options or Options()), out)
     sys.stdout.write(f"{out}\n")
 
 
@@ -201,15 +204,15 @@ def conclude(folder: Path, config: RunConfig, *, quiet: bool) -> Plan:
 def write(folder: Path, config: RunConfig) -> Plan:
     """summary.json and, where it is wanted, report.html of a run that has ended."""
     run = Run.open(folder)
-    plan = plan_run(run)
+    scope, plan = scoped_plan(run)
     publish_bytes(folder / "summary.json", to_json(plan))
     if config.output.report:
-        _write_report(run, plan, folder / "report.html")
+        _write_report(run, scope, plan, folder / "report.html")
     return plan
 
 
-def _write_report(run: Run, plan: Plan, path: Path) -> None:
-    _written(path, partial(write_report, run, plan))
+def _write_report(run: Run, scope: Scope, plan: Plan, path: Path) -> None:
+    _written(path, partial(write_report, run, plan, levers=levers_of(scope, plan)))
 
 
 def _written(path: Path, write: Callable[[Path], None]) -> None:

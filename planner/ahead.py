@@ -17,7 +17,7 @@ from planner.costs.cost_results import Option
 from planner.costs.cost_words import FORMULAS as COST_FORMULAS
 from planner.costs.options import AROUND_THE_CLOCK, SERVERLESS
 from planner.costs.spending import Spending, spending
-from planner.demand import as_recorded, busiest
+from planner.demand import Demand, as_recorded, busiest
 from planner.fleet import FleetPlan, FleetRules, plan_fleet
 from planner.instance_rate import (
     InstanceRate,
@@ -105,14 +105,32 @@ def _nothing_to_plan(scope: Scope) -> bool:
 
 
 def need_ahead(scope: Scope) -> QuotaNeed | None:
-    """Of a demand of many arrivals, the busiest are replayed, in fewer phases of the minute. None as in `Ahead`."""
+    """None as in `Ahead`."""
+    replayed = replayed_ahead(scope)
+    if replayed is None:
+        return None
+    demand, phases = replayed
+    need = quota_need(demand, scope.quota, target_share=scope.settings.refused_share, phases=phases)
+    return need_as_recorded(need, demand)
+
+
+def replayed_ahead(scope: Scope) -> tuple[Demand, int] | None:
+    """What is replayed, in how many phases of the minute: of a demand of many arrivals the busiest, in fewer phases."""
     if _nothing_to_plan(scope) or (scope.managed and scope.price is None) or is_unservable(scope):
         return None
     demand = busiest(scope.planned, MOST_ARRIVALS)
-    replayed = max(demand.arrivals.height, round(demand.requests_per_s * WATCHED_S))
-    phases = max(1, min(PHASES, MOST_IN_PHASES // replayed))
-    need = quota_need(demand, scope.quota, target_share=scope.settings.refused_share, phases=phases)
-    return need_as_recorded(need, demand)
+    return demand, max(1, min(PHASES, MOST_IN_PHASES // most_replayed(demand)))
+
+
+def most_replayed(demand: Demand) -> int:
+    """Arrivals, with those of a short demand again."""
+    return max(demand.arrivals.height, round(demand.requests_per_s * WATCHED_S))
+
+
+def fleet_ahead(scope: Scope) -> FleetPlan | None:
+    """By simulation, where there is a serving model."""
+    model, rate, _ = instance_rate(scope)
+    return _fleet(scope, model, rate, _sku(scope))[0]
 
 
 def _sku(scope: Scope) -> Sku | None:

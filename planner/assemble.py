@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
+from typing import TypedDict, TypeVar, Unpack
 
 import orjson
 import polars as pl
@@ -46,49 +47,61 @@ from planner.words import assumptions, headline
 
 FORMAT = 1
 Part = tuple[Scope, TargetFigures]  # one of several targets
+Given = TypeVar("Given")
 Latency = Future[tuple[LatencyRow, ...]]
 
 
-def plan_run(
-    run: Run,
-    *,
-    slos: Sequence[Slo] | None = None,
-    growth: float | None = None,
-    region: str | None = None,
-    price_book: PriceBook | None = None,
-    demand: Demand | None = None,
-    today: date | None = None,
-    swept: SweptCapacity | None = None,
-    settings: PlanConfig | None = None,
-    quota: Quota | None = None,
-    steps: pl.DataFrame | None = None,
-    of_runs: Sequence[str] = (),
-) -> Plan:
-    """The plan from one run; what is None comes from the run's own config, and `today` from its start.
+class Asked(TypedDict, total=False):
+    """What a plan is asked for; what is missing or None comes from the run's own config, and `today` from its start.
 
     `demand` replaces the run's own steady phase as what is planned for (see planner.demand); `growth` multiplies its
     rates; `swept` is what the sweep that this run is a step of says of an instance; `steps` are several loads of the
     deployment (see serving/calibration_steps.py), `of_runs` the ids of all runs planned from; `quota` stands in for the
-    run's own. A run that is interrupted, killed or empty gives a plan too, with None where it says nothing. Raises
-    RunFolderError for a record that cannot be read and ConfigError for a price book that cannot.
+    run's own.
     """
+
+    slos: Sequence[Slo] | None
+    growth: float | None
+    region: str | None
+    price_book: PriceBook | None
+    demand: Demand | None
+    today: date | None
+    swept: SweptCapacity | None
+    settings: PlanConfig | None
+    quota: Quota | None
+    steps: pl.DataFrame | None
+    of_runs: Sequence[str]
+
+
+def plan_run(run: Run, **asked: Unpack[Asked]) -> Plan:
+    """The plan from one run.
+
+    A run that is interrupted, killed or empty gives a plan too, with None where it says nothing. Raises RunFolderError
+    for a record that cannot be read and ConfigError for a price book that cannot.
+    """
+    return scoped_plan(run, **asked)[1]
+
+
+def scoped_plan(run: Run, **asked: Unpack[Asked]) -> tuple[Scope, Plan]:
+    """The same, with what it is for."""
     with ThreadPoolExecutor(1) as beside:  # it reads, sorts and replays whole columns without Python's lock
         latency = beside.submit(latency_rows, run)
         config, stretch = config_of(run), steady_stretch(run)
         measured = demand_of_run(run, stretch)
+        demand, quota, today = asked.get("demand"), asked.get("quota"), asked.get("today")
         if quota is not None:
             targets = [each.model_copy(update={"quota": quota}) for each in config.targets]
             config = config.model_copy(update={"quota": quota, "targets": tuple(targets)})
-        growth = config.plan.growth if growth is None else growth
+        growth = _or(asked.get("growth"), config.plan.growth)
         planned = grown(measured if demand is None else demand, growth)
         most = peaks(run, measured)
         scope = Scope(
             run=run,
             config=config,
-            slos=config.slos if slos is None else slos,
+            slos=_or(asked.get("slos"), config.slos),
             growth=growth,
-            region=config.plan.region if region is None else region,
-            book=read_prices(config.plan.prices) if price_book is None else price_book,
+            region=_or(asked.get("region"), config.plan.region),
+            book=asked.get("price_book") or read_prices(config.plan.prices),
             stretch=stretch,
             measured=measured,
             planned=planned,
@@ -96,15 +109,19 @@ def plan_run(
             peak_per_s=most[0] / MINUTE_S if planned is measured else peak_per_s(planned),
             of_own_mix=demand is None,
             today=day_of(run) if today is None else today,
-            swept=swept,
-            settings=config.plan if settings is None else settings,
-            steps=steps,
-            of_runs=tuple(of_runs),
+            swept=asked.get("swept"),
+            settings=_or(asked.get("settings"), config.plan),
+            steps=asked.get("steps"),
+            of_runs=tuple(asked.get("of_runs", ())),
         )
         need = beside.submit(need_ahead, scope)
         draft = _draft(scope, latency)
         draft = replace(draft, ahead=look_ahead(scope, draft, need.result()))
-        return replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
+        return scope, replace(draft, headline=headline(draft, scope), assumptions=assumptions(draft, scope))
+
+
+def _or(given: Given | None, own: Given) -> Given:
+    return own if given is None else given
 
 
 def to_json(plan: Plan | Calibration | QuotaPlan) -> bytes:

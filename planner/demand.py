@@ -272,6 +272,22 @@ def grown(demand: Demand, factor: float) -> Demand:
     return Demand(arrivals, demand.span_s / factor, source, demand.speed * factor)
 
 
+def asking_at_most(demand: Demand, max_tokens: int) -> Demand:
+    """The same requests, none asking for more than that many tokens, nor getting more.
+
+    Where that is more than any asks for, each asks for so many times as much, and gets what it got.
+    """
+    limits = demand.arrivals["max_tokens"]
+    most = int(limits.to_numpy().max()) if len(limits) else 0
+    if max_tokens >= most:
+        raised = (pl.col("max_tokens") * max_tokens / max(1, most)).round().cast(pl.Int64)
+        return replace(demand, arrivals=demand.arrivals.with_columns(max_tokens=raised))
+    at_most = {
+        name: pl.min_horizontal(name, pl.lit(max_tokens, pl.Int64)) for name in ("max_tokens", "completion_tokens")
+    }
+    return replace(demand, arrivals=demand.arrivals.with_columns(**at_most))
+
+
 def as_recorded(demand: Demand) -> Demand:
     """The same arrivals at the times they were recorded at, whatever the growth."""
     return grown(demand, 1 / demand.speed)

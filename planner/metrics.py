@@ -6,7 +6,7 @@ computed from the raw rows, for all scenarios together and for each alone. Perce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -223,6 +223,21 @@ def latency_by_target(run: Run) -> pl.DataFrame:
         for metric in DRAWN
         for name, part in ((ALL, run), *parts)
     )
+
+
+def latency_of_sides(sides: Mapping[str, Sequence[Run]]) -> pl.DataFrame:
+    """The same of the runs of each side together, named by `scenario`; without the sides that have none."""
+    return pl.concat(
+        _distribution_line(metric, side, _of_several(runs, metric))
+        for metric in DRAWN
+        for side, runs in sides.items()
+        if runs
+    )
+
+
+def _of_several(runs: Sequence[Run], metric: str) -> Ascending:
+    found = pl.concat([values(run, metric).select(pl.col("value_ns").cast(pl.Int64)) for run in runs])
+    return ascending(found.collect(engine="streaming")["value_ns"])
 
 
 def _distribution_line(metric: str, scenario: str, ascending: Ascending) -> pl.DataFrame:

@@ -186,4 +186,4 @@ def test_the_report_counts_instances_as_the_recommendation_does(managed):
     plan = plan_run(managed, swept=MET, growth=4.0)
     page = render(plan, managed.manifest, draw(managed, plan))
     assert "Each way to serve it" in page and "time in system" not in page
-    assert f"take {plan.ahead.instances}" in page
+    assert f"{plan.ahead.instances} instances" in page

@@ -18,11 +18,20 @@
       "modebar.color": ink("--soft"), "modebar.activecolor": ink("--ink"), "modebar.bgcolor": "rgba(0,0,0,0)" };
   };
 
+  // To who cannot see it a figure is one image with a sentence, and its buttons beside it.
+  const name = (plot) => {
+    const [image, ...others] = plot.querySelectorAll(".main-svg");
+    image.setAttribute("role", "img");
+    image.setAttribute("aria-label", plot.dataset.summary);
+    others.forEach((svg) => svg.setAttribute("aria-hidden", "true"));
+  };
+
   const draw = async () => {
     for (const plot of plots) {
       const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
       await Plotly.newPlot(plot, data, layout, config);
       await Plotly.relayout(plot, inks());
+      name(plot);
       plot.dataset.drawn = "";
     }
   };
@@ -36,7 +45,7 @@
     folded = [...document.querySelectorAll("details:not([open])")];
     folded.forEach((fold) => { fold.open = true; });
     document.documentElement.classList.add("paper");
-    plots.forEach((plot) => Plotly.relayout(plot, { ...inks(), width: plot.closest(".wide") ? 660 : 325 }));
+    plots.forEach((plot) => Plotly.relayout(plot, { ...inks(), width: plot.closest(".wide, .one") ? 660 : 325 }));
   });
   addEventListener("afterprint", () => {
     folded.forEach((fold) => { fold.open = false; });

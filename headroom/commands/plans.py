@@ -121,7 +121,12 @@ def _refuse_idle(flags: Mapping[str, object]) -> None:
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a sweep's.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN [NEW]", help="A run folder or a sweep's; or two runs, or sets of them, to compare."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report.html"),
     demand: Annotated[
         str | None, typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for a rate, like 20/s.")
@@ -131,8 +136,21 @@ def report(
     region: Region = None,
     prices: Prices = None,
 ) -> None:
-    """Draw a run as one HTML file that opens offline."""
-    from headroom import planning  # noqa: PLC0415
+    """Draw a run, or a comparison of two, as one HTML file that opens offline."""
+    if len(folders) > 2:
+        raise ConfigError(
+            f"report takes one run, or two to compare: {len(folders)} were given; headroom plan takes several"
+        )
+    from headroom import comparing, planning  # noqa: PLC0415
 
+    if len(folders) == 2:
+        _refuse_planning({"--demand": demand, "--slo": slo, "--growth": growth, "--region": region, "--prices": prices})
+        return comparing.report(folders[0], folders[1], out, Path(".headroom"))
     options = planning.Options(demand=demand, slo=slo, growth=growth, region=region, prices=prices)
-    planning.report(run_folder, out, options)
+    return planning.report(folders[0], out, options)
+
+
+def _refuse_planning(flags: Mapping[str, object]) -> None:
+    idle = [flag for flag, value in flags.items() if value is not None]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)}: a comparison plans nothing; leave it out, or give one run")

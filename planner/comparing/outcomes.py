@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from planner.comparing.blocks import BLOCKS
 from planner.comparing.comparison import OutcomeComparison
@@ -108,3 +109,30 @@ def mix_doubts(sides: Sides) -> list[str]:
             shares = f"{now / n_new:.2%} of the attempts, and was {was / n_base:.2%}".replace("%", " %")
             doubts.append(f"{outcome} is {shares}")
     return doubts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeShare:
+    """How many attempts ended so on each side, and which share of that side's they are."""
+
+    outcome: str
+    base: int
+    new: int
+    base_share: float
+    new_share: float
+
+
+def outcome_mix(compared: OutcomeComparison) -> tuple[OutcomeShare, ...]:
+    """Of every outcome of either side, the commonest first."""
+    n_base, n_new = (max(1, sum(side.values())) for side in (compared.base, compared.new))
+    rows = [
+        OutcomeShare(
+            outcome=outcome,
+            base=compared.base.get(outcome, 0),
+            new=compared.new.get(outcome, 0),
+            base_share=compared.base.get(outcome, 0) / n_base,
+            new_share=compared.new.get(outcome, 0) / n_new,
+        )
+        for outcome in {**compared.base, **compared.new}
+    ]
+    return tuple(sorted((row for row in rows if row.base or row.new), key=lambda row: -row.base - row.new))

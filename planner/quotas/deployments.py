@@ -95,7 +95,7 @@ def quota_need(
         return None
     blocks = Blocks.of(demand, seed)
     watched = repeated(demand, LEAST_MINUTES * MINUTE_S)
-    offsets_ns = (0, *(int(at) for at in np.random.default_rng(seed).integers(0, MINUTE_NS, max(0, phases - 1))))
+    offsets_ns = _offsets_ns(phases, seed)
     search = Search(watched, target_share, offsets_ns, blocks)
     own = [search.need(way, window) for window, way in windows(quota).items()]
     fewer = replace(search, phases_ns=offsets_ns[:FEWER_PHASES])
@@ -115,6 +115,21 @@ def quota_need(
         binds_when=when,
         max_tokens_trim=tuple(_trims(watched, quota, search)),
     )
+
+
+def fewest_deployments(
+    demand: Demand, quota: Quota, *, target_share: float, phases: int = PHASES, seed: int = 1
+) -> int:
+    """`quota_need`'s number of deployments, alone."""
+    watched = repeated(demand, LEAST_MINUTES * MINUTE_S)
+    search = Search(watched, target_share, _offsets_ns(phases, seed), None)
+    return max(search.tried(way).deployments for way in windows(quota).values())
+
+
+def _offsets_ns(phases: int, seed: int) -> tuple[int, ...]:
+    """Of the fixed minute against the demand."""
+    drawn = np.random.default_rng(seed).integers(0, MINUTE_NS, max(0, phases - 1))
+    return (0, *(int(at) for at in drawn))
 
 
 def _others(demand: Demand, quota: Quota) -> Iterator[Quota]:

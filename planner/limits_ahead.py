@@ -1,0 +1,49 @@
+"""Limits ahead: which a demand reaches as it grows, at how many times of what it is, and in which month."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitAhead:
+    limit: str  # in words
+    factor: float | None  # times the load that is there now; None: there is none
+    months: int | None  # from the run's start; 0: it is reached already; None: never, or no growth is planned with
+    month: str | None  # 2027-03
+
+
+def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:
+    """Those that the planned growth a month leads to, else those of the quota; the first to be reached first."""
+    growth = () if plan.ahead is None or plan.ahead.costs is None else plan.ahead.costs.growth
+    if growth:
+        return tuple(
+            LimitAhead(
+                limit=each.limit,
+                factor=each.at / each.now if each.now else None,
+                months=each.months,
+                month=None if each.months is None else _later(plan.started_utc, each.months),
+            )
+            for each in growth
+        )
+    quota = plan.quota
+    if quota is None:
+        return ()
+    shares = {"tokens per minute": quota.tokens_share, "requests per minute": quota.requests_share}
+    if plan.targets:
+        return (LimitAhead(limit=f"{quota.binds} per minute", factor=quota.headroom, months=None, month=None),)
+    rows = [
+        LimitAhead(limit=name, factor=1 / share, months=None, month=None) for name, share in shares.items() if share
+    ]
+    return tuple(sorted(rows, key=lambda row: row.factor or 0.0))
+
+
+def _later(started_utc: str, months: int) -> str | None:
+    """The month so many later; None of a start that is no date."""
+    try:
+        since_year_0 = int(started_utc[:4]) * 12 + int(started_utc[5:7]) - 1 + months
+    except ValueError:
+        return None
+    return f"{since_year_0 // 12:04d}-{since_year_0 % 12 + 1:02d}"
