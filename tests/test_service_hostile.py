@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import orjson
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from dashboards.readable import readable
 from headroom.service.desk import Desk
@@ -20,10 +20,10 @@ from loadgen.config import RunConfig
 from planner.assemble import plan_run, to_json
 from planner.compare import compare
 from planner.comparing.run_facts import facts_of
+from tests.browsers import launched, needs_browser, until
 from tests.plans import with_every_text
 from tests.runs import answered, make_run, synthetic_run
 from tests.service_sites import Seen, Site, site, visiting
-from tests.test_report import CHROMIUM, QUIET_CHROMIUM, needs_browser, until
 from tests.xss_payloads import PAYLOADS
 
 pytestmark = needs_browser
@@ -33,10 +33,8 @@ ALL = " ".join(PAYLOADS)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
+    with launched() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

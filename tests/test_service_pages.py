@@ -15,7 +15,7 @@ from unittest.mock import patch
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from headroom.service.desk import Desk
 from headroom.service.jobs import Asked, Kind, State
@@ -25,10 +25,10 @@ from headroom.service.settings import AllowedTarget
 from headroom.service.submission import BLANK, job_of
 from headroom.service.views import RunView, Search, columns_of
 from planner.assemble import plan_run, to_json
+from tests.browsers import launched, needs_browser
 from tests.commands import told
 from tests.runs import synthetic_run
 from tests.service_sites import Site, site, visiting
-from tests.test_report import CHROMIUM, QUIET_CHROMIUM, needs_browser
 
 TOKEN = "a token of more than sixteen characters"
 OTHER = "https://phi.eastus.inference.ai.azure.com"
@@ -37,10 +37,8 @@ EMPTY = {"run": "", "slo": "", "growth": "", "demand": "", "tpm": "", "rpm": "",
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
+    with launched() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from planner.assemble import plan_run, to_json
+from tests.browsers import DRAWN, launched, needs_browser, until
 from tests.commands import headroom
 from tests.runs import synthetic_run
 from tests.service_sites import Site, site, visiting
-from tests.test_report import CHROMIUM, DRAWN, QUIET_CHROMIUM, needs_browser, until
 
 pytestmark = [needs_browser, pytest.mark.long]
 STARTS_MS, ENDS_MS = 60_000, 120_000
@@ -24,10 +24,8 @@ WHAT_IF = {"growth": "3x", "slo": "ttft.p95<2s", "tpm": "100000", "spare": "1", 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
+    with launched() as started:
         yield started
-        started.close()
 
 
 def submit(page: Page, name: str) -> str:
