@@ -103,6 +103,7 @@ def said_by_programs(text: str, documents: tuple[Any, Any]) -> Any:
 def read(page: Page, place: str) -> str:
     answer = page.goto(place)
     assert answer is not None and answer.status in (200, 404, 422), (place, answer)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), place
     page.mouse.move(200, 300)
     page.keyboard.press("Tab")
     return page.locator("body").inner_text()

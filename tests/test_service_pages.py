@@ -297,6 +297,13 @@ def test_a_job_shows_what_it_was_asked_to_do_as_a_file_that_asks_for_it(where: S
     where.desk.cancel(job.id)
 
 
+def test_the_queue_moves_on_by_itself_when_the_job_that_is_next_begins(tmp_path: Path) -> None:
+    with site(tmp_path) as idle:
+        assert "data-events" not in httpx.get(idle.url).text
+        first, _ = (idle.desk.jobs.add(_asked(name), most_queued=9) for name in ("first", "second"))
+        assert re.findall('data-events="([^"]*)"', httpx.get(idle.url).text) == [f"/api/jobs/{first.id}/events"]
+
+
 def run(name: str, **figures: Any) -> RunView:
     known: dict[str, Any] = {
         "label": name, "model": "Phi-3", "target": "sim", "tags": (), "started": "2026-11-20 10:00:00",

@@ -36,7 +36,7 @@ class JobPages:
         entries = {entry.id: entry for entry in desk.runs()}
         running = desk.jobs.all(states=[State.RUNNING])
         others = desk.jobs.all(states=[state for state in State if state is not State.RUNNING], limit=SHOWN_JOBS)
-        counts = desk.jobs.counts()
+        counts, following = desk.jobs.counts(), None if running else desk.jobs.next_queued()
         return answer(
             "queue",
             title="Queue",
@@ -45,6 +45,7 @@ class JobPages:
             running=[job_view(job, entries, desk.jobs.config_of(job.id)) for job in running],
             jobs=[job_view(job, entries, desk.jobs.config_of(job.id)) for job in others],
             counted={"running": counts[State.RUNNING], "queued": counts[State.QUEUED], "all": sum(counts.values())},
+            following=None if following is None else following.id,  # the page moves on when it begins
             parallel=desk.settings.parallel,
             more=sum(counts.values()) > len(others) + len(running),
             schedules=[schedule_view(each) for each in desk.jobs.schedules()],
