@@ -43,7 +43,7 @@ def render(
     levers: Levers | None = None,
 ) -> str:
     """The whole page. Every text in it is escaped and free of control characters."""
-    first = list(drawings.get("headroom", ())) or list(drawings.get("load", ()))[:1]
+    first = [*drawings.get("headroom", ()), *drawings.get("quota", ()), *drawings.get("load", ())][:1]
     names = {drawing.name for drawing in first}
     later = {section: [each for each in found if each.name not in names] for section, found in drawings.items()}
     ahead, advised = plan.ahead, "" if plan.ahead is None else plan.ahead.recommendation
@@ -64,6 +64,7 @@ def render(
         sections=_sections(plan, levers),
         doubts=(*plan.validity.doubts, *(() if ahead is None else ahead.doubts)),
         limits=limits_ahead(plan),
+        dated=bool(ahead is not None and ahead.costs is not None and ahead.costs.growth),
         ways=_ways(plan),
         said=_said(ahead),
         ahead_figures=list(all_figures(ahead, "ahead")),

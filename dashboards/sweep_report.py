@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from dashboards import figures
-from dashboards.drawings import Drawing
+from dashboards.drawings import Drawing, draw_curve
 from dashboards.page import flatten, page
 from dashboards.sweep import remarks
 from loadgen.durable import publish_bytes
 from planner import swept
+from planner.load_curve import curve_of_sweep
 from planner.swept import Sweep
 
 LINES = {  # name: its title, its unit, and its lines; the metric whose limit is drawn
-    "ttft": ("Time to first token versus load, ms", "ms", {"p50": "ttft_p50_ms", "p95": "ttft_p95_ms"}),
-    "itl": ("Inter-token latency versus load, ms", "ms", {"mean": "itl_mean_ms", "p95": "itl_p95_ms"}),
     "response_time": ("Response time versus load, ms", "ms", {"p95": "response_p95_ms"}),
     "completed": ("Completed versus offered, requests/s", "requests/s", {"completed": "completed_per_s"}),
     "in_flight": ("Requests in flight versus load", "in flight", {"mean in flight": "concurrency"}),
@@ -38,11 +37,14 @@ def render(sweep: Sweep) -> str:
 
 
 def draw(sweep: Sweep) -> list[Drawing]:
-    """A figure for each thing that was measured at any rate, in the order of LINES."""
-    frame = swept.curve(sweep)
+    """Latency by the serving model too, where there is one; then a figure for each of LINES that was measured."""
+    frame, curve = swept.curve(sweep), curve_of_sweep(sweep)
     limits = swept.limits_ms(sweep)
     return [
-        Drawing(f"versus-load-{name}", title, figures.versus_load(frame, lines, unit, limits.get(name)))
-        for name, (title, unit, lines) in LINES.items()
-        if any(frame[column].count() for column in lines.values())
+        *([] if curve is None else draw_curve(curve)),
+        *(
+            Drawing(f"versus-load-{name}", title, figures.versus_load(frame, lines, unit, limits.get(name)))
+            for name, (title, unit, lines) in LINES.items()
+            if any(frame[column].count() for column in lines.values())
+        ),
     ]

@@ -13,12 +13,15 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from dashboards import sweep_report
+from dashboards.drawings import Drawing, draw
 from dashboards.readable import readable
 from dashboards.report import write_report
 from dashboards.sweep import print_sweep
 from dashboards.sweep_report import write_sweep_report
 from dashboards.terminal import print_plan
 from dashboards.what_if import print_quota_plan
+from headroom.picturing import write_pngs
 from loadgen.config import Kind, PlanConfig, RunConfig
 from loadgen.damage import naming_damage
 from loadgen.durable import publish_bytes
@@ -168,18 +171,26 @@ def _print_quota_plan(demand: Demand, quota: Quota, *, growth: str | None, as_js
         print_quota_plan(plan, Console())
 
 
-def report(folder: Path, out: Path, options: Options | None = None) -> None:
+def report(folder: Path, out: Path, options: Options | None = None, *, png: Path | None = None) -> None:
     """Write the report of a run, or of a sweep: of its steps, or where anything is asked for, of the plan from it.
 
-    Raises ConfigError and RunFolderError.
+    `png`: a folder that each figure is written to as a picture. Prints the names of the files. Raises ConfigError and
+    RunFolderError.
     """
+    drawings: Mapping[str, Sequence[Drawing]]
     if swept.is_sweep(folder) and options in (None, Options()):
-        _written(out, partial(write_sweep_report, swept.read(folder)))
+        sweep = swept.read(folder)
+        _written(out, partial(write_sweep_report, sweep))
+        drawings = {} if png is None else {"load": sweep_report.draw(sweep)}
     else:
         with naming_damage(folder):
             found = together([folder])
-            _write_report(found.lead, *_planned(found, options or Options()), out)
+            scope, plan = _planned(found, options or Options())
+            _write_report(found.lead, scope, plan, out)
+            drawings = {} if png is None else draw(found.lead, plan)
     sys.stdout.write(f"{out}\n")
+    if png is not None:
+        sys.stdout.writelines(f"{path}\n" for path in write_pngs(drawings, png))
 
 
 def conclude(folder: Path, config: RunConfig, *, quiet: bool) -> Plan:

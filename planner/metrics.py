@@ -17,13 +17,12 @@ from planner.ascending import Ascending, Counted, ascending
 from planner.demand import admission_tokens, attempts_with_tokens
 from planner.plan import LatencyRow, Quantile
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples
+from planner.reduced import reduced, tail_place, tail_ranks
 from planner.rows import NS_PER_MS, NS_PER_S, OK, SENT, STEADY, PartOfRun, config_of, in_ms, in_seconds
-from planner.traffic import in_flight
 
 NS_PER_US = 1_000
 ALL = "all"  # scenarios
 DRAWN = ("ttft", "itl", "tpot", "service_time", "response_time")
-LINE_POINTS = 400
 
 _due, _admitted, _sent = pl.col("due_ns"), pl.col("admitted_ns"), pl.col("sent_ns")
 _first_token, _last_token, _done = pl.col("first_token_ns"), pl.col("last_token_ns"), pl.col("done_ns")
@@ -172,10 +171,10 @@ def _at_rank(ascending: Ascending, rank: int) -> float:
     return float(ascending[rank - 1]) / NS_PER_MS
 
 
-def _nearest_rank(value: pl.Expr, q: float) -> pl.Expr:
-    """Within a group: what `quantiles.nearest_rank` says, in whole numbers."""
+def _nearest_rank(ascending: pl.Expr, q: float) -> pl.Expr:
+    """Of lists: what `quantiles.nearest_rank` says, in whole numbers."""
     part = as_fraction(q)
-    return value.sort().get((pl.len().cast(pl.Int64) * part.numerator - 1) // part.denominator)
+    return ascending.list.get((ascending.list.len().cast(pl.Int64) * part.numerator - 1) // part.denominator)
 
 
 def latency_over_time(run: Run, every_s: float) -> pl.DataFrame:
@@ -190,14 +189,13 @@ def latency_over_time(run: Run, every_s: float) -> pl.DataFrame:
         values(run, name, everything).with_columns(pl.col("value_ns").cast(pl.Float64), metric=pl.lit(name))
         for name in DRAWN
     ]
-    p95 = _nearest_rank(pl.col("value_ns"), 0.95)
     return (
         pl.concat(lines)
         .group_by(pl.col("metric"), at_s=in_seconds(pl.col("due_ns") // every_ns * every_ns))
-        .agg(
+        .agg(pl.col("value_ns").sort(), n=pl.len())
+        .with_columns(
             p50_ms=in_ms(_nearest_rank(pl.col("value_ns"), 0.5)),
-            p95_ms=pl.when(pl.len() >= 20).then(in_ms(p95)),
-            n=pl.len(),
+            p95_ms=pl.when(pl.col("n") >= 20).then(in_ms(_nearest_rank(pl.col("value_ns"), 0.95))),
         )
         .sort("metric", "at_s")
         .select("at_s", "metric", "p50_ms", "p95_ms", "n")
@@ -206,9 +204,11 @@ def latency_over_time(run: Run, every_s: float) -> pl.DataFrame:
 
 
 def latency_distribution(run: Run) -> pl.DataFrame:
-    """The empirical CDF of each latency. Columns metric, scenario, value_ms, share (of values up to this one).
+    """The empirical CDF of each latency. Columns metric, scenario, value_ms, share (of values up to this one), place.
 
-    Of 400 values or fewer each is a point; of more, 400 evenly spaced ranks, the last being the largest value.
+    Of few values each is a point; of more the ranks by which a figure with logarithmic tails is drawn, the smallest and
+    the largest value among them. `place` is where the point stands on such an axis (`reduced.tail_place`), by the
+    plotting position (rank - 1/2) / n (Hazen 1914), which has a place for the largest value too.
     """
     return pl.concat(
         _distribution_line(metric, scenario, found) for metric, scenario, found in values_by_scenario(run, *DRAWN)
@@ -242,42 +242,44 @@ def _of_several(runs: Sequence[Run], metric: str) -> Ascending:
 
 def _distribution_line(metric: str, scenario: str, ascending: Ascending) -> pl.DataFrame:
     n = len(ascending)
-    points = min(n, LINE_POINTS)
-    ranks = [-(-n * k // points) for k in range(1, points + 1)]
+    ranks = tail_ranks(n)
     chosen = pl.Series([ascending[rank - 1] for rank in ranks], dtype=pl.Float64)
     shares = pl.Series([rank / n for rank in ranks], dtype=pl.Float64)
-    return pl.DataFrame({"value_ns": chosen, "share": shares}).select(
-        metric=pl.lit(metric), scenario=pl.lit(scenario), value_ms=in_ms(pl.col("value_ns")), share="share"
+    places = pl.Series([tail_place((rank - 0.5) / n) for rank in ranks], dtype=pl.Float64)
+    return pl.DataFrame({"value_ns": chosen, "share": shares, "place": places}).select(
+        metric=pl.lit(metric),
+        scenario=pl.lit(scenario),
+        value_ms=in_ms(pl.col("value_ns")),
+        share="share",
+        place="place",
     )
 
 
 def load_over_time(run: Run) -> pl.DataFrame:
-    """What was sent in the minute before each second. Columns at_s, requests_per_minute, tokens_per_minute, in_flight.
+    """What was sent in the minute before each second. Columns at_s, requests_per_minute, tokens_per_minute.
 
     Tokens are counted as the quota counts them at the door. In the first minute what was sent so far is scaled up to a
-    minute; in its first 10 s both are null, because so little scaled so far says nothing. in_flight is of the instant.
-    A run of more than ten minutes is given at 600 instants instead of each second.
+    minute; in its first 10 s both are null, because so little scaled so far says nothing.
+    Of a long run the seconds that a figure shows, the fullest and the emptiest among them.
     """
     sent = _sent_so_far(run)
     last_ns = run.samples.select(pl.max_horizontal("due_ns", "done_ns").max()).collect().item() or 0
-    step_ns = max(NS_PER_S, last_ns // 600)
-    instants = pl.LazyFrame({"at_ns": range(0, last_ns + step_ns, step_ns)}, schema={"at_ns": pl.Int64})
+    instants = pl.LazyFrame({"at_ns": pl.int_range(0, last_ns + NS_PER_S, NS_PER_S, eager=True)})
     at_s = in_seconds(pl.col("at_ns"))
     per_minute = pl.when(at_s >= 10).then(60 / at_s.clip(upper_bound=60))
     since = {name: pl.col(name).fill_null(0) - pl.col(f"{name}_before").fill_null(0) for name in ("requests", "tokens")}
-    return (
+    frame = (
         instants.with_columns(minute_ago_ns=pl.col("at_ns") - 60 * NS_PER_S)
         .join_asof(sent, on="at_ns")
         .join_asof(sent, left_on="minute_ago_ns", right_on="at_ns", suffix="_before")
-        .join_asof(in_flight(run), on="at_ns")
         .select(
             at_s=at_s,
             requests_per_minute=since["requests"] * per_minute,
             tokens_per_minute=since["tokens"] * per_minute,
-            in_flight=pl.col("in_flight").fill_null(0),
         )
         .collect()
     )
+    return reduced(frame, "at_s", "requests_per_minute", "tokens_per_minute")
 
 
 def load_by_target(run: Run) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from math import comb
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.config import RunConfig
@@ -86,7 +86,6 @@ def test_interval_ranks(n, q, ranks):
     assert interval_ranks(n, q) == ranks
 
 
-@settings(deadline=None)
 @given(st.integers(1, 120), st.sampled_from((0.05, 0.5, 0.9, 0.95, 0.99)))
 def test_interval_ranks_are_the_closest_that_cover_95_percent_by_exact_arithmetic(n, q):
     share = as_fraction(q)
@@ -359,7 +358,6 @@ def test_load_over_time_is_the_minute_before_and_scaled_up_within_the_first(tmp_
     assert load[60.0]["requests_per_minute"] == 12  # at 5 to 60 s: what was sent a minute ago has left
     assert load[64.0]["requests_per_minute"] == 12
     assert load[64.0]["tokens_per_minute"] == 12 * 228
-    assert [load[t]["in_flight"] for t in (4.0, 5.0, 6.0)] == [0, 1, 0]
 
 
 def test_latency_over_time_is_of_answers_in_bins_of_when_they_were_due(tmp_path):
@@ -375,12 +373,12 @@ def test_latency_over_time_is_of_answers_in_bins_of_when_they_were_due(tmp_path)
     assert frame.columns == ["at_s", "metric", "p50_ms", "p95_ms", "n"]
 
 
-@pytest.mark.parametrize("n", [1, 399, 400, 401, 5_000])
-def test_a_distribution_rises_to_one_in_at_most_400_points_each_of_which_is_true(tmp_path, n):
+@pytest.mark.parametrize("n", [1, 200, 201, 5_000])
+def test_a_distribution_rises_to_one_in_few_points_each_of_which_is_true(tmp_path, n):
     samples = [answered(i, 6.0, service_s=(i + 1) / 1000) for i in range(n)]
     frame = latency_distribution(make_run(tmp_path, samples)).filter(metric="service_time", scenario="all")
     points = frame.select("value_ms", "share").rows()
-    assert len(points) == min(n, 400)
+    assert len(points) == n if n <= 200 else len(points) < 420
     assert all(share == round(value_ms) / n for value_ms, share in points)  # so many of n are no larger
     assert points[-1] == (float(n), 1.0)
     assert points == sorted(points)
@@ -395,9 +393,9 @@ def test_outcomes_over_time_count_attempts_when_they_ended_and_drops_when_they_w
 @pytest.mark.parametrize(
     ("frame_of", "columns"),
     [
-        (load_over_time, ["at_s", "requests_per_minute", "tokens_per_minute", "in_flight"]),
+        (load_over_time, ["at_s", "requests_per_minute", "tokens_per_minute"]),
         (lambda run: latency_over_time(run, 1), ["at_s", "metric", "p50_ms", "p95_ms", "n"]),
-        (latency_distribution, ["metric", "scenario", "value_ms", "share"]),
+        (latency_distribution, ["metric", "scenario", "value_ms", "share", "place"]),
         (lambda run: outcomes_over_time(run, 1), ["at_s", "outcome", "n"]),
     ],
 )

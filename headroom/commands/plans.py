@@ -128,6 +128,7 @@ def report(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report.html"),
+    png: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each figure there too, as a picture.")] = None,
     demand: Annotated[
         str | None, typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for a rate, like 20/s.")
     ] = None,
@@ -144,13 +145,15 @@ def report(
     from headroom import comparing, planning  # noqa: PLC0415
 
     if len(folders) == 2:
-        _refuse_planning({"--demand": demand, "--slo": slo, "--growth": growth, "--region": region, "--prices": prices})
+        _refuse_idle_beside_two(
+            {"--demand": demand, "--slo": slo, "--growth": growth, "--region": region, "--prices": prices, "--png": png}
+        )
         return comparing.report(folders[0], folders[1], out, Path(".headroom"))
     options = planning.Options(demand=demand, slo=slo, growth=growth, region=region, prices=prices)
-    return planning.report(folders[0], out, options)
+    return planning.report(folders[0], out, options, png=png)
 
 
-def _refuse_planning(flags: Mapping[str, object]) -> None:
+def _refuse_idle_beside_two(flags: Mapping[str, object]) -> None:
     idle = [flag for flag, value in flags.items() if value is not None]
     if idle:
-        raise ConfigError(f"{', '.join(idle)}: a comparison plans nothing; leave it out, or give one run")
+        raise ConfigError(f"{', '.join(idle)}: a comparison makes no use of it; leave it out, or give one run")
