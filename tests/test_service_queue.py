@@ -248,6 +248,7 @@ def test_what_a_job_has_come_to_is_read_from_its_exit_code(runner, queue, code, 
     assert ended.error == ("headroom: it went wrong" if state in ("failed", "interrupted") else None)
 
 
+@pytest.mark.long
 def test_the_record_of_a_killed_job_is_recovered(runner, queue, tmp_path):
     job, folder = running(runner, queue)
     run = synthetic_run(tmp_path, 60, output={"report": False})
