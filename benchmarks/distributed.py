@@ -2,11 +2,11 @@
 
     python benchmarks/distributed.py [--quick]
 
-Plain requests of a closed loop, as fast as they go, by one process and by a master with two and four workers: per
-second of CPU time of all Headroom processes together, recorders and master included, all of them on one core and the
-server on another. Then a real master with a hundred workers that only talk: they beat, tell their progress, take what
-they are dealt, and ask for and settle the quota of each arrival, as real ones do. Counted are the bytes on the wire and
-the master's CPU time.
+Plain requests of a closed loop of 256 users, as fast as they go, by one process and by a master with two and four
+workers: per second of CPU time of all Headroom processes together, recorders and master included, all of them on one
+core and the server on another, from when each of them has started. Then a real master with a hundred workers that only
+talk: they beat, tell their progress, take what they are dealt, and ask for and settle the quota of each arrival, as
+real ones do. Counted are the bytes on the wire and the master's CPU time.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from loadgen.spread.channel import VERSIONS
 from loadgen.spread.dealing import unpacked
 from loadgen.spread.roster import BEAT_S
 
-USERS = 64  # a process
+USERS = 256  # of the load, however many processes play it
 LEAST_RATIO = 0.85
-WARMUP_S = 1.5
+WARMUP_S = 4.0  # the recorders' first files among it, for which each loads what writes them
 FAKES = 100
 RATE_PER_WORKER = 20
 LEAD_NS, ANSWER_NS = 250_000_000, 500_000_000  # before it is due a worker asks; so long after its answer is in
@@ -82,7 +82,7 @@ def per_cpu_s(path: Path, url: str, cores: Cores, processes: int, seconds: float
     """Plain requests per CPU-second of all processes of a load."""
     duration_s = WARMUP_S + seconds + 0.5
     load = {
-        "users": USERS * processes,
+        "users": USERS,
         "duration": duration_s,
         "warmup": WARMUP_S,
         "throttle": "off",

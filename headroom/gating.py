@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
-
-from pydantic import TypeAdapter
+from typing import TextIO
 
 from dashboards import ci
 from dashboards.readable import readable
@@ -198,17 +195,3 @@ def conclude(folder: Path, plan: Plan, outputs: Outputs, *, ended: str | None, c
         judgement = replace(judgement, verdict="fail" if code == MISSED else judgement.verdict, exit_code=code)
     tell(gate_of([judgement]), outputs, quiet=quiet)
     return judgement.exit_code
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of what `--json` writes (docs/gate.schema.json)."""
-    found = TypeAdapter(Gate).json_schema(mode="serialization")
-    for rule in (found, *found["$defs"].values()):
-        rule["additionalProperties"] = False
-        rule["required"] = list(rule["properties"])
-    identity = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"Headroom gate, format {FORMAT}"}
-    return found | identity
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -21,13 +23,18 @@ def publish_bytes(path: Path, content: bytes) -> None:
 
 
 def publish_frame(path: Path, frame: pl.DataFrame, *, row_group_size: int | None = None) -> None:
-    publish_lazy(path, frame.lazy(), row_group_size=row_group_size)
+    _publish(path, partial(frame.write_parquet, compression="zstd", row_group_size=row_group_size))
 
 
 def publish_lazy(path: Path, frame: pl.LazyFrame, *, row_group_size: int | None = None) -> None:
+    """As it comes: what does not fit into memory is never in it."""
+    _publish(path, partial(frame.sink_parquet, compression="zstd", row_group_size=row_group_size))
+
+
+def _publish(path: Path, write: Callable[[Path], object]) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
-        frame.sink_parquet(draft, compression="zstd", row_group_size=row_group_size)
+        write(draft)
     except pl.exceptions.ComputeError as error:  # a full disk, among others
         raise RunFolderError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
     with draft.open("rb") as file:

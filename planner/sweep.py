@@ -4,7 +4,8 @@ Steps go up geometrically, then the gap between the highest rate that met and th
 rate is judged by the share of its offered requests beyond the limit, with the 95 % interval after Wilson (1927): it
 meets an objective if the interval's upper end is within the share that the statistic allows (5 % for a p95), misses it
 if the lower end is not, and is unclear in between. Objectives get no easier as the rate grows, so a rate that met
-stands for all below it, and an unclear one is measured again, longer, only where the answer depends on it.
+stands for all below it, and an unclear one is measured again, longer, only where the answer depends on it. So is one
+that the deployment did not keep up with although it did with a higher one; there the longest measurement decides.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def pooled_verdict(measured: Sequence[Measurement]) -> Verdict:
     good = [each for each in measured if not each.spoiled]
     if not good:
         return Verdict.INVALID
-    if any(each.saturated for each in good):
+    if good[-1].saturated:  # the longest of them
         return Verdict.SATURATED
     verdicts = {count.verdict for count in _pooled(good)}
     return next((each for each in (Verdict.MISSED, Verdict.UNCLEAR) if each in verdicts), Verdict.MET)
@@ -183,6 +184,9 @@ def next_step(search: Search, measured: Sequence[Measurement], ceiling_per_s: fl
         return found(stop=Stop.GENERATOR) if often else Trial(spoiled)
     if len(measured) >= MOST_MEASUREMENTS:
         return found(stop=Stop.BOUND)
+    doubted = _doubted(rates, verdicts)
+    if doubted is not None:
+        return _again(rates, doubted)
     if missed is None:
         return _upward(search, rates, verdicts, ceiling_per_s) or found(stop=_top(search, ceiling_per_s))
     return _between(search, rates, met, missed) or found(stop=Stop.LOWEST if met is None else Stop.FOUND)
@@ -208,6 +212,13 @@ def _bracket(
     missed = min(not_met, default=None)
     met = [rate for rate, verdict in verdicts.items() if verdict is Verdict.MET and (missed is None or rate < missed)]
     return max(met, default=None), missed
+
+
+def _doubted(rates: Mapping[float, Sequence[Measurement]], verdicts: Mapping[float, Verdict]) -> float | None:
+    """A rate that the deployment did not keep up with, though it did with a higher one: a queue by chance."""
+    kept_up = [rate for rate, verdict in verdicts.items() if verdict not in (Verdict.SATURATED, Verdict.INVALID)]
+    saturated = [rate for rate, verdict in verdicts.items() if verdict is Verdict.SATURATED]
+    return next((rate for rate in saturated if rate < max(kept_up, default=0) and _may_repeat(rates[rate])), None)
 
 
 def _may_repeat(measured: Sequence[Measurement]) -> bool:

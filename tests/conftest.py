@@ -1,8 +1,47 @@
-"""What all the processes of the tests share."""
+"""What all the processes of the tests share, and which tests only compute."""
 
+import ast
 import os
 import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
 
 # As in the Makefile: where containers forbid bytecode, each of hundreds of processes would compile all it imports anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+settings.register_profile("any machine")  # how long an example takes is no property of it
+settings.load_profile("any machine")
+
+# What a test file imports, itself or by another file of the tests, whose outcome may depend on when things happen.
+TIMED = {
+    "asyncio", "azure", "concurrent", "gevent", "httpx", "locust", "multiprocessing", "openai", "playwright", "signal",
+    "socket", "ssl", "starlette", "subprocess", "threading", "time", "uvicorn",
+}  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if _computes(item.path):
+            item.add_marker("computes")
+
+
+@cache
+def _computes(path: Path) -> bool:
+    names = set(_imported(ast.parse(path.read_text())))
+    ours = {Path(__file__).parent / f"{name.split('.')[1]}.py" for name in names if name.startswith("tests.")}
+    return TIMED.isdisjoint(name.split(".")[0] for name in names) and all(_computes(each) for each in ours - {path})
+
+
+def _imported(tree: ast.Module):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "tests":
+            yield from (f"tests.{name.name}" for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""

@@ -298,7 +298,7 @@ class Reference:
         return [tuple(one[key] for key in ("started", "first", "done", "outcome", "made")) for one in fates]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(MODELS, ARRIVALS, CANCELS)
 def test_jumping_stepping_and_the_reference_agree_to_the_nanosecond(model, arrivals, cancels):
     jumped, jumped_ns = play(model, arrivals, cancels)
@@ -308,7 +308,7 @@ def test_jumping_stepping_and_the_reference_agree_to_the_nanosecond(model, arriv
     assert [fate(sequence) for sequence in jumped] == Reference(model).run(arrivals, cancels)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(MODELS, ARRIVALS, st.lists(GAPS, min_size=1, max_size=8))
 def test_tokens_seen_on_the_way_do_not_depend_on_how_one_got_there(model, arrivals, gaps):
     jumping, stepping = Instance(model), Instance(model)
@@ -327,7 +327,7 @@ def test_tokens_seen_on_the_way_do_not_depend_on_how_one_got_there(model, arriva
             assert end_ns > now_ns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MODELS, ARRIVALS, CANCELS)
 def test_the_integral_of_running_is_the_time_the_sequences_were_in_the_batch(model, arrivals, cancels):
     """Little's law for the batch; who leaves stays in it until the iteration ends."""

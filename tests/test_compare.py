@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from headroom.schemas import schema
 from loadgen.samples import Manifest, Run
 from planner.checks import Check
 from planner.compare import checks_of, compare
@@ -16,6 +17,7 @@ from planner.comparing.tolerance import Tolerance
 from planner.comparing.verdict import Verdict
 from tests.commands import told
 from tests.compared_runs import several, streams
+from tests.json_schema import complaints
 
 KINDS = {
     "before": {"seed": 0},
@@ -45,7 +47,11 @@ def facts(path):
 
 
 def found(done):
-    return json.loads(done.stdout)
+    """Everything that is compared here is as docs/compare.schema.json says."""
+    document, published = json.loads(done.stdout), schema("compare")
+    assert list(complaints(document, published, published)) == []
+    assert list(complaints(document | {"more": 1}, published, published))
+    return document
 
 
 @pytest.mark.parametrize(

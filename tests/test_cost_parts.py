@@ -183,7 +183,7 @@ def base_of(path, capacity_per_s, usd_per_hour):
     return base_instances(worth_of_instances(load_duration(path, priced(path)), capacity_per_s), usd_per_hour)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=12), st.floats(0.002, 0.1), st.floats(0.1, 20.0))
 def test_no_other_base_of_a_hybrid_costs_less(counts, capacity_per_s, usd_per_hour):
     path = demand_path(hourly(counts))

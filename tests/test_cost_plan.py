@@ -388,7 +388,7 @@ def test_the_manual_s_sample_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("serverless ")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(0, 40), min_size=1, max_size=6),
     capacity=st.none() | st.tuples(*[st.floats(1e-3, 2.0)] * 3).map(lambda ends: tuple(sorted(ends))),

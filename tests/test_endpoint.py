@@ -309,7 +309,7 @@ def act(actions, given, *, stepping):
             if isinstance(f, Sequence) else f for f in fates], views, endpoint.billed_ns(now_ns + 100 * S)  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(ACTIONS, st.sampled_from(list(Routing)), st.sampled_from([200, 450, 5_000]))
 def test_every_request_ends_exactly_once_however_often_one_looks(actions, routing, timeout_ms):
     given_ = {"instances": 3, "max_concurrent_per_instance": 2, "request_timeout_ms": timeout_ms, "boot_s": 1.5}

@@ -16,12 +16,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from dashboards import ci
-from headroom.gating import Outputs, gate_of, schema, tell
+from headroom.gating import Outputs, gate_of, tell
 from headroom.run_sets import RunSet, write
+from headroom.schemas import WRITTEN, schema
 from loadgen.config import RunConfig
 from planner.checks import Check
 from planner.thresholds import Gate, Judgement
 from tests.commands import told
+from tests.json_schema import complaints
 from tests.runs import answered, make_run
 
 ROOT = Path(__file__).parent.parent
@@ -159,9 +161,10 @@ def test_what_cannot_be_written_takes_no_verdicts_place(runs: Path, tmp_path: Pa
 # JSON
 
 
-def test_the_published_schema_is_that_of_the_code() -> None:
-    published = json.loads((ROOT / "docs" / "gate.schema.json").read_text())
-    assert published == schema(), "write it again: python -m headroom.gating > docs/gate.schema.json"
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_published_schema_is_that_of_the_code(name: str) -> None:
+    published = json.loads((ROOT / "docs" / f"{name}.schema.json").read_text())
+    assert published == schema(name), f"write it again: python -m headroom.schemas {name} > docs/{name}.schema.json"
 
 
 def test_the_json_of_real_gates_is_valid_by_the_published_schema(runs: Path) -> None:
@@ -173,44 +176,6 @@ def test_the_json_of_real_gates_is_valid_by_the_published_schema(runs: Path) -> 
         assert document["exit_code"] == done.returncode
     for spoiled in ({"format": "1"}, {"verdict": "fine"}, {"judgements": [{}]}, {"more": 1}):
         assert list(complaints({**document, **spoiled}, published, published)), spoiled
-
-
-def complaints(value: Any, rule: dict[str, Any], root: dict[str, Any]) -> Iterator[str]:
-    """The part of JSON Schema that the document uses; anything else in it is an error here."""
-    known = {
-        "$defs",
-        "$id",
-        "$ref",
-        "$schema",
-        "additionalProperties",
-        "anyOf",
-        "const",
-        "description",
-        "enum",
-        "items",
-    }
-    assert set(rule) <= known | {"properties", "required", "title", "type"}, set(rule) - known
-    if "$ref" in rule:
-        yield from complaints(value, root["$defs"][rule["$ref"].rpartition("/")[2]], root)
-    if "anyOf" in rule and all(list(complaints(value, each, root)) for each in rule["anyOf"]):
-        yield f"{value!r} is none of {rule['anyOf']}"
-    if "enum" in rule and value not in rule["enum"]:
-        yield f"{value!r} is none of {rule['enum']}"
-    if "const" in rule and value != rule["const"]:
-        yield f"{value!r} is not {rule['const']}"
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
-    if "type" in rule and (not isinstance(value, kinds[rule["type"]]) or isinstance(value, bool)):
-        yield f"{value!r} is no {rule['type']}"
-    elif isinstance(value, dict):
-        properties = rule.get("properties", {})
-        yield from (f"{name} is missing" for name in rule.get("required", ()) if name not in value)
-        if rule.get("additionalProperties") is False:
-            yield from (f"{name} is too much" for name in value if name not in properties)
-        for name, each in value.items():
-            yield from complaints(each, properties.get(name, {}), root)
-    elif isinstance(value, list):
-        for each in value:
-            yield from complaints(each, rule.get("items", {}), root)
 
 
 # Files

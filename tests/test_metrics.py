@@ -6,7 +6,7 @@ from math import comb
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.config import RunConfig
@@ -86,7 +86,6 @@ def test_interval_ranks(n, q, ranks):
     assert interval_ranks(n, q) == ranks
 
 
-@settings(deadline=None)
 @given(st.integers(1, 120), st.sampled_from((0.05, 0.5, 0.9, 0.95, 0.99)))
 def test_interval_ranks_are_the_closest_that_cover_95_percent_by_exact_arithmetic(n, q):
     share = as_fraction(q)

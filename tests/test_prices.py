@@ -531,7 +531,7 @@ VALUES = st.one_of(
 TABLES = st.recursive(VALUES, lambda inner: st.dictionaries(st.text(), inner, max_size=4), max_leaves=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(), TABLES, max_size=4))
 def test_every_table_is_read_as_it_was_written(table):
     assert tomllib.loads("\n".join(retail._toml(table))) == table

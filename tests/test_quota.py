@@ -210,7 +210,7 @@ def play(limiter, schedule):
     return played
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(quotas, makers, schedules)
 def test_no_policy_ever_exceeds_its_limit_in_its_window(quota, make, schedule):
     played = play(make(quota), schedule)
@@ -235,7 +235,7 @@ def test_no_policy_ever_exceeds_its_limit_in_its_window(quota, make, schedule):
                 assert taken <= burst + (at_ns - from_ns) / MINUTE_NS * LIMIT_TOKENS + 1
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(quotas, makers, schedules)
 def test_nobody_is_overtaken_and_nobody_goes_before_arriving(quota, make, schedule):
     played = play(make(quota), schedule)
@@ -244,7 +244,7 @@ def test_nobody_is_overtaken_and_nobody_goes_before_arriving(quota, make, schedu
     assert all(at_ns >= arrived_ns for arrived_ns, at_ns, _ in played)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     quotas, makers, st.lists(st.tuples(st.integers(0, 2 * S), st.integers(1, 600), st.integers(0, 600)), max_size=40)
 )
@@ -260,7 +260,7 @@ def test_settling_never_lets_a_window_hold_more_than_its_limit_of_settled_tokens
             assert sum(used for at_ns, used in settled if from_ns <= at_ns < from_ns + MINUTE_NS) <= LIMIT_TOKENS
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(quotas, makers, st.lists(st.integers(1, 600), min_size=20, max_size=60))
 def test_demand_above_the_quota_uses_at_least_99_percent_of_it(quota, make, sizes):
     """Four minutes of more than the limit; no request is above 1 % of it, which is what a fixed minute may leave over."""

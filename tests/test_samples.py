@@ -191,6 +191,19 @@ def test_a_recorder_that_cannot_write_is_an_error_and_not_a_loss_in_silence(fold
         pipe.close()
 
 
+def test_a_recorder_that_is_held_up_holds_nobody_up(folder):
+    pipe = RecorderPipe(folder, 0, os.write)
+    os.kill(pipe._process.pid, signal.SIGSTOP)
+    os.set_blocking(pipe.fd, False)
+    try:
+        for tenth in range(10):  # of a second, at 3,000 rows/s
+            pipe.send([marshal.dumps(sample(300 * tenth + n)) for n in range(300)], [])  # BlockingIOError: no room
+    finally:
+        os.kill(pipe._process.pid, signal.SIGCONT)
+    pipe.close()
+    assert Run.open(folder).samples.collect().height == 3_000
+
+
 def test_a_manifest_holds_what_a_reader_needs(folder):
     raw = json.loads((folder / "manifest.json").read_bytes())
     assert {

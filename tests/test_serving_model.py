@@ -144,7 +144,7 @@ def test_the_published_queueing_model_gives_the_figures_of_its_own_example():
     p=st.sampled_from(EXPONENTS),
     levels=st.lists(st.integers(1, 400), min_size=5, max_size=9, unique=True),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_predictions_rise_with_the_rate_and_intervals_hold_their_value(a, b, p, levels):
     levels.sort()
     table = steps(levels, lambda n: a + b * n**p)

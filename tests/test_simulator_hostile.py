@@ -467,7 +467,6 @@ def test_malformed_requests_are_refused_as_documented_and_leave_no_trace(tmp_pat
                 max_examples=round(requests * share),
                 derandomize=True,
                 database=None,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
             )
             repeat(given(strategy(routes))(attack))()

@@ -223,14 +223,14 @@ def gives_the_events_of_the_rules(stream, cuts):
     assert parse(cut_at(stream, cuts)) == (reference(stream), None)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(STREAMS, CUTS)
 def test_any_cutting_of_any_stream_gives_the_events_of_the_rules(stream, cuts):
     gives_the_events_of_the_rules(stream, cuts)
 
 
 @pytest.mark.long
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=10_000)
 @given(STREAMS, CUTS)
 def test_ten_thousand_cuttings_give_the_events_of_the_rules(stream, cuts):
     gives_the_events_of_the_rules(stream, cuts)
@@ -239,7 +239,7 @@ def test_ten_thousand_cuttings_give_the_events_of_the_rules(stream, cuts):
 VALUES = st.sampled_from([row.stream for row in CORPUS if len(row.stream) < 2_000])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(VALUES, CUTS, st.lists(st.tuples(st.integers(0, 2_000), st.binary(max_size=3)), max_size=3))
 def test_any_cutting_of_any_damaged_answer_gives_the_same_measures(stream, cuts, damage):
     for at, replacement in damage:

@@ -89,6 +89,23 @@ def test_each_search_ends_for_its_reason(measure, ceiling, stop, met, trials):
     assert all(trial.rate_per_s <= (ceiling or 50) * 1.000001 or trial.rate_per_s == 1 for trial in tried)
 
 
+@pytest.mark.parametrize(("times", "met"), [(1, 16.5), (2, 16.5), (3, 9.5)])
+def test_a_rate_that_did_not_keep_up_although_a_higher_one_did_is_measured_again(times, met):
+    """10/s misses its objective and keeps up; a rate between seems not to, so many times by chance."""
+    lengths = []
+
+    def measure(trial):
+        rate = trial.rate_per_s
+        if 9.5 < rate < 9.7:
+            lengths.append(trial.times_as_long)
+            return of(rate, 1_000, 0, saturated=len(lengths) <= times)
+        return of(rate, 1_000, 500 if rate > 16.5 else 0)
+
+    finding, _ = searched(measure, Search(from_per_s=5, to_per_s=18.5, steps=2, tolerance=0.05))
+    assert lengths == [1, 2, 4][: min(times + 1, 3)]
+    assert finding.met_at_per_s == pytest.approx(met, rel=0.05)
+
+
 def test_a_saturated_step_ends_the_way_up_although_its_latencies_were_fine_so_far():
     saturated_above_9 = lambda trial: of(trial.rate_per_s, 1_000, 0, saturated=trial.rate_per_s > 9)  # noqa: E731
     finding, trials = searched(saturated_above_9)
