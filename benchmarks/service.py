@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
@@ -60,30 +60,40 @@ def service() -> Iterator[tuple[str, str]]:
                 process.wait()
 
 
-async def ask(url: str, paths: list[str], rate_per_s: float) -> None:
-    """So many requests a second, evenly, until standard input ends; says on standard output how they fared."""
-    place, answers = urlsplit(url), Answers()
-    ends = asyncio.Event()
-    asyncio.get_running_loop().add_reader(0, ends.set)
-    await asyncio.gather(
-        *(_lane(place.hostname, place.port, paths, rate_per_s, lane, answers, ends) for lane in range(CONNECTIONS))
-    )
-    print(json.dumps({"times_ms": answers.times_ms, "refused": answers.refused}))
+@dataclass
+class Asker:
+    """So many requests a second, evenly, over CONNECTIONS."""
 
+    url: str
+    paths: list[str]
+    rate_per_s: float
+    answers: Answers = field(default_factory=Answers)
+    ended: bool = False
 
-async def _lane(host, port, paths, rate_per_s, lane, answers, ends) -> None:  # type: ignore[no-untyped-def]
-    reader, writer = await asyncio.open_connection(host, port)
-    start_s, number = time.monotonic(), lane
-    while not ends.is_set():
-        due_s = start_s + number / rate_per_s
-        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-        writer.write(f"GET {paths[number % len(paths)]} HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length.split(b":")[1]))
-        answers.refused += not head.startswith(b"HTTP/1.1 200")
-        answers.times_ms.append((time.monotonic() - due_s) * 1e3)
-        number += CONNECTIONS
+    async def run(self) -> None:
+        """Until standard input ends; says on standard output how they fared."""
+        asyncio.get_running_loop().add_reader(0, self._end)
+        await asyncio.gather(*map(self._lane, range(CONNECTIONS)))
+        print(json.dumps(asdict(self.answers)))
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(0)
+        self.ended = True
+
+    async def _lane(self, number: int) -> None:
+        place, start_s = urlsplit(self.url), time.monotonic()
+        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+        while not self.ended:
+            due_s = start_s + number / self.rate_per_s
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            path = self.paths[number % len(self.paths)]
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: {place.netloc}\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.partition(b":")[2]))
+            self.answers.refused += not head.startswith(b"HTTP/1.1 200")
+            self.answers.times_ms.append((time.monotonic() - due_s) * 1e3)
+            number += CONNECTIONS
 
 
 @contextmanager
@@ -101,9 +111,8 @@ def asked(url: str, job: str, rate_per_s: float) -> Iterator[Answers]:
 
 def calibrated(duration: str) -> dict[str, object]:
     command = [sys.executable, "-m", "headroom", "calibrate", "--duration", duration, "--json"]
-    found: dict[str, object] = json.loads(
-        subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
-    )
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    found: dict[str, object] = json.loads(done.stdout)
     return found
 
 
@@ -127,7 +136,7 @@ def main() -> int:
     parser.add_argument("--ask", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.ask is not None:
-        asyncio.run(ask(*json.loads(given.ask)))
+        asyncio.run(Asker(*json.loads(given.ask)).run())
         return 0
     without, beside, times_ms, refused, seconds = [], [], [], 0, 0.0
     with service() as (url, job):
@@ -139,15 +148,15 @@ def main() -> int:
             seconds += time.monotonic() - began_s
             times_ms += answers.times_ms
             refused += answers.refused
-    print(
-        f"{'error, ms; median of the rounds':<34}{'TTFT p50':>9}{'p99':>9}{'gap p50':>9}{'p99':>9}{'lag p50':>9}{'p99':>9}"
-    )
+    heads = ("TTFT p50", "p99", "gap p50", "p99", "lag p50", "p99")
+    print(f"{'error, ms; median of the rounds':<34}" + "".join(f"{head:>9}" for head in heads))
     told("a job runs", without)
     told(f"the same, {given.rate:g} API requests/s", beside)
     ordered = sorted(times_ms)
+    p50_ms, p99_ms = ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
     print(
-        f"{len(ordered)} API requests, {len(ordered) / seconds:.0f}/s, {refused} refused; answered within "
-        f"{ordered[len(ordered) // 2]:.1f} ms (p50), {ordered[len(ordered) * 99 // 100]:.1f} ms (p99) of when they were due"
+        f"{len(ordered)} API requests, {len(ordered) / seconds:.0f}/s, {refused} refused; {p50_ms:.1f} (p50) and "
+        f"{p99_ms:.1f} ms (p99) after they were due"
     )
     return 0
 

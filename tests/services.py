@@ -31,7 +31,8 @@ def app_on(runs, **settings):
 
 def started(runs, *flags, **extra):
     """The process of a service, once it listens: its `url` and `process`."""
-    command = [sys.executable, "-m", "headroom", "serve", "--runs", str(runs), "--port", "0", *flags]
+    port = () if "--port" in flags else ("--port", "0")
+    command = [sys.executable, "-m", "headroom", "serve", "--runs", str(runs), *port, *flags]
     process = subprocess.Popen(
         command, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

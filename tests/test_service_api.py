@@ -214,7 +214,7 @@ def test_the_files_of_a_run_are_given_as_they_are(client, runs):
     assert refusal(client.get("/api/runs/new/report"))[0] == 404
 
 
-def test_plans_and_comparisons_are_those_of_the_command_line(client, runs):
+def test_a_plan_is_that_of_the_command_line(client, runs):
     answer = client.post(
         "/api/plan", json={"runs": ["base"], "growth": "3x", "slo": ["ttft.p95<1s"], "spare": 1}
     ).json()
@@ -222,6 +222,10 @@ def test_plans_and_comparisons_are_those_of_the_command_line(client, runs):
     by_hand = told(runs, "plan", "base", "--growth", "3x", "--slo", "ttft.p95<1s", "--spare", "1", "--json")
     assert answer["plan"] == json.loads(by_hand.stdout)
     assert answer["exit_code"] == by_hand.returncode
+
+
+@pytest.mark.long
+def test_a_comparison_is_that_of_the_command_line(client, runs):
     answer = client.post("/api/compare", json={"base": "base", "new": "new", "fail_on": ["ttft.p95:+10%"]}).json()
     CompareAnswer.model_validate(answer)
     by_hand = told(runs, "compare", "base", "new", "--fail-on", "ttft.p95:+10%", "--json", "-")
@@ -229,10 +233,15 @@ def test_plans_and_comparisons_are_those_of_the_command_line(client, runs):
     assert answer["exit_code"] == by_hand.returncode
 
 
+@pytest.mark.long
 def test_what_a_plan_refuses_is_said_in_the_words_of_the_command_line(client):
     answer = client.post("/api/plan", json={"runs": ["base"], "region": "the moon"})
     assert refusal(answer)[0] == 422 and "--region: the price book knows no price in 'the moon'" in answer.text
+
+
+def test_plans_and_comparisons_are_of_runs_that_are_there(client):
     assert refusal(client.post("/api/plan", json={"runs": ["gone"]}))[0] == 404
+    assert refusal(client.post("/api/plan", json={"runs": []}))[:2] == (422, "runs")
     assert refusal(client.post("/api/compare", json={"base": "base"}))[:2] == (422, "new")
 
 

@@ -3,22 +3,25 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from headroom.service import claims
 from headroom.service.job_process import claim_path
 from loadgen.samples import Manifest, Run, check_ledger
-from tests.commands import environment, headroom
+from tests.commands import environment, told
 from tests.kills import descendants
+from tests.runs import synthetic_run
 from tests.services import SHORT, end, end_jobs, job_of, serving, started, submit, wait_for
 
 LONG = {**SHORT, "load": {"rate": 10, "duration": "60s", "warmup": "0s", "max_tokens": 5}}
-SLOW_ANSWERS = {**LONG, "load": {**LONG["load"], "drain": "60s"}}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,11 @@ def service(tmp_path_factory):
     with serving(runs) as service:
         service.runs = runs
         yield service
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def claim_of(runs, job_id, launch=1):
@@ -47,75 +55,101 @@ def listening(pids):
     return [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
 
 
-def test_a_job_runs_to_its_end_and_the_next_waits_for_it_and_can_be_cancelled(service, tmp_path):
-    """One story, since each run takes seconds: two jobs, the second waits, is cancelled while it runs."""
+def test_a_job_that_runs_is_cancelled_within_seconds_and_its_record_is_whole(service, tmp_path):
+    job, waiting = submit(service.client, LONG), submit(service.client, LONG)
+    while service.client.get(f"/api/jobs/{job}").json()["progress"] is None:
+        time.sleep(0.1)
+    assert job_of(service.client, waiting)["state"] == "queued", "one at a time"
+    assert told(tmp_path, "cancel", waiting, "--server", service.url).stdout == "cancelled\n"
+    pid = claims.read(claim_of(service.runs, job)).pid
+    addresses = listening([pid, *descendants(pid)])
+    assert len(addresses) == 1 and addresses[0].startswith("0100007F:"), "the simulated deployment, on loopback alone"
+    assert f"{job}: running" in told(tmp_path, "jobs", job, "--server", service.url).stdout
+    asked_s = time.monotonic()
+    assert told(tmp_path, "cancel", job, "--server", service.url).stdout == "it is told to end\n"
+    ended = wait_for(service.client, job, seconds=40)
+    assert time.monotonic() - asked_s < 25  # ten seconds, and what a machine that is busy makes of them
+    assert (ended["state"], ended["exit_code"], ended["run"]) == ("cancelled", 105, job)
+    assert Manifest.read(service.runs / job).state == "interrupted"
+    assert service.client.get(f"/api/runs/{job}/summary").json()["run_ids"]
+    listed = told(tmp_path, "jobs", "--server", service.url).stdout
+    assert listed.count(" cancelled ") == 2
+
+
+def test_what_cannot_be_answered_is_said_by_the_commands(service, tmp_path):
+    (tmp_path / "bad.toml").write_text("[load]\nrat = 5\n")
+    refused = told(tmp_path, "submit", "bad.toml", "--server", service.url)
+    assert refused.returncode == 2
+    assert refused.stderr == "headroom: loadtest.toml: load.rat: unknown key; did you mean 'rate'?\n"
+    gone = told(tmp_path, "cancel", "nothing", "--server", service.url)
+    assert (gone.returncode, gone.stderr) == (2, "headroom: there is no such job\n")
+    away = told(tmp_path, "jobs", "--server", "http://127.0.0.1:9")
+    assert away.returncode == 1 and "is `headroom serve` running?" in away.stderr
+    nowhere = told(tmp_path, "jobs", "--server", "somewhere")
+    assert nowhere.returncode == 2 and "--server" in nowhere.stderr
+
+
+def test_a_head_without_end_is_refused(service):
+    place = urlsplit(service.url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n" + b"a: " + b"x" * 40_000)
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_a_second_service_on_the_same_runs_is_refused(service, tmp_path):
+    second = told(tmp_path, "serve", "--runs", service.runs, "--port", "0")
+    assert second.returncode == 2 and "another service works on" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (("--host", "0.0.0.0"), "needs a token"),
+        (("--host", "0.0.0.0", "--token-file", "none"), "--token-file none cannot be read"),
+        (("--allow-target", "https://a.example,secret"), "where the key is"),
+        (("--allow-target", "a.example"), "is no address"),
+        (("--data", "none"), "--data none is no folder"),
+        (("--max-duration", "long"), "long"),
+        (("--port", "1", "--host", "192.0.2.1", "--token-file", "token"), "cannot be had"),
+    ],
+)
+def test_a_service_that_cannot_be_as_asked_does_not_start(tmp_path, flags, fault):
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    refused = told(tmp_path, "serve", *flags)
+    assert refused.returncode == 2 and fault in refused.stderr, refused
+
+
+@pytest.mark.long
+def test_a_command_waits_for_its_job_over_a_restart_and_ends_as_it_does(tmp_path):
+    runs, port = tmp_path / "runs", str(free_port())
     (tmp_path / "loadtest.toml").write_text('[load]\nrate = 10\nduration = "1s"\nwarmup = "0s"\nmax_tokens = 5\n')
+    service = started(runs, "--port", port)
     flags = ("--server", service.url, "--wait", "--tag", "nightly", "--name", "first")
     command = [sys.executable, "-m", "headroom", "submit", "loadtest.toml", *flags]
     waiting = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    first = waiting.stdout.readline().strip()
-    second = submit(service.client, LONG)
-    wait_for(service.client, first, "running")
-    assert job_of(service.client, second)["state"] == "queued"
-    _, words = waiting.communicate(timeout=60)
-    done = wait_for(service.client, first)
-    assert (done["state"], done["run"], done["tags"]) == ("done", first, ["nightly"])
-    assert waiting.returncode == done["exit_code"], words
-    check_ledger(Manifest.read(service.runs / first).totals)
-    assert service.client.get(f"/api/runs/{first}/summary").json()["run_ids"]
-
-    wait_for(service.client, second, "running")
-    while service.client.get(f"/api/jobs/{second}").json()["progress"] is None:
-        time.sleep(0.1)
-    pid = claims.read(claim_of(service.runs, second)).pid
-    addresses = listening([pid, *descendants(pid)])
-    assert len(addresses) == 1 and addresses[0].startswith("0100007F:"), "the simulated deployment, on loopback alone"
-    shown = headroom(tmp_path, "jobs", second, "--server", service.url)
-    assert f"{second}: running" in shown.stdout
-    asked_s = time.monotonic()
-    assert headroom(tmp_path, "cancel", second, "--server", service.url).stdout == "it is told to end\n"
-    assert wait_for(service.client, second, seconds=30)["state"] == "cancelled"
-    assert time.monotonic() - asked_s < 20  # ten seconds, and what a machine that is busy makes of them
-    assert Manifest.read(service.runs / second).state == "interrupted"
-    assert (service.runs / second / "summary.json").exists()
+    job_id = waiting.stdout.readline().strip()
+    with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
+        wait_for(client, job_id, "running")
+    end(service, signal.SIGTERM)
+    assert service.process.returncode == 0
+    assert claims.lives(claim_of(runs, job_id)), "what runs is left to end by itself"
+    time.sleep(2)
+    with serving(runs, "--port", port) as service:
+        _, words = waiting.communicate(timeout=100)
+        done = job_of(service.client, job_id)
+        assert (done["state"], done["run"], done["tags"], done["name"]) == ("done", job_id, ["nightly"], "first")
+        assert waiting.returncode == done["exit_code"], words
 
 
-def test_a_plan_is_a_job_too(service):
-    runs = [run["id"] for run in service.client.get("/api/runs").json()["runs"]]
-    if not runs:
-        runs = [wait_for(service.client, submit(service.client))["run"]]
-    job = submit(service.client, {"runs": runs[-1:], "growth": "2x"}, kind="plan")
-    assert wait_for(service.client, job)["state"] == "done"
-    assert service.client.get(f"/api/jobs/{job}/plan").json()["run_ids"]
-
-
-def test_what_cannot_be_answered_is_said_by_the_commands(service, tmp_path):
-    (tmp_path / "bad.toml").write_text("[load]\nrat = 5\n")
-    refused = headroom(tmp_path, "submit", "bad.toml", "--server", service.url)
-    assert refused.returncode == 2
-    assert refused.stderr == "headroom: loadtest.toml: load.rat: unknown key; did you mean 'rate'?\n"
-    gone = headroom(tmp_path, "cancel", "nothing", "--server", service.url)
-    assert (gone.returncode, gone.stderr) == (2, "headroom: there is no such job\n")
-    away = headroom(tmp_path, "jobs", "--server", "http://127.0.0.1:9")
-    assert away.returncode == 1 and "is `headroom serve` running?" in away.stderr
-
-
-def test_a_second_service_on_the_same_runs_is_refused(service, tmp_path):
-    second = headroom(tmp_path, "serve", "--runs", service.runs, "--port", "0")
-    assert second.returncode == 2 and "another service works on" in second.stderr
-
-
-def kill_and_restart(runs, kills, seed):
+def kill_and_restart(runs, kills, seed, job):
     """Submit jobs, and kill the service at random moments, `kills` times; what each job has come to."""
     dice, asked = random.Random(seed), []
     service = started(runs)
-    import httpx
-
     for _ in range(kills):
         with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
-            asked += [submit(client) for _ in range(dice.choice((0, 1, 1, 2)) or not asked)]
+            asked += [submit(client, **job) for _ in range(dice.choice((0, 0, 1, 2)) or not asked)]
             if dice.random() < 0.2:
                 client.delete(f"/api/jobs/{asked[-1]}")
         time.sleep(dice.choice((0.0, dice.uniform(0, 0.4), dice.uniform(0, 3.0))))
@@ -131,12 +165,16 @@ def kill_and_restart(runs, kills, seed):
     return ended
 
 
+def begun_of(folder):
+    """How many processes have begun to work at a job."""
+    return sum(claims.read(claim) is not None for claim in folder.glob("claim-*"))
+
+
 def check_ended(runs, ended):
     """None was run twice, and each folder is whole."""
     for job in ended:
-        folder = runs / ".service" / "jobs" / job["id"]
-        begun = [claim for claim in folder.glob("claim-*") if claims.read(claim) is not None]
-        assert len(begun) <= 1, f"{job} began {len(begun)} times"
+        begun = begun_of(runs / ".service" / "jobs" / job["id"])
+        assert begun <= 1, f"{job} began {begun} times"
         assert job["state"] in ("done", "cancelled"), job
         assert bool(begun) == (job["run"] is not None) or job["state"] == "cancelled", job
         if job["run"] is not None:
@@ -150,14 +188,21 @@ def check_ended(runs, ended):
 
 
 def test_a_service_that_is_killed_loses_no_job_and_runs_none_twice(tmp_path):
+    """Of jobs that are quick, plans; the long one is of load tests."""
     runs = tmp_path / "runs"
-    check_ended(runs, kill_and_restart(runs, kills=3, seed=1))
+    runs.mkdir()
+    synthetic_run(runs, 60)
+    ended = kill_and_restart(runs, kills=3, seed=1, job={"config": {"runs": ["run"]}, "kind": "plan"})
+    for job in ended:
+        folder = runs / ".service" / "jobs" / job["id"]
+        assert job["state"] == "done" and '"run_ids"' in (folder / "out").read_text(), job
+        assert begun_of(folder) == 1, job
 
 
 @pytest.mark.long
 def test_a_service_that_is_killed_fifty_times_loses_no_job_and_runs_none_twice(tmp_path):
     runs = tmp_path / "runs"
-    check_ended(runs, kill_and_restart(runs, kills=50, seed=2))
+    check_ended(runs, kill_and_restart(runs, kills=50, seed=2, job={"config": SHORT}))
 
 
 @pytest.mark.long

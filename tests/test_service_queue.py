@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from headroom.service.runner import Runner
 from headroom.service.schedules import next_after
 from headroom.service.settings import AllowedTarget, Settings
 from headroom.service.toml import to_toml
-from loadgen.errors import ConfigError
+from loadgen.errors import ConfigError, RunFolderError
 from loadgen.target import address_of
 from tests.runs import synthetic_run
 
@@ -42,6 +43,17 @@ def test_a_job_is_kept_as_it_was_asked_for_and_after_a_restart(queue, tmp_path):
     assert again.config_of(job.id) == {"load": {"rate": 5}}
     assert (job.state, job.tags, job.created_utc) == ("queued", ("east", "v2"), "2026-11-20T12:00:00.000Z")
     again.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 50, None])
+def test_a_queue_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "jobs.sqlite"
+    if content is None:
+        sqlite3.connect(path).execute("PRAGMA user_version = 2")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(RunFolderError, match="jobs.sqlite"):
+        Jobs(path)
 
 
 def test_jobs_start_in_the_order_of_submission_and_only_once(queue):
@@ -248,6 +260,7 @@ def test_what_a_job_has_come_to_is_read_from_its_exit_code(runner, queue, code, 
     assert ended.error == ("headroom: it went wrong" if state in ("failed", "interrupted") else None)
 
 
+@pytest.mark.long
 def test_the_record_of_a_killed_job_is_recovered(runner, queue, tmp_path):
     job, folder = running(runner, queue)
     run = synthetic_run(tmp_path, 60, output={"report": False})

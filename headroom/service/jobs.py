@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from headroom.service.refusals import Refusal
+from loadgen.errors import RunFolderError
 
 BUSY_S = 10.0
+FORMAT = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -131,11 +133,18 @@ class Jobs:
     """The queue. Each method is a transaction of its own, and may be called from any thread."""
 
     def __init__(self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Raises RunFolderError for a queue that cannot be opened, or is of another version of Headroom."""
         self._clock, self._lock = clock, threading.Lock()
-        self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")  # a job that was accepted outlives a power cut
-        self._database.executescript(SCHEMA)
+        try:
+            self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")  # a job that was accepted outlives a power cut
+            found = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, FORMAT):
+                raise RunFolderError(f"{path} has format {found}; this version of Headroom reads format {FORMAT}")
+            self._database.executescript(f"{SCHEMA}PRAGMA user_version = {FORMAT};")
+        except sqlite3.Error as error:
+            raise RunFolderError(f"the queue {path} cannot be opened: {error}") from None
 
     def close(self) -> None:
         with self._lock:

@@ -19,6 +19,7 @@ from headroom.service.settings import Settings
 from loadgen.errors import ConfigError, RunFolderError
 
 BACKLOG, MOST_CONNECTIONS, END_S = 512, 256, 3
+LONGEST_HEAD = 16 << 10  # bytes
 
 
 class Server(uvicorn.Server):
@@ -48,6 +49,8 @@ def serve(settings: Settings) -> None:
         app = create_app(settings)
         config = uvicorn.Config(
             app,
+            http="h11",  # which bounds what comes before a body, as httptools does not
+            h11_max_incomplete_event_size=LONGEST_HEAD,
             ws="none",
             lifespan="off",
             access_log=False,
