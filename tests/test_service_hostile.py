@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +19,7 @@ from loadgen.config import RunConfig
 from planner.assemble import plan_run, to_json
 from planner.compare import compare
 from planner.comparing.run_facts import facts_of
-from tests.browsers import launched, needs_browser, until
+from tests.browsers import needs_browser, until
 from tests.plans import with_every_text
 from tests.runs import answered, make_run, synthetic_run
 from tests.service_sites import Seen, Site, site, visiting
@@ -29,12 +28,6 @@ from tests.xss_payloads import PAYLOADS
 pytestmark = needs_browser
 ALL = " ".join(PAYLOADS)
 """One text that holds them all, for a quick look."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

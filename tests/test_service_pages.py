@@ -25,7 +25,7 @@ from headroom.service.settings import AllowedTarget
 from headroom.service.submission import BLANK, job_of
 from headroom.service.views import RunView, Search, columns_of
 from planner.assemble import plan_run, to_json
-from tests.browsers import launched, needs_browser
+from tests.browsers import needs_browser
 from tests.commands import told
 from tests.runs import synthetic_run
 from tests.service_sites import Site, site, visiting
@@ -33,12 +33,6 @@ from tests.service_sites import Site, site, visiting
 TOKEN = "a token of more than sixteen characters"
 OTHER = "https://phi.eastus.inference.ai.azure.com"
 EMPTY = {"run": "", "slo": "", "growth": "", "demand": "", "tpm": "", "rpm": "", "spare": ""}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from planner.assemble import plan_run, to_json
-from tests.browsers import DRAWN, launched, needs_browser, until
+from tests.browsers import DRAWN, needs_browser, until
 from tests.commands import headroom
 from tests.runs import synthetic_run
 from tests.service_sites import Site, site, visiting
@@ -20,12 +19,6 @@ from tests.service_sites import Site, site, visiting
 pytestmark = [needs_browser, pytest.mark.long]
 STARTS_MS, ENDS_MS = 60_000, 120_000
 WHAT_IF = {"growth": "3x", "slo": "ttft.p95<2s", "tpm": "100000", "spare": "1", "concurrency_per_instance": "12"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as started:
-        yield started
 
 
 def submit(page: Page, name: str) -> str:
