@@ -273,6 +273,29 @@ def test_what_a_form_asks_for_in_vain_is_told(where: Site, given: dict[str, str]
     assert refused.value.status == 422 and refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("place", "status", "message"),
+    [
+        ("/runs/none", 404, "there is no such run"),
+        ("/jobs/none", 404, "there is no such job"),
+        ("/nowhere", 404, "there is nothing here"),
+        ("/assets/report.js", 404, "there is nothing here"),
+        ("/jobs/none/cancel", 405, "this cannot be done here"),
+        ("/compare/report?base=before&new=none", 404, "there is no such run"),
+    ],
+)
+def test_what_is_not_there_is_told_to_a_browser_as_a_page_and_to_a_program_as_json(
+    where: Site, place: str, status: int, message: str
+) -> None:
+    page, answer = (
+        httpx.get(f"{where.url}{place}", headers={"accept": kind}) for kind in ("text/html,*/*", "application/json")
+    )
+    assert (page.status_code, answer.status_code) == (status, status)
+    assert "<h1>" in page.text and message in page.text
+    assert answer.json()["error"]["message"] == message
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+
+
 def test_a_comparison_with_an_invalid_run_is_told_why(where: Site) -> None:
     answer = {"comparison": {"verdict": "invalid", "reason": "after is invalid: late"}, "messages": []}
     with patch.object(Desk, "compare", lambda *_: answer):
