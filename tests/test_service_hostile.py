@@ -34,7 +34,7 @@ ALL = " ".join(PAYLOADS)
 def documents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """A plan and a comparison of honest runs, whose texts are then replaced."""
     folder = tmp_path_factory.mktemp("honest")
-    runs = [synthetic_run(folder, n=120, seed=seed, name=f"run-{seed}") for seed in (1, 2)]
+    runs = [synthetic_run(folder, n=90, seed=seed, name=f"run-{seed}") for seed in (1, 2)]
     facts = [facts_of(run, ()) for run in runs]
     return plan_run(runs[0]), compare(facts[:1], facts[1:])
 
