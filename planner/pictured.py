@@ -10,12 +10,12 @@ import polars as pl
 
 from loadgen.samples import Outcome, Run
 from planner.demand import MINUTE_S, Demand, Floats, Whole, admission_tokens, attempts_with_tokens
+from planner.in_flight import in_flight
 from planner.metrics import values
 from planner.plan import Plan
 from planner.quantiles import as_fraction, needed_samples
 from planner.reduced import reduced
 from planner.rows import NS_PER_S, OK, SENT, STEADY, THROTTLED, Stretch, config_of, in_ms, in_seconds
-from planner.traffic import in_flight
 
 SETTLED_S = 10.0  # what came in less, scaled up to a minute, says nothing
 REFUSED, FAILED, DROPPED = "refused", "failed", "dropped"

@@ -144,6 +144,8 @@ PURE_OF_PLANNER = (  # they know a frame only by the columns of a Demand
     "fleets/sharing",
     "fleets/simulated_rate",
     "fleets/waiting",
+    "levers",
+    "limits_ahead",
     "serving/closure",
     "serving/curves",
     "serving/first_token",

@@ -63,7 +63,7 @@ def test_every_figure_is_drawn_offline_and_fits_a_phone_and_a_desk_in_light_and_
 ) -> None:
     with opened(browser, report, width=390, scheme="light") as (page, seen):
         plots = page.locator("[data-plot]").all()
-        assert len(plots) == 17
+        assert len(plots) == 18
         for plot in plots:
             assert plot.locator(".main-svg").count() > 0
             assert plot.locator(".scatterlayer .js-line, .barlayer .point, .heatmaplayer .hm").count() > 0

@@ -24,7 +24,6 @@ from tests.runs import synthetic_run
 from tests.servers import Server
 
 pytestmark = needs_browser
-AXE = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core here to judge the page")
 MARKER = "Chartreuse walrus 7391"
 
 
@@ -171,9 +170,12 @@ def test_axe_finds_nothing_amiss_in_tables_and_levers(browser: Browser, bare: Pa
 
 def assert_accessible(browser: Browser, path: Path, width: int, scheme: str) -> None:
     """With every fold open, and without what figures are painted of, which is one image to axe as to its users."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="no axe-core here to judge the page"
+    ).Axe()
     with opened(browser, path, width=width, scheme=scheme) as (page, _):
         page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
-        found = AXE.Axe().run(page, context={"exclude": [[".main-svg g"]]}).response["violations"]
+        found = axe.run(page, context={"exclude": [[".main-svg g"]]}).response["violations"]
         assert [(each["id"], each["nodes"][0]["target"]) for each in found] == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
