@@ -206,6 +206,27 @@ def test_a_service_that_is_killed_fifty_times_loses_no_job_and_runs_none_twice(t
 
 
 @pytest.mark.long
+def test_a_service_that_is_killed_while_it_starts_a_job_starts_it_once(tmp_path):
+    """Between the start that is written down, the process, and its claim: within a tenth of a second."""
+    runs, dice, launches = tmp_path / "runs", random.Random(5), []
+    runs.mkdir()
+    synthetic_run(runs, 60)
+    quick = {"config": {"runs": ["run"], "growth": "none"}, "kind": "plan"}  # it is refused as soon as it has begun
+    service = started(runs)
+    for _ in range(30):
+        with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
+            job = submit(client, **quick)
+        time.sleep(dice.uniform(0, 0.08))
+        end(service)
+        service = started(runs)
+        with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
+            launches.append(wait_for(client, job)["launch"])
+        assert begun_of(runs / ".service" / "jobs" / job) == 1
+    end(service)
+    assert set(launches) == {1, 2}, "some starts were taken back, and some were not"
+
+
+@pytest.mark.long
 def test_a_job_whose_own_process_is_killed_is_interrupted_and_recovered(tmp_path):
     runs = tmp_path / "runs"
     with serving(runs) as service:
