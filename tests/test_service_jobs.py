@@ -85,6 +85,16 @@ def test_what_cannot_be_answered_is_said_by_the_commands(service, tmp_path):
     assert (gone.returncode, gone.stderr) == (2, "headroom: there is no such job\n")
     away = told(tmp_path, "jobs", "--server", "http://127.0.0.1:9")
     assert away.returncode == 1 and "is `headroom serve` running?" in away.stderr
+    (tmp_path / "good.toml").write_text('[load]\nrate = 5\nduration = "10s"\n')
+    scheduled = told(tmp_path, "submit", "good.toml", "--server", service.url, "--schedule", "0 2 29 2 *")
+    schedule = scheduled.stdout.strip()
+    assert "scheduled; next at 2028-02-29T02:00" in scheduled.stderr
+    assert f"{schedule}: good, scheduled 0 2 29 2 *" in told(tmp_path, "jobs", "--server", service.url).stdout
+    assert told(tmp_path, "cancel", schedule, "--server", service.url).stdout == "deleted\n"
+    assert schedule not in told(tmp_path, "jobs", "--server", service.url).stdout
+    (tmp_path / "plan.toml").write_text('runs = ["gone"]\ngrowth = "3x"\n')
+    no_run = told(tmp_path, "submit", "plan.toml", "--server", service.url)
+    assert (no_run.returncode, no_run.stderr) == (2, "headroom: there is no such run\n")
     nowhere = told(tmp_path, "jobs", "--server", "somewhere")
     assert nowhere.returncode == 2 and "--server" in nowhere.stderr
 
