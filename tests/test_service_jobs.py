@@ -1,5 +1,6 @@
 """Jobs as real processes: run to their end, cancelled, survived by a killed service, and never run twice."""
 
+import asyncio
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from loadgen.samples import Manifest, Run, check_ledger
 from tests.commands import environment, told
 from tests.kills import descendants
 from tests.runs import synthetic_run
+from tests.servers import Server
 from tests.services import SHORT, end, end_jobs, job_of, serving, started, submit, wait_for
 
 LONG = {**SHORT, "load": {"rate": 10, "duration": "60s", "warmup": "0s", "max_tokens": 5}}
@@ -250,3 +252,21 @@ def test_a_job_whose_own_process_is_killed_is_interrupted_and_recovered(tmp_path
         assert manifest.state == "interrupted" and manifest.totals["sent"] >= 5
         assert (runs / job / "summary.json").exists()
         assert wait_for(service.client, submit(service.client))["state"] == "done", "the next one runs"
+
+
+async def never(call, writer):
+    await asyncio.sleep(60)
+
+
+@pytest.mark.long
+def test_a_cancelled_job_waits_for_no_answer_that_does_not_come(tmp_path):
+    runs = tmp_path / "runs"
+    with Server(never) as server, serving(runs, "--allow-target", server.url) as service:
+        job = submit(service.client, {**LONG, "target": {"url": server.url}})
+        while (service.client.get(f"/api/jobs/{job}").json()["progress"] or {}).get("in_flight", 0) < 5:
+            time.sleep(0.1)
+        service.client.delete(f"/api/jobs/{job}")
+        asked_s = time.monotonic()
+        assert wait_for(service.client, job)["state"] == "cancelled"
+        assert time.monotonic() - asked_s < 20  # ten seconds, and what a machine that is busy makes of them
+        assert set(Run.open(runs / job).samples.collect()["outcome"]) == {"cancelled"}
