@@ -89,7 +89,7 @@ def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None
         instances_guessed=guess,
         fleet=fleet,
         costs=costs,
-        spending=None if scope.price is None else spending(scope.run, scope.price),
+        spending=None if scope.price is None else spending(scope.counts, scope.price),
         doubts=(
             *_doubts(scope, plan, model, rate),
             *(() if model is None else model.doubts),

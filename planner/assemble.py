@@ -18,7 +18,8 @@ from loadgen.slo import Slo
 from planner.ahead import look_ahead, need_ahead
 from planner.calibration import Calibration
 from planner.cost import HOURS_PER_MONTH, S_PER_HOUR, Tokens, managed_costs, serverless_cost
-from planner.demand import MINUTE_S, Demand, demand_of_run, grown
+from planner.counts import counts_of
+from planner.demand import MINUTE_S, Demand, attempts_with_tokens, demand_of_run, grown
 from planner.estimate import estimate
 from planner.instances import SweptCapacity, concurrency_of_instance, instance_estimate
 from planner.metrics import ALL, latency_rows
@@ -40,7 +41,7 @@ from planner.quota import deployments_needed, quota_use, what_if_table
 from planner.quotas.quota_plan import QuotaPlan
 from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stretch
 from planner.scope import Scope, day_of, is_unservable, peak_per_s, watched_part
-from planner.traffic import peaks, throttled_share, traffic
+from planner.traffic import peaks, traffic
 from planner.validity import Evidence, validity
 from planner.words import assumptions, headline
 
@@ -75,7 +76,8 @@ def plan_run(
     with ThreadPoolExecutor(1) as beside:  # it reads, sorts and replays whole columns without Python's lock
         latency = beside.submit(latency_rows, run)
         config, stretch = config_of(run), steady_stretch(run)
-        measured = demand_of_run(run, stretch)
+        rows = attempts_with_tokens(run)
+        measured = demand_of_run(run, stretch, rows)
         if quota is not None:
             targets = [each.model_copy(update={"quota": quota}) for each in config.targets]
             config = config.model_copy(update={"quota": quota, "targets": tuple(targets)})
@@ -92,6 +94,7 @@ def plan_run(
             stretch=stretch,
             measured=measured,
             planned=planned,
+            counts=counts_of(run, stretch, rows),
             peaks=most,
             peak_per_s=most[0] / MINUTE_S if planned is measured else peak_per_s(planned),
             of_own_mix=demand is None,
@@ -122,6 +125,7 @@ def _draft(scope: Scope, latency: Latency) -> Plan:
     evidence = Evidence(
         run=run,
         config=config_of(run),
+        counts=scope.counts,
         traffic=together.traffic,
         latency={row.metric: row for row in together.latency if row.scenario == ALL},
         targets=targets,
@@ -163,7 +167,7 @@ def _figures(
     `latency`: where it is read already.
     """
     run, config, unsaid = scope.run, scope.config, scope.unsaid
-    flow = traffic(run, scope.measured, scope.stretch, scope.peaks)
+    flow = traffic(run, scope.measured, scope.counts, scope.peaks)
     if isinstance(run, PartOfRun):
         flow = replace(flow, sent=flow.planned - flow.dropped)  # here, though some of them elsewhere first
     table: tuple[WhatIf, ...] = ()
@@ -210,7 +214,7 @@ def _quota_use(scope: Scope, flow: Traffic, mean_wait_ms: float | None, parts: S
     """Of several targets, the first at its limit ends the headroom, unless arrivals go to where there is room."""
     if scope.managed or "quota" in scope.unsaid:
         return None
-    use = quota_use(flow, scope.quota, throttled_share(scope.run), mean_wait_ms)
+    use = quota_use(flow, scope.quota, scope.counts.throttled_share, mean_wait_ms)
     used = [(each.quota.headroom, each.name, each.quota.binds) for _, each in parts if each.quota is not None]
     if use is None or not used or scope.config.load.split is Split.LEAST_THROTTLED:
         return use

@@ -20,6 +20,7 @@ from loadgen.traces import read_trace
 from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, Stretch, config_of, in_seconds, steady_stretch
 
 MINUTE_S = 60.0
+HOUR_S = 3_600.0
 AT_AN_EDGE = 1e-9  # of a bin, which the division may lose
 MINUTE_NS = round(MINUTE_S * NS_PER_S)
 MOST_COPIES = 1_000
@@ -142,14 +143,15 @@ def admission_tokens(admission: Admission) -> pl.Expr:
             return pl.col("prompt_tokens") + pl.col("max_tokens")
 
 
-def demand_of_run(run: Run, stretch: Stretch | None = None) -> Demand:
+def demand_of_run(run: Run, stretch: Stretch | None = None, rows: pl.LazyFrame | None = None) -> Demand:
     """The steady phase's arrivals when they came due, whether they were then served, refused or dropped.
 
-    Without those that came due when the budget was used up: nobody was to send them. `stretch`: the steady phase, where
-    it is known.
+    Without those that came due when the budget was used up: nobody was to send them. `stretch`: the steady phase,
+    and `rows`: its attempts_with_tokens, where they are known.
     """
     stretch, of_phase = stretch or steady_stretch(run), STEADY & ~PAST_BUDGET
-    rows, superseded = attempts_with_tokens(run).filter(of_phase), _superseded(run.samples.filter(of_phase))
+    rows = (attempts_with_tokens(run) if rows is None else rows).filter(of_phase)
+    superseded = _superseded(run.samples.filter(of_phase))
     if not superseded.is_empty():
         rows = rows.join(superseded.lazy(), on=["seq", "attempt"], how="anti", maintain_order="left")
     at_s = in_seconds(pl.col("due_ns") - stretch.start_ns).alias("at_s")
@@ -190,13 +192,15 @@ def demand_from_trace(path: Path) -> Demand:
     return Demand(arrivals, span_s, path.name)
 
 
-def bins_of(demand: Demand, about_s: float) -> tuple[Whole, int, float]:
-    """The bin of each arrival, how many bins there are, and their seconds: the span in equal parts of about so many."""
+def bins_of(demand: Demand, about_s: float) -> tuple[Whole, float]:
+    """With which arrival each bin begins, and where the last ends; the seconds of one: equal parts of the span."""
     span_s = demand.span_s if demand.span_s > 0 else about_s
     bins = max(1, round(span_s / about_s))
     bin_s = span_s / bins
-    at_s = demand.arrivals["at_s"].to_numpy()
-    return np.clip((at_s / bin_s + AT_AN_EDGE).astype(np.int64), 0, bins - 1), bins, bin_s
+    place = demand.arrivals["at_s"].to_numpy() / bin_s
+    place += AT_AN_EDGE
+    inner = np.searchsorted(place, np.arange(1.0, bins))
+    return np.concatenate([[0], inner, [len(place)]]), bin_s
 
 
 def peak_per_minute(demand: Demand, amount: pl.Expr) -> float:

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from loadgen.errors import ConfigError
 from loadgen.slo import Slo
 from planner.cost import cores_of_quota
-from planner.demand import Demand, busiest
+from planner.demand import MINUTE_S, Demand, busiest
 from planner.fleets.autoscaling import AutoscaleResult, ScalePolicy, autoscale
 from planner.fleets.fleet_checks import MOST_RAISED, FleetChecks
 from planner.fleets.fleet_plan import FleetPlan, FleetRules
-from planner.fleets.load_path import MINUTE_S, HourOfFleet, LoadPath, headroom_for, needed_by_hour, path_of
+from planner.fleets.load_path import HourOfFleet, LoadPath, headroom_for, needed_by_hour, path_of
 from planner.fleets.one_instance import OneInstance, Serving, objectives, one_instance
 from planner.fleets.sharing import Routing
 

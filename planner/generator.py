@@ -13,6 +13,7 @@ import polars as pl
 from loadgen.samples import Run, WorkerHealth
 from planner.metrics import values
 from planner.plan import LatencyRow
+from planner.rows import STEADY
 
 DOUBTFUL_LAG_MS = 5.0
 INVALID_LAG_MS = 50.0
@@ -35,7 +36,7 @@ def generator_reasons(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
 
 def generator_doubts(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
     """What to bear in mind although the run is valid."""
-    return [*_lag_doubt(latency), *_late_ones(run), *_health_doubts(run), *_sent_again(run), *_noted(run)]
+    return [*_lag_doubt(latency), *_late_ones(run, latency), *_health_doubts(run), *_sent_again(run), *_noted(run)]
 
 
 def _workers(run: Run, holds: Callable[[WorkerHealth], bool]) -> Iterator[tuple[str, WorkerHealth]]:
@@ -91,12 +92,14 @@ def _lag_doubt(latency: Mapping[str, LatencyRow]) -> list[str]:
     ]
 
 
-def _late_ones(run: Run) -> list[str]:
+def _late_ones(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
     """Told by n where the percentile is fine."""
-    late = values(run, "lag").filter(pl.col("value_ns") > DOUBTFUL_LAG_MS * 1e6)
-    n, most_ns = late.select(pl.len(), pl.col("value_ns").max()).collect().row(0)
-    if not n:
+    if (latency["lag"].max_ms or 0.0) <= DOUBTFUL_LAG_MS:
         return []
+    bound_ns = DOUBTFUL_LAG_MS * 1e6
+    may_be = pl.col("sent_ns") - pl.col("admitted_ns") > bound_ns  # the lag is that, or less
+    late = values(run, "lag", STEADY & may_be).filter(pl.col("value_ns") > bound_ns)
+    n, most_ns = late.select(pl.len(), pl.col("value_ns").max()).collect(engine="streaming").row(0)
     requests = "one request" if n == 1 else f"{n:,} requests"
     return [f"{requests} left more than {DOUBTFUL_LAG_MS:g} ms late, {most_ns / 1e6:.3g} ms at most"]
 

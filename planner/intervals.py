@@ -27,9 +27,7 @@ def share_interval(hits: NDArray[np.bool_], confidence: float = CONFIDENCE) -> S
     effect = 1.0
     if 0 < good < n and n >= 2 * BLOCKS:
         z, t = t_quantile(1 - tail, math.inf), t_quantile(1 - tail, BLOCKS - 1)
-        blocks = np.array_split(hits, BLOCKS)
-        error = block_error(np.array([block.sum() for block in blocks]), np.array([len(block) for block in blocks]))
-        effect = max(1.0, (t / z * error) ** 2 / (share * (1 - share) / n))
+        effect = max(1.0, (t / z * block_error(*in_blocks(hits))) ** 2 / (share * (1 - share) / n))
     low, high = _exact(good / effect, n / effect, tail)
     return Share(share, low, high)
 
@@ -45,26 +43,41 @@ def _exact(good: float, n: float, tail: float) -> tuple[float, float]:
     return low, high
 
 
+def in_blocks(hits: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Of each block how many are hits, and its size."""
+    blocks = np.array_split(hits, BLOCKS)
+    return np.array([block.sum() for block in blocks]), np.array([len(block) for block in blocks])
+
+
 def block_error(below: NDArray[Any], sizes: NDArray[Any]) -> float:
     """The standard error of a share, of which each block has so many of so many: a ratio over blocks."""
     surplus = below - below.sum() / sizes.sum() * sizes
     return float(np.sqrt(BLOCKS / (BLOCKS - 1) * np.square(surplus).sum()) / sizes.sum())
 
 
-def reached_ranks(
+def block_ranks(
     below: NDArray[Any], sizes: NDArray[Any], q: float, confidence: float = CONFIDENCE
 ) -> tuple[float | None, float | None]:
-    """The ranks, from 1, between which the percentile lies; None where they reach beyond the values.
+    """The ranks, from 1, that the share of values below the percentile reaches; None beyond the values.
 
     `below`: of each block's `sizes` values, how many are at most the percentile that was measured.
     """
     n = int(sizes.sum())
+    reach = t_quantile((1 + confidence) / 2, BLOCKS - 1) * block_error(below, sizes)
+    lowest, highest = n * (q - reach) + 0.5, n * (q + reach) + 0.5
+    return (lowest if lowest >= 1 else None), (highest if highest <= n else None)
+
+
+def reached_ranks(
+    below: NDArray[Any], sizes: NDArray[Any], q: float, confidence: float = CONFIDENCE
+) -> tuple[float | None, float | None]:
+    """The `block_ranks`, or those of independent values where these are wider; None beyond the values."""
+    n = int(sizes.sum())
     low, high = interval_ranks(n, q, confidence)
     if n < 2 * BLOCKS:
         return low, high
-    reach = t_quantile((1 + confidence) / 2, BLOCKS - 1) * block_error(below, sizes)
-    lowest, highest = n * (q - reach) + 0.5, n * (q + reach) + 0.5
+    lowest, highest = block_ranks(below, sizes, q, confidence)
     return (
-        None if low is None or lowest < 1 else min(float(low), lowest),
-        None if high is None or highest > n else max(float(high), highest),
+        None if low is None or lowest is None else min(float(low), lowest),
+        None if high is None or highest is None else max(float(high), highest),
     )

@@ -15,10 +15,10 @@ import polars as pl
 from loadgen.samples import Run
 from planner.ascending import Ascending, Counted, ascending
 from planner.demand import admission_tokens, attempts_with_tokens
+from planner.in_flight import in_flight
 from planner.plan import LatencyRow, Quantile
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples
 from planner.rows import NS_PER_MS, NS_PER_S, OK, SENT, STEADY, PartOfRun, config_of, in_ms, in_seconds
-from planner.traffic import in_flight
 
 NS_PER_US = 1_000
 ALL = "all"  # scenarios
@@ -50,8 +50,7 @@ METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
 OF_OPENING = ("connect", "tls")
 OF_ALL_SENT = ("throttle_wait", "lag", *OF_OPENING)
 TOGETHER = (  # metrics of the same rows
-    (("ttfb", "service_time", "response_time"), OK),
-    (("throttle_wait", "lag"), SENT),
+    (("ttfb", "service_time", "response_time", "throttle_wait", "lag"), SENT),
     (("ttft", "ttft_from_due", "tpot"), OK & _first_token.is_not_null()),
     (OF_OPENING, SENT & pl.col("connect_ns").is_not_null()),
 )
@@ -62,12 +61,13 @@ def values(run: Run, metric: str, of: pl.Expr = STEADY) -> pl.LazyFrame:
     """Each value of a metric. Columns: seq, attempt, scenario, due_ns, value_ns; nulls left out."""
     rows = run.samples.filter(of & (SENT if metric in OF_ALL_SENT else OK))
     definition = METRICS[metric]
-    if definition is None:
-        gaps = run.chunks.with_columns(value_ns=_GAP_NS)
-        measured = rows.filter(_STREAMED).join(gaps, on=["seq", "attempt"])
-    else:
-        measured = rows.with_columns(value_ns=definition)
+    measured = with_gaps(run, rows) if definition is None else rows.with_columns(value_ns=definition)
     return measured.select("seq", "attempt", "scenario", "due_ns", "value_ns").drop_nulls("value_ns")
+
+
+def with_gaps(run: Run, rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Attempts, once for each gap of their streams, in value_ns."""
+    return rows.filter(_STREAMED).join(run.chunks, on=["seq", "attempt"]).with_columns(value_ns=_GAP_NS)
 
 
 def values_of(run: Run, metric: str, of: pl.Expr = STEADY) -> Ascending:
@@ -87,12 +87,18 @@ def values_by_scenario(run: Run, *metrics: str) -> Iterator[tuple[str, str, Asce
     million.
     """
     for names, rows in TOGETHER:
-        definitions = {name: METRICS[name] for name in names if name in metrics}
+        definitions = {name: _of_its_rows(name) for name in names if name in metrics}
         if definitions:
             yield from _values_of_rows(run.samples.filter(STEADY & rows), definitions)
     for name in metrics:
         if METRICS[name] is None:
             yield from _values_of_gaps(run, name)
+
+
+def _of_its_rows(metric: str) -> pl.Expr | None:
+    """Its definition, null in attempts that it is not of."""
+    definition = METRICS[metric]
+    return definition if metric in OF_ALL_SENT else pl.when(OK).then(definition)
 
 
 def _values_of_rows(rows: pl.LazyFrame, definitions: Mapping[str, Any]) -> Iterator[tuple[str, str, Ascending]]:
@@ -111,8 +117,9 @@ def _values_of_rows(rows: pl.LazyFrame, definitions: Mapping[str, Any]) -> Itera
 
 
 def _values_of_gaps(run: Run, metric: str) -> Iterator[tuple[str, str, Ascending]]:
-    found = values(run, metric).select(_SCENARIO, "value_ns")
-    counts = found.group_by("scenario", "value_ns").agg(n=pl.len()).collect(engine="streaming")
+    rows = run.samples.filter(STEADY & OK).with_columns(_SCENARIO)  # a string would be cast anew for each of its gaps
+    counted = with_gaps(run, rows).group_by("scenario", "gap_us").agg(n=pl.len())
+    counts = counted.with_columns(value_ns=_GAP_NS).collect(engine="streaming")
     yield metric, ALL, _counted(counts.group_by("value_ns").agg(pl.col("n").sum()))
     parts = counts.partition_by("scenario", as_dict=True)
     yield from ((metric, name, _counted(part)) for name, part in sorted((str(key[0]), p) for key, p in parts.items()))

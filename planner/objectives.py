@@ -15,6 +15,7 @@ from planner.plan import Goodput, LatencyRow, SloResult
 from planner.quantiles import wilson
 from planner.rows import NS_PER_MS, OK, PAST_BUDGET, STEADY, count_arrivals
 
+_EVERY = pl.lit(value=True)
 OF_STREAMS = ("ttft", "ttft_from_due", "itl", "tpot")
 
 
@@ -100,13 +101,11 @@ def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY, offered: int | 
     `offered`: their arrivals, where they were counted before.
     """
     if offered is None:
-        offered = count_arrivals(run.samples.filter(of & ~PAST_BUDGET))
+        (offered,) = count_arrivals(run.samples.filter(of & ~PAST_BUDGET), _EVERY)
     if not slos or not offered:
         return None
-    kept = good_attempts(run, slos, of)
-    good = count_arrivals(kept)
+    good, without = count_arrivals(good_attempts(run, slos, of), _EVERY, _lacking(slos))
     share = wilson(good, offered)
-    without = count_arrivals(kept.filter(_lacking(slos)))
     return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered, without=without)
 
 

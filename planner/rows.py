@@ -60,12 +60,19 @@ def config_of(run: Run) -> RunConfig:
         raise RunFolderError(f"{run.folder / 'manifest.json'}: its config cannot be understood: {reason}") from None
 
 
-def count_arrivals(rows: pl.LazyFrame) -> int:
-    """How many arrivals the rows are of; quickly where they stand in order, as those of an ended run do."""
-    seq, before = pl.col("seq"), pl.col("seq").shift(1)
-    counted = rows.select(n=seq.ne_missing(before).sum(), in_order=(seq >= before).all()).collect(engine="streaming")
-    n, in_order = counted.row(0)
-    return int(n if in_order else rows.select(seq.n_unique()).collect().item())
+def count_arrivals(rows: pl.LazyFrame, *of: pl.Expr) -> tuple[int, ...]:
+    """Of how many arrivals the rows are, for each `of`, for which that holds.
+
+    Quickly where they stand in order, as those of an ended run do.
+    """
+    seq = pl.col("seq")
+    each = [seq.filter(holds) for holds in of]
+    changes = [own.ne_missing(own.shift(1)).sum().alias(f"n{i}") for i, own in enumerate(each)]
+    counted = rows.select(*changes, in_order=(seq >= seq.shift(1)).all()).collect(engine="streaming")
+    *n, in_order = counted.row(0)
+    if not in_order:
+        n = list(rows.select(own.n_unique().alias(f"n{i}") for i, own in enumerate(each)).collect().row(0))
+    return tuple(n)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,12 @@ from loadgen.config import Kind, PlanConfig, RunConfig, Split, TargetConfig
 from loadgen.quota import Quota
 from loadgen.samples import Run
 from loadgen.slo import Slo
+from planner.counts import Counts, counts_of
 from planner.demand import (
     MINUTE_S,
     REQUESTS,
     Demand,
+    attempts_with_tokens,
     busiest,
     demand_of_run,
     grown,
@@ -45,6 +47,7 @@ class Scope:
     stretch: Stretch  # the run's steady phase,
     measured: Demand  # and what came due in it
     planned: Demand  # what the plan is for, growth included
+    counts: Counts  # of the whole run
     peaks: tuple[float, float]  # of `measured`: requests and tokens in its busiest minutes
     peak_per_s: float  # of `planned`, in its busiest minute
     of_own_mix: bool  # the planned demand is the run's own
@@ -114,7 +117,8 @@ class Scope:
         return tuple(self._part(PartOfRun(self.run, target)) for target in self.config.targets)
 
     def _part(self, part: PartOfRun) -> Scope:
-        measured = demand_of_run(part, self.stretch)
+        rows = attempts_with_tokens(part)
+        measured = demand_of_run(part, self.stretch, rows)
         planned, most = grown(measured, self.growth), peaks(part, measured)
         return replace(
             self,
@@ -122,6 +126,7 @@ class Scope:
             config=config_of(part),
             measured=measured,
             planned=planned,
+            counts=counts_of(part, self.stretch, rows),
             peaks=most,
             peak_per_s=most[0] / MINUTE_S if planned is measured else peak_per_s(planned),
             of_own_mix=True,

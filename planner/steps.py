@@ -12,13 +12,15 @@ from loadgen.config import Kind
 from loadgen.quota import Quota
 from loadgen.samples import Outcome, Run
 from loadgen.slo import Slo
+from planner.counts import counts_of
 from planner.demand import admission_tokens, demand_of_run
 from planner.generator import generator_reasons
+from planner.in_flight import in_flight_within
 from planner.metrics import ALL, latency_rows, values
 from planner.objectives import beyond
 from planner.rows import OK, STEADY, Stretch, config_of, steady_stretch
 from planner.sweep import Count, Measurement, Verdict
-from planner.traffic import completed_within, mean_in_flight, throttled_share, traffic
+from planner.traffic import completed_within, traffic
 
 KEPT_UP_SHARE = 0.97  # completed over offered; load generators that report both show saturation below it
 LIMITED_SHARE = 0.01  # of the attempts refused, or of the arrivals held back until the end, by the quota
@@ -65,7 +67,8 @@ def step_of(run: Run, slos: Sequence[Slo], *, number: int, folder: str, rate_per
     """What the run of a step showed. Its verdict is INVALID until it is judged together with what came before."""
     stretch, demand, latency = steady_stretch(run), demand_of_run(run), latency_rows(run)
     overall = {row.metric: row for row in latency if row.scenario == ALL}
-    flow = traffic(run, demand, stretch)
+    counts = counts_of(run, stretch)
+    flow = traffic(run, demand, counts)
     reasons = generator_reasons(run, overall)
     tokens = admission_tokens(config_of(run).quota.admission)
     mean_ms = overall["service_time"].mean_ms
@@ -88,7 +91,7 @@ def step_of(run: Run, slos: Sequence[Slo], *, number: int, folder: str, rate_per
         steady_s=stretch.seconds,
         verdict=Verdict.INVALID,
         saturated=is_saturated(run, stretch),
-        quota_limited=_is_quota_limited(run),
+        quota_limited=_is_quota_limited(run, counts.throttled_share),
         client_limited=bool(reasons),
         admission_tokens=float(demand.arrivals.select(tokens.mean()).item() or 0.0),
         reasons=tuple(reasons),
@@ -110,18 +113,18 @@ def is_saturated(run: Run, stretch: Stretch) -> bool:
     both = Stretch(middle.start_s, last.end_s)
     within = pl.col("sent_ns").is_between(both.start_ns, both.end_ns, closed="left")
     sent: int = run.samples.filter(within).select(pl.len()).collect().item()
-    completed, _ = completed_within(run, both)
-    before, after = mean_in_flight(run, middle), mean_in_flight(run, last)
+    completed = completed_within(run, both)
+    before, after = (in_flight_within(run, third)[0] for third in (middle, last))
     return completed < KEPT_UP_SHARE * sent and after - before > SURE * math.sqrt(2 * max(1.0, before))
 
 
-def _is_quota_limited(run: Run) -> bool:
+def _is_quota_limited(run: Run, throttled_share: float) -> bool:
     """Whether it was the quota that was measured: 429s, or arrivals that our own throttle held back to the end."""
     if config_of(run).target.kind is Kind.MANAGED:
         return False
     held_back = pl.col("error").is_in(HELD_BACK) & (pl.col("outcome") == Outcome.DROPPED)
     share = run.samples.filter(STEADY).select(held_back.mean()).collect().item() or 0.0
-    return throttled_share(run) > LIMITED_SHARE or share > LIMITED_SHARE
+    return throttled_share > LIMITED_SHARE or share > LIMITED_SHARE
 
 
 def count_of(run: Run, slo: Slo) -> Count | None:

@@ -1,18 +1,15 @@
-"""Traffic: what was asked of the deployment and what came back, the tokens that are billed, and requests in flight."""
+"""Traffic: what was asked of the deployment and what came back, and the tokens that are billed."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from typing import Any
-
-import numpy as np
 import polars as pl
 
-from loadgen.samples import Outcome, Run, count_totals
-from planner.ascending import own_array
+from loadgen.samples import Outcome, Run
+from planner.counts import ENDED, Counts, ended_within
 from planner.demand import REQUESTS, Demand, admission_tokens, attempts_with_tokens, peaks_per_minute
+from planner.in_flight import in_flight_within
 from planner.plan import Failure, Traffic
-from planner.rows import NS_PER_S, OK, SENT, STEADY, THROTTLED, Stretch, config_of
+from planner.rows import OK, STEADY, Stretch, config_of
 
 BY_SERVER = pl.col("usage_source") == "server"
 # A refused request costs nothing. What content safety stopped, or a stream that broke, is billed as far as usage says.
@@ -26,29 +23,20 @@ def billed_attempts(run: Run) -> pl.LazyFrame:
     return attempts_with_tokens(run).filter(BILLED)
 
 
-def in_flight(run: Run) -> pl.LazyFrame:
-    """Requests sent and not yet done, from each instant on at which that changed. Columns at_ns, in_flight.
-
-    An attempt whose end is unknown stays in flight.
-    """
-    sent = run.samples.filter(SENT).select(at_ns="sent_ns", change=pl.lit(1, pl.Int64))
-    done = run.samples.filter(SENT).select(at_ns="done_ns", change=pl.lit(-1, pl.Int64)).drop_nulls("at_ns")
-    changes = pl.concat([sent, done]).group_by("at_ns").agg(pl.col("change").sum())
-    return changes.sort("at_ns").select("at_ns", in_flight=pl.col("change").cum_sum())
-
-
 def peaks(run: Run, demand: Demand) -> tuple[float, float]:
     """Requests, and tokens as the quota counts them at the door, in the demand's busiest minutes."""
     requests, tokens = peaks_per_minute(demand, REQUESTS, admission_tokens(config_of(run).quota.admission))
     return requests, tokens
 
 
-def traffic(run: Run, demand: Demand, stretch: Stretch, known: tuple[float, float] | None = None) -> Traffic:
+def traffic(run: Run, demand: Demand, counts: Counts, known: tuple[float, float] | None = None) -> Traffic:
     """The ledger and the billed tokens of the whole run; rates, means and peaks of its steady phase (`demand`).
 
     `known`: the demand's peaks, where they were looked for before.
     """
-    totals, tokens = count_totals(run.samples), _tokens(run, stretch)
+    totals, stretch = counts.totals, counts.stretch
+    mean_in_flight, peak_in_flight = in_flight_within(run, stretch)
+    answered, billed, completed = OK & STEADY, BILLED & STEADY, OK & ENDED
     peak_requests, peak_tokens = peaks(run, demand) if known is None else known
     return Traffic(
         planned=totals["planned"],
@@ -58,20 +46,20 @@ def traffic(run: Run, demand: Demand, stretch: Stretch, known: tuple[float, floa
         outcomes={outcome.value: totals[outcome] for outcome in Outcome},
         steady_s=stretch.seconds,
         requests_per_s=demand.requests_per_s,
-        completed_per_s=_per(tokens["completed"], stretch.seconds),
-        prompt_tokens=tokens["prompt"],
-        completion_tokens=tokens["completion"],
-        billed_requests=tokens["billed"],
-        billed_prompt_tokens=tokens["billed_prompt"],
-        billed_completion_tokens=tokens["billed_completion"],
-        estimated_usage_share=tokens["unstated"] / totals[Outcome.OK] if totals[Outcome.OK] else 0.0,
-        mean_prompt_tokens=tokens["mean_prompt"],
-        mean_completion_tokens=tokens["mean_completion"],
-        output_tokens_per_s=_per(tokens["generated"], stretch.seconds),
+        completed_per_s=_per(counts.total("attempts", completed), stretch.seconds),
+        prompt_tokens=counts.total("prompt_tokens", BILLED),
+        completion_tokens=counts.total("completion_tokens", BILLED),
+        billed_requests=counts.total("attempts", billed),
+        billed_prompt_tokens=counts.mean("prompt_tokens", billed),
+        billed_completion_tokens=counts.mean("completion_tokens", billed),
+        estimated_usage_share=counts.total("attempts", OK & ~BY_SERVER) / max(1, totals[Outcome.OK]),
+        mean_prompt_tokens=counts.mean("prompt_tokens", answered),
+        mean_completion_tokens=counts.mean("completion_tokens", answered),
+        output_tokens_per_s=_per(counts.total("completion_tokens", completed), stretch.seconds),
         peak_requests_per_minute=peak_requests,
         peak_tokens_per_minute=peak_tokens,
-        mean_in_flight=mean_in_flight(run, stretch),
-        peak_in_flight=_peak_in_flight(run, stretch),
+        mean_in_flight=mean_in_flight,
+        peak_in_flight=peak_in_flight,
         failures=_failures(run),
     )
 
@@ -91,73 +79,6 @@ def _per(amount: int, seconds: float) -> float:
     return amount / seconds if seconds > 0 else 0.0
 
 
-def _tokens(run: Run, stretch: Stretch) -> dict[str, Any]:
-    """Sums of what is billed (the whole run), means of an answer of the steady phase, and what ended in the stretch.
-
-    In one reading: a record may have ten million rows.
-    """
-    prompt, completion, answered = pl.col("prompt_tokens"), pl.col("completion_tokens"), STEADY & OK
-    done, planned = OK & _ended_within(stretch), BILLED & STEADY
-    sums = attempts_with_tokens(run).select(
-        billed=planned.sum(),
-        billed_prompt=prompt.filter(planned).mean(),
-        billed_completion=completion.filter(planned).mean(),
-        prompt=prompt.filter(BILLED).sum(),
-        completion=completion.filter(BILLED).sum(),
-        unstated=(OK & ~BY_SERVER).sum(),
-        mean_prompt=prompt.filter(answered).mean(),
-        mean_completion=completion.filter(answered).mean(),
-        completed=done.sum(),
-        generated=completion.filter(done).sum(),
-    )
-    return sums.collect(engine="streaming").row(0, named=True)
-
-
-def _ended_within(stretch: Stretch) -> pl.Expr:
-    return pl.col("done_ns").is_between(stretch.start_ns, stretch.end_ns, closed="left").fill_null(value=False)
-
-
-def completed_within(run: Run, stretch: Stretch) -> tuple[int, int]:
-    """Answers completed within the stretch, whenever they were due, and the tokens generated for them."""
-    tokens = _tokens(run, stretch)
-    return tokens["completed"], tokens["generated"]
-
-
-def _peak_in_flight(run: Run, stretch: Stretch) -> int:
-    """The most requests in flight at once within the stretch; at its start, and then at each that is sent.
-
-    An attempt whose end is unknown stays in flight.
-    """
-    if stretch.seconds <= 0:
-        return 0
-    sent = run.samples.filter(SENT & (pl.col("sent_ns") < stretch.end_ns))
-    unknown = np.iinfo(np.int64).max
-    instants = sent.select("sent_ns", pl.col("done_ns").fill_null(unknown)).collect(engine="streaming")
-    began, ended = (own_array(instants[name]) for name in ("sent_ns", "done_ns"))
-    began.sort()
-    ended.sort()
-    first = int(np.searchsorted(began, stretch.start_ns, side="right"))
-    at_start = first - int(np.searchsorted(ended, stretch.start_ns, side="right"))
-
-    def more_than(n: int) -> bool:
-        """Whether, once one within the stretch is sent, fewer have ended than all that came before it but n."""
-        return bool((ended[max(first, n) - n : len(began) - n] > began[max(first, n) :]).any())
-
-    return bisect_left(range(len(began)), True, lo=at_start, key=lambda n: not more_than(n))
-
-
-def mean_in_flight(run: Run, stretch: Stretch) -> float:
-    """Requests in flight within the stretch, averaged over its time; an attempt whose end is unknown stays."""
-    if stretch.seconds <= 0:
-        return 0.0
-    began = pl.max_horizontal("sent_ns", pl.lit(stretch.start_ns))
-    ended = pl.min_horizontal(pl.col("done_ns").fill_null(stretch.end_ns), pl.lit(stretch.end_ns))
-    area = run.samples.filter(SENT).select((ended - began).clip(lower_bound=0).sum())
-    area_ns: int = area.collect(engine="streaming").item()
-    return area_ns / (stretch.seconds * NS_PER_S)
-
-
-def throttled_share(run: Run) -> float:
-    """Attempts answered 429 over attempts sent, in the steady phase; zero where none was sent."""
-    share = run.samples.filter(STEADY & SENT).select(THROTTLED.mean()).collect().item()
-    return share or 0.0
+def completed_within(run: Run, stretch: Stretch) -> int:
+    """Answers completed within the stretch, whenever they were due."""
+    return int(run.samples.select((OK & ended_within(stretch)).sum()).collect(engine="streaming").item())

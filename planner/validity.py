@@ -14,7 +14,8 @@ from loadgen.closed_loop import shares
 from loadgen.config import SIMULATED, Kind, LoadConfig, RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
 from loadgen.quota import Quota
-from loadgen.samples import Outcome, Run, check_ledger, count_totals
+from loadgen.samples import Outcome, Run, check_ledger
+from planner.counts import Counts
 from planner.generator import generator_doubts, generator_reasons
 from planner.metrics import DRAWN
 from planner.plan import LatencyRow, TargetFigures, Traffic, Validity
@@ -56,6 +57,7 @@ class Evidence:
 
     run: Run
     config: RunConfig
+    counts: Counts
     traffic: Traffic
     latency: Mapping[str, LatencyRow]  # of all scenarios together, by metric
     targets: Sequence[TargetFigures]  # where there are several
@@ -105,7 +107,7 @@ def _unfinished(evidence: Evidence) -> list[str]:
             f"finish its record with `headroom recover {evidence.run.folder}`"
         )
     try:
-        check_ledger(count_totals(evidence.run.samples), manifest.totals.get("planned"))
+        check_ledger(evidence.counts.totals, manifest.totals.get("planned"))
     except RunFolderError as error:
         reasons.append(str(error))
     return reasons
@@ -153,12 +155,7 @@ def _remedy_of_dropped(evidence: Evidence) -> str:
 
 def _too_little(evidence: Evidence) -> list[str]:
     """Nothing was measured, or so little that a plan would be made of a remnant."""
-    sent, answered = (
-        evidence.run.samples.filter(STEADY)
-        .select(sent=pl.col("sent_ns").is_not_null().sum(), answered=OK.sum())
-        .collect()
-        .row(0)
-    )
+    sent, answered = evidence.counts.total("sent", STEADY), evidence.counts.total("attempts", STEADY & OK)
     if not sent:
         return ["no request of the steady phase was sent"]
     if not answered:
@@ -286,7 +283,7 @@ def _held_back(evidence: Evidence) -> list[str]:
         return []
     end_ns = round((load.duration - load.cooldown) * 1e9)
     due = evidence.run.samples.filter(STEADY & (pl.col("attempt") == 0) & ~PAST_BUDGET)
-    planned, sent = due.select(pl.len(), (pl.col("sent_ns") < end_ns).sum()).collect().row(0)
+    planned, sent = due.select(pl.len(), (pl.col("sent_ns") < end_ns).sum()).collect(engine="streaming").row(0)
     if planned < FEWEST_JUDGED or sent >= FAITHFUL_SHARE * planned:
         return []
     return [f"only {sent / planned:.1%} of what was due in the steady phase was sent in it: the load was not as steep"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.costs.demand_path import DAY_S, HOUR_S, demand_path, unsaid_by
+from planner.costs.demand_path import DAY_S, demand_path, unsaid_by
 from planner.costs.following import follow, hold_for_h, instances_needed, reserve
 from planner.costs.growth import limits_reached, months_until, week_profile
 from planner.costs.hybrid import base_instances, load_duration, serverless_usd_per_s, worth_of_instances
@@ -22,7 +22,7 @@ from planner.costs.uncertainty import (
     range_90,
     tornado,
 )
-from planner.demand import ARRIVALS, Demand
+from planner.demand import ARRIVALS, HOUR_S, Demand
 
 
 def demand_of(at_s, span_s, prompt=100, completion=50):

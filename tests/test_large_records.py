@@ -12,6 +12,7 @@ from loadgen.samples import Phase
 from loadgen.slo import Slo
 from planner import demand as demands
 from planner.assemble import plan_run
+from planner.counts import counts_of
 from planner.demand import Demand, demand_of_run, peaks_per_minute
 from planner.metrics import METRICS, values_by_scenario, values_of
 from planner.rows import steady_stretch
@@ -62,7 +63,7 @@ def test_the_most_in_flight_is_that_of_looking_at_each_instant(tmp_path, seed):
     done = sorted(sample.done_ns for sample in samples if sample.done_ns is not None)
     instants = {stretch.start_ns, *(at for at in (*sent, *done) if stretch.start_ns < at < stretch.end_ns)}
     most = max(bisect_right(sent, at) - bisect_right(done, at) for at in instants)
-    assert traffic(run, demand_of_run(run), stretch).peak_in_flight == most
+    assert traffic(run, demand_of_run(run), counts_of(run, stretch)).peak_in_flight == most
 
 
 def test_an_arrival_counts_once_by_the_last_attempt_that_the_server_counted(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from loadgen.config import RunConfig
 from loadgen.samples import Outcome, Phase, Sample
 from loadgen.slo import Slo
+from planner.counts import counts_of
 from planner.demand import demand_of_run
 from planner.metrics import (
     METRICS,
@@ -27,7 +28,7 @@ from planner.metrics import (
 from planner.objectives import goodput, slo_results
 from planner.quantiles import as_fraction, interval_ranks, nearest_rank, needed_samples, wilson
 from planner.rows import steady_stretch
-from planner.traffic import throttled_share, traffic
+from planner.traffic import traffic
 from tests.runs import answered, dropped, make_run, ns, refused, synthetic_run
 
 QS = (0.01, 0.07, 0.29, 0.5, 0.57, 0.9, 0.95, 0.99, 0.999, 99.9 / 100)
@@ -278,7 +279,7 @@ def test_no_goodput_without_objectives_or_arrivals(tmp_path):
 
 
 def traffic_of(run):
-    return traffic(run, demand_of_run(run), steady_stretch(run))
+    return traffic(run, demand_of_run(run), counts_of(run, steady_stretch(run)))
 
 
 def test_requests_in_flight_are_an_area_over_the_steady_phase_and_a_peak_within_it(tmp_path):
@@ -324,7 +325,8 @@ def test_what_is_billed_is_answers_and_what_the_server_reported_of_broken_and_fi
 
 def test_the_throttled_share_is_of_attempts_sent_in_the_steady_phase(tmp_path):
     samples = [refused(0, 1.0, phase=Phase.WARMUP), refused(1, 6.0), answered(1, 6.0, attempt=1), dropped(2, 6.0)]
-    assert throttled_share(make_run(tmp_path, samples)) == 0.5
+    run = make_run(tmp_path, samples)
+    assert counts_of(run, steady_stretch(run)).throttled_share == 0.5
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from loadgen.samples import Outcome, Phase
 from planner.assemble import plan_run
 from planner.costs.spending import spending
+from planner.counts import counts_of
 from planner.demand import demand_of_run
 from planner.prices import TokenPrice
 from planner.rows import steady_stretch
@@ -14,6 +15,10 @@ from planner.traffic import traffic
 from tests.runs import answered, make_run, refused
 
 DOLLARS = TokenPrice(model="m", input_usd_per_1k=1.0, output_usd_per_1k=10.0, source="here", dated=date(2026, 1, 1))
+
+
+def whole(run):
+    return counts_of(run, steady_stretch(run))
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def run(tmp_path):
 
 
 def test_a_request_costs_what_it_does_in_the_steady_phase_not_in_the_warm_up(run):
-    spent = spending(run, DOLLARS)
+    spent = spending(whole(run), DOLLARS)
     together, chat, streaming = spent.scenarios
     assert (together.scenario, together.attempts) == ("all", 5)
     assert together.usd == pytest.approx(5 * 0.1 + 10 * (0.05 + 0.05 + 0.15 + 0.01 + 0.01))
@@ -42,17 +47,19 @@ def test_a_request_costs_what_it_does_in_the_steady_phase_not_in_the_warm_up(run
     assert (chat.scenario, chat.attempts, chat.usd) == ("chat", 4, pytest.approx(0.4 + 1.2))
     assert (streaming.scenario, streaming.per_request_usd) == ("streaming", pytest.approx(0.1 + 1.5))
     assert streaming.per_1m_tokens_usd == pytest.approx(1.6 / 250 * 1e6)
-    flow = traffic(run, demand_of_run(run), steady_stretch(run))
+    flow = traffic(run, demand_of_run(run), whole(run))
     assert flow.billed_requests == 5
     assert (flow.billed_prompt_tokens, flow.billed_completion_tokens) == (100.0, pytest.approx(270 / 5))
 
 
 def test_the_run_has_cost_its_warm_up_too(run):
-    assert spending(run, DOLLARS).usd == pytest.approx(spending(run, DOLLARS).scenarios[0].usd + 100.0 + 0.5)
+    assert spending(whole(run), DOLLARS).usd == pytest.approx(
+        spending(whole(run), DOLLARS).scenarios[0].usd + 100.0 + 0.5
+    )
 
 
 def test_what_failed_and_is_billed_is_waste_and_what_was_refused_is_not(run):
-    spent = spending(run, DOLLARS)
+    spent = spending(whole(run), DOLLARS)
     assert [(each.outcome, each.attempts) for each in spent.failed_but_billed] == [
         ("broken_stream", 1),
         ("filtered", 1),
@@ -62,7 +69,7 @@ def test_what_failed_and_is_billed_is_waste_and_what_was_refused_is_not(run):
 
 
 def test_a_run_in_which_nothing_is_billed_has_cost_nothing(tmp_path):
-    spent = spending(make_run(tmp_path, [refused(0, 6.0)]), DOLLARS)
+    spent = spending(whole(make_run(tmp_path, [refused(0, 6.0)])), DOLLARS)
     assert (spent.usd, spent.scenarios, spent.failed_but_billed, spent.failed_share) == (0.0, (), (), 0.0)
 
 

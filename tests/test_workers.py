@@ -151,6 +151,13 @@ def test_a_worker_that_comes_late_is_refused_on_both_sides(shipped):
     assert "was refused: the load has begun" in printed
 
 
+def test_a_worker_that_waits_for_its_master_is_ended_by_a_signal(tmp_path):
+    waiting = start(tmp_path, "worker", "--connect", "127.0.0.1:9")
+    assert "waiting for a master" in waiting.stderr.readline()
+    waiting.send_signal(signal.SIGINT)
+    assert (waiting.wait(20), waiting.stderr.read()) == (105, "")
+
+
 SCENARIO = """
 from loadgen.users import DeploymentUser
 from loadgen.requests import chat

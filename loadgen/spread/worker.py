@@ -343,6 +343,8 @@ def main(arguments: Sequence[str]) -> int:
     raise_limits()
     try:
         host, port = place_of(asked.connect)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        waiting = {number: gevent.signal_handler(number, os._exit, INTERRUPTED) for number in signals}
         if asked.child is None:
             patience_min = CONNECT_TIMEOUT * (CONNECT_RETRY_COUNT + 1) / 60
             sys.stderr.write(f"waiting for a master at {host}:{port}, {patience_min:.0f} minutes at most\n")
@@ -350,7 +352,8 @@ def main(arguments: Sequence[str]) -> int:
             worker = Worker(host, port, key=asked.child, out=asked.out)
         except ConnectionError:
             raise MasterLost(f"no master has answered at {host}:{port}") from None
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in waiting.items():  # it has met its master: there is something to end
+            handler.cancel()
             gevent.signal_handler(number, worker.stop, "stopped by hand")
         code = worker.run()
     except HeadroomError as error:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.comparing.student import t_quantile
+from planner.intervals import BLOCKS, block_ranks, in_blocks
 from planner.quantiles import needed_samples
 
-BLOCKS = 10
 _T = t_quantile(0.975, BLOCKS - 1)
 Floats = NDArray[np.float64]
 
@@ -51,25 +51,18 @@ def run_quantile(metric: str, percentile: float, values_ms: Floats, of: str = ""
         return RunQuantile(metric=metric, percentile=percentile, n=n, value_ms=None, low_ms=None, high_ms=None, of=of)
     ascending = np.sort(values_ms)
     value = float(ascending[max(1, math.ceil(round(q * n, 6))) - 1])
-    reach = _T * _share_error(values_ms <= value, q)
+    low, high = block_ranks(*in_blocks(values_ms <= value), q)
     return RunQuantile(
         metric=metric,
         percentile=percentile,
         n=n,
         value_ms=value,
-        low_ms=_at_rank(ascending, n * (q - reach) + 0.5),
-        high_ms=_at_rank(ascending, n * (q + reach) + 0.5),
+        low_ms=_at_rank(ascending, low),
+        high_ms=_at_rank(ascending, high),
         of=of,
     )
 
 
-def _share_error(below: NDArray[np.bool_], q: float) -> float:
-    """The standard error of the share, from how much the blocks differ."""
-    surplus = np.array([block.sum() - q * len(block) for block in np.array_split(below, BLOCKS)])
-    return float(np.sqrt(BLOCKS / (BLOCKS - 1) * np.square(surplus - surplus.mean()).sum()) / len(below))
-
-
-def _at_rank(ascending: Floats, rank: float) -> float | None:
+def _at_rank(ascending: Floats, rank: float | None) -> float | None:
     """Between two order statistics where the rank, from 1, is not whole."""
-    n = len(ascending)
-    return float(np.interp(rank, np.arange(1, n + 1), ascending)) if 1 <= rank <= n else None
+    return None if rank is None else float(np.interp(rank, np.arange(1, len(ascending) + 1), ascending))

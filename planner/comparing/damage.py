@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from planner.comparing.blocks import BLOCKS, RunQuantile
+from planner.comparing.blocks import RunQuantile
 from planner.comparing.run_facts import RunFacts
 from planner.comparing.sessions import instant_of
+from planner.intervals import BLOCKS
 
 
 def damage_of(run: RunFacts) -> str | None:

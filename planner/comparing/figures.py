@@ -13,8 +13,8 @@ from enum import StrEnum
 from itertools import groupby
 from statistics import fmean, variance
 
-from planner.comparing.blocks import BLOCKS
 from planner.comparing.shifts import Shift, by_ranks, of_error, paired, paired_by_ranks, welch, widened
+from planner.intervals import BLOCKS
 
 ASSUMED_SPREAD = 0.05  # between runs, where too few of them show it
 FEWEST_RUNS = 4  # a side that show their spread

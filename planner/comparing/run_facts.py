@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from loadgen.config import Kind, RunConfig, ThrottleMode
 from loadgen.samples import Outcome, Run
-from planner.comparing.blocks import BLOCKS, RunQuantile, run_quantile
+from planner.comparing.blocks import RunQuantile, run_quantile
 from planner.comparing.tolerance import NO_STREAM
+from planner.counts import counts_of
 from planner.demand import demand_of_run
+from planner.intervals import BLOCKS
 from planner.metrics import ALL, METRICS, latency_rows, values
 from planner.rows import NS_PER_MS, OK, STEADY, config_of, steady_stretch
 from planner.traffic import traffic
@@ -142,10 +144,13 @@ def _in_time(found: pl.LazyFrame) -> pl.DataFrame:
 
 def _reasons(run: Run, config: RunConfig) -> tuple[str, ...]:
     """Why the run is INVALID, by the rules of its plan."""
+    stretch = steady_stretch(run)
+    counts = counts_of(run, stretch)
     evidence = Evidence(
         run=run,
         config=config,
-        traffic=traffic(run, demand_of_run(run), steady_stretch(run)),
+        counts=counts,
+        traffic=traffic(run, demand_of_run(run, stretch), counts),
         latency={row.metric: row for row in latency_rows(run) if row.scenario == ALL},
         targets=(),
         growth=1.0,

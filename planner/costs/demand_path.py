@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from planner.demand import MINUTE_S, REQUESTS, Demand, bins_of, peak_per_minute
+from planner.demand import HOUR_S, MINUTE_S, REQUESTS, Demand, bins_of, peak_per_minute
 
 Floats = npt.NDArray[np.float64]
 
-HOUR_S = 3_600.0
 DAY_S = 24 * HOUR_S
 HOURS_PER_WEEK = 168.0
 LONG_S = 45 * DAY_S  # of more, an hour is fine enough
@@ -75,12 +74,14 @@ def demand_path(
         load = f"{off_hours_load_share:g} of the load in the others, {growth:g} times as much"
         raise ValueError(f"no month has {hours_on_per_week:g} h on a week, and {load}")
     span_s = demand.span_s if demand.span_s > 0 else MINUTE_S
-    index, bins, bin_s = bins_of(demand, MINUTE_S if span_s <= LONG_S else HOUR_S)
+    edges, bin_s = bins_of(demand, MINUTE_S if span_s <= LONG_S else HOUR_S)
 
     def rates_per_s(column: str | None) -> Floats:
-        weights = None if column is None else demand.arrivals[column].to_numpy().astype(np.float64)
-        counted: Floats = np.bincount(index, weights=weights, minlength=bins).astype(np.float64)
+        up_to = edges if column is None else np.append(0, np.cumsum(demand.arrivals[column].to_numpy()))[edges]
+        counted: Floats = np.diff(up_to).astype(np.float64)
         return counted * growth / bin_s
+
+    bins = len(edges) - 1
 
     path = DemandPath(
         bin_s=bin_s,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.costs.demand_path import DAY_S, HOUR_S, HOURS_PER_WEEK, Floats
-from planner.demand import Demand
+from planner.costs.demand_path import DAY_S, HOURS_PER_WEEK, Floats
+from planner.demand import HOUR_S, Demand
 
 WEEKS_FOR_A_PROFILE = 2
 MOST_MONTHS = 1_200

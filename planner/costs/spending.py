@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from loadgen.samples import Run
 from planner.cost import Tokens, tokens_usd
+from planner.counts import Counts
 from planner.prices import TokenPrice
 from planner.rows import OK, STEADY
-from planner.traffic import billed_attempts
+from planner.traffic import BILLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,24 +41,17 @@ class Spending:
     failed_share: float  # of the run's dollars
 
 
-def spending(run: Run, price: TokenPrice) -> Spending:
+def spending(counts: Counts, price: TokenPrice) -> Spending:
     """Refused requests cost nothing; what content safety stopped, or a stream that broke, as far as usage says."""
-    counted = (
-        billed_attempts(run)
-        .group_by("scenario", "outcome", steady=STEADY)
-        .agg(pl.len().alias("attempts"), pl.col("prompt_tokens", "completion_tokens").sum(), ok=OK.first())
-        .with_columns(pl.col("scenario", "outcome").cast(pl.String))
-        .sort("scenario", "outcome", "steady")
-        .collect()
-    )
+    billed = counts.kinds.filter(BILLED)
     failed = tuple(
         Wasted(outcome=str(name[0]), attempts=_sum(part, "attempts"), usd=_usd(part, price))
-        for name, part in counted.filter(~pl.col("ok")).group_by("outcome", maintain_order=True)
+        for name, part in billed.filter(~OK).group_by("outcome", maintain_order=True)
     )
-    usd = _usd(counted, price)
+    usd = _usd(billed, price)
     return Spending(
         usd=usd,
-        scenarios=_by_scenario(counted.filter("steady"), price),
+        scenarios=_by_scenario(billed.filter(STEADY), price),
         failed_but_billed=failed,
         failed_share=sum(each.usd for each in failed) / usd if usd else 0.0,
     )

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.slo import Slo
+from planner.demand import MINUTE_S
 from planner.fleets.sharing import Floats, Served, Work
 from planner.quantiles import nearest_rank
 
-MINUTE_S = 60.0
 SURE = 1e-9  # against the last digit of shares
 Bools = NDArray[np.bool_]
 

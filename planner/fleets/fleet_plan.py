@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from loadgen.errors import ConfigError
 from planner.capacity import Interval
+from planner.demand import MINUTE_S
 from planner.fleets.autoscaling import AutoscaleResult
 from planner.fleets.fleet_checks import FleetCheck
-from planner.fleets.load_path import MINUTE_S, HourOfFleet
+from planner.fleets.load_path import HourOfFleet
 from planner.fleets.sharing import Routing
 
 

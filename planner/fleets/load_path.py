@@ -9,12 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from planner.demand import REQUESTS, Demand, bins_of, peaks_per_minute
+from planner.demand import HOUR_S, MINUTE_S, REQUESTS, Demand, bins_of, peaks_per_minute
 from planner.fleets.sharing import Floats
 from planner.quantiles import nearest_rank
 
-MINUTE_S = 60.0
-HOUR_S = 3_600.0
 PARTS = 1_000_000  # of a request's share, which are counted
 LEAD_QUANTILE = 0.95
 SURE = 1e-9
@@ -42,9 +40,10 @@ class LoadPath:
 
 def path_of(demand: Demand, weights: Floats, quantile: float = 1.0) -> LoadPath:
     """`weights` are of the demand's arrivals, 1 in the mean. A demand below a minute is one bin at its rate."""
-    index, bins, bin_s = bins_of(demand, MINUTE_S)
-    load_per_s: Floats = np.bincount(index, weights=weights, minlength=bins) / bin_s
-    requests = np.bincount(index, minlength=bins)
+    edges, bin_s = bins_of(demand, MINUTE_S)
+    requests = np.diff(edges)
+    bins = len(requests)
+    load_per_s: Floats = np.bincount(np.repeat(np.arange(bins), requests), weights=weights, minlength=bins) / bin_s
     if quantile == 1:
         whole = pl.lit(pl.Series("weight", np.round(weights * PARTS).astype(np.int64)))
         load, requests_n = peaks_per_minute(demand, whole, REQUESTS)
