@@ -24,6 +24,7 @@ from tests.servers import Server
 from tests.services import SHORT, end, end_jobs, job_of, serving, started, submit, wait_for
 
 LONG = {**SHORT, "load": {"rate": 10, "duration": "60s", "warmup": "0s", "max_tokens": 5}}
+REFUSED = {"kind": "plan", "config": {"runs": ["run"], "growth": "none"}}  # as soon as it has begun
 
 
 @pytest.fixture(scope="module")
@@ -200,15 +201,13 @@ def check_ended(runs, ended):
 
 
 def test_a_service_that_is_killed_loses_no_job_and_runs_none_twice(tmp_path):
-    """Of jobs that are quick, plans; the long one is of load tests."""
+    """Of jobs that end as soon as they have begun; the long ones are of load tests."""
     runs = tmp_path / "runs"
     runs.mkdir()
     synthetic_run(runs, 60)
-    ended = kill_and_restart(runs, kills=3, seed=1, job={"config": {"runs": ["run"]}, "kind": "plan"})
-    for job in ended:
-        folder = runs / ".service" / "jobs" / job["id"]
-        assert job["state"] == "done" and '"run_ids"' in (folder / "out").read_text(), job
-        assert begun_of(folder) == 1, job
+    for job in kill_and_restart(runs, kills=3, seed=1, job=REFUSED):
+        assert (job["state"], job["exit_code"]) == ("failed", 2) and "--growth" in job["error"], job
+        assert begun_of(runs / ".service" / "jobs" / job["id"]) == 1, job
 
 
 @pytest.mark.long
@@ -223,11 +222,10 @@ def test_a_service_that_is_killed_while_it_starts_a_job_starts_it_once(tmp_path)
     runs, dice, launches = tmp_path / "runs", random.Random(5), []
     runs.mkdir()
     synthetic_run(runs, 60)
-    quick = {"config": {"runs": ["run"], "growth": "none"}, "kind": "plan"}  # it is refused as soon as it has begun
     service = started(runs)
     for _ in range(30):
         with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
-            job = submit(client, **quick)
+            job = submit(client, **REFUSED)
         time.sleep(dice.uniform(0, 0.08))
         end(service)
         service = started(runs)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import threading
 from typing import Any
 
 from headroom.service.jobs import MEANINGS
-from headroom.service.launching import PYTHON, environment_of_jobs, make_way
+from headroom.service.launching import environment_of_jobs, make_way
 from headroom.service.plan_request import CompareRequest, PlanRequest
 from headroom.service.refusals import Refusal
 from headroom.service.settings import Settings
@@ -41,7 +42,7 @@ class Errands:
     def _run(self, asked: PlanRequest | CompareRequest) -> dict[str, Any]:
         environment = environment_of_jobs(self._settings) | {"POLARS_MAX_THREADS": "1"}
         process = subprocess.Popen(
-            [*PYTHON, "-m", "headroom", *asked.arguments()],
+            [sys.executable, "-m", "headroom", *asked.arguments()],
             cwd=self._settings.runs, env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
