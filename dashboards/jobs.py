@@ -23,6 +23,14 @@ def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console | None = None
     (console or Console()).print(table)
 
 
+def print_schedules(schedules: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """A line each, where there are any."""
+    for each in schedules:
+        due = each["next_utc"][:16].replace("T", " ")
+        line = f"{each['id']}: {each['name']}, scheduled {each['cron']}, next {due} UTC"
+        (console or Console()).print(Text(readable(line)), soft_wrap=True)
+
+
 def print_job(shown: Mapping[str, Any], console: Console | None = None) -> None:
     """One, how far it is, and the last that it said."""
     lines = [line_of(shown), *(shown["job"]["error"] or shown["log"]).splitlines()]

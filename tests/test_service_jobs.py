@@ -1,5 +1,6 @@
 """Jobs as real processes: run to their end, cancelled, survived by a killed service, and never run twice."""
 
+import asyncio
 import os
 import random
 import signal
@@ -19,9 +20,11 @@ from loadgen.samples import Manifest, Run, check_ledger
 from tests.commands import environment, told
 from tests.kills import descendants
 from tests.runs import synthetic_run
+from tests.servers import Server
 from tests.services import SHORT, end, end_jobs, job_of, serving, started, submit, wait_for
 
 LONG = {**SHORT, "load": {"rate": 10, "duration": "60s", "warmup": "0s", "max_tokens": 5}}
+REFUSED = {"kind": "plan", "config": {"runs": ["run"], "growth": "none"}}  # as soon as it has begun
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,16 @@ def test_what_cannot_be_answered_is_said_by_the_commands(service, tmp_path):
     assert (gone.returncode, gone.stderr) == (2, "headroom: there is no such job\n")
     away = told(tmp_path, "jobs", "--server", "http://127.0.0.1:9")
     assert away.returncode == 1 and "is `headroom serve` running?" in away.stderr
+    (tmp_path / "good.toml").write_text('[load]\nrate = 5\nduration = "10s"\n')
+    scheduled = told(tmp_path, "submit", "good.toml", "--server", service.url, "--schedule", "0 2 29 2 *")
+    schedule = scheduled.stdout.strip()
+    assert "scheduled; next at 2028-02-29T02:00" in scheduled.stderr
+    assert f"{schedule}: good, scheduled 0 2 29 2 *" in told(tmp_path, "jobs", "--server", service.url).stdout
+    assert told(tmp_path, "cancel", schedule, "--server", service.url).stdout == "deleted\n"
+    assert schedule not in told(tmp_path, "jobs", "--server", service.url).stdout
+    (tmp_path / "plan.toml").write_text('runs = ["gone"]\ngrowth = "3x"\n')
+    no_run = told(tmp_path, "submit", "plan.toml", "--server", service.url)
+    assert (no_run.returncode, no_run.stderr) == (2, "headroom: there is no such run\n")
     nowhere = told(tmp_path, "jobs", "--server", "somewhere")
     assert nowhere.returncode == 2 and "--server" in nowhere.stderr
 
@@ -188,21 +201,39 @@ def check_ended(runs, ended):
 
 
 def test_a_service_that_is_killed_loses_no_job_and_runs_none_twice(tmp_path):
-    """Of jobs that are quick, plans; the long one is of load tests."""
+    """Of jobs that end as soon as they have begun; the long ones are of load tests."""
     runs = tmp_path / "runs"
     runs.mkdir()
     synthetic_run(runs, 60)
-    ended = kill_and_restart(runs, kills=3, seed=1, job={"config": {"runs": ["run"]}, "kind": "plan"})
-    for job in ended:
-        folder = runs / ".service" / "jobs" / job["id"]
-        assert job["state"] == "done" and '"run_ids"' in (folder / "out").read_text(), job
-        assert begun_of(folder) == 1, job
+    for job in kill_and_restart(runs, kills=3, seed=1, job=REFUSED):
+        assert (job["state"], job["exit_code"]) == ("failed", 2) and "--growth" in job["error"], job
+        assert begun_of(runs / ".service" / "jobs" / job["id"]) == 1, job
 
 
 @pytest.mark.long
 def test_a_service_that_is_killed_fifty_times_loses_no_job_and_runs_none_twice(tmp_path):
     runs = tmp_path / "runs"
     check_ended(runs, kill_and_restart(runs, kills=50, seed=2, job={"config": SHORT}))
+
+
+@pytest.mark.long
+def test_a_service_that_is_killed_while_it_starts_a_job_starts_it_once(tmp_path):
+    """Between the start that is written down, the process, and its claim: within a tenth of a second."""
+    runs, dice, launches = tmp_path / "runs", random.Random(5), []
+    runs.mkdir()
+    synthetic_run(runs, 60)
+    service = started(runs)
+    for _ in range(30):
+        with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
+            job = submit(client, **REFUSED)
+        time.sleep(dice.uniform(0, 0.08))
+        end(service)
+        service = started(runs)
+        with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
+            launches.append(wait_for(client, job)["launch"])
+        assert begun_of(runs / ".service" / "jobs" / job) == 1
+    end(service)
+    assert set(launches) == {1, 2}, "some starts were taken back, and some were not"
 
 
 @pytest.mark.long
@@ -219,3 +250,21 @@ def test_a_job_whose_own_process_is_killed_is_interrupted_and_recovered(tmp_path
         assert manifest.state == "interrupted" and manifest.totals["sent"] >= 5
         assert (runs / job / "summary.json").exists()
         assert wait_for(service.client, submit(service.client))["state"] == "done", "the next one runs"
+
+
+async def never(call, writer):
+    await asyncio.sleep(60)
+
+
+@pytest.mark.long
+def test_a_cancelled_job_waits_for_no_answer_that_does_not_come(tmp_path):
+    runs = tmp_path / "runs"
+    with Server(never) as server, serving(runs, "--allow-target", server.url) as service:
+        job = submit(service.client, {**LONG, "target": {"url": server.url}})
+        while (service.client.get(f"/api/jobs/{job}").json()["progress"] or {}).get("in_flight", 0) < 5:
+            time.sleep(0.1)
+        service.client.delete(f"/api/jobs/{job}")
+        asked_s = time.monotonic()
+        assert wait_for(service.client, job)["state"] == "cancelled"
+        assert time.monotonic() - asked_s < 20  # ten seconds, and what a machine that is busy makes of them
+        assert set(Run.open(runs / job).samples.collect()["outcome"]) == {"cancelled"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -342,3 +344,9 @@ def test_the_environment_of_a_job_holds_only_the_keys_that_are_offered(tmp_path,
     names = set(launching.environment_of_jobs(Settings(runs=tmp_path, targets=(offered,))))
     assert {"PATH", "AZURE_INFERENCE_CREDENTIAL"} <= names
     assert not names & {"HEADROOM_TOKEN", "AZURE_INFERENCE_ENDPOINT"}
+
+
+@pytest.mark.parametrize("name", ["jobs", "shelf", "claims", "job_process", "launching", "runner", "admission", "desk"])
+def test_what_queues_and_runs_knows_nothing_of_http(name):
+    source = (Path(launching.__file__).parent / f"{name}.py").read_text()
+    assert not {"starlette", "uvicorn", "httpx"} & set(re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE))

@@ -62,16 +62,22 @@ def serve(
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data} is no folder")
     settings = Settings(
-        runs=runs.absolute(), host=host, port=port, token=_token(token_file), parallel=parallel,
-        targets=tuple(map(AllowedTarget.parse, allow_target or ())), hosts=tuple(allow_host or ()), data=data,
+        runs=runs.absolute(),
+        host=host,
+        port=port,
+        token=_token(token_file),
+        parallel=parallel,
+        targets=tuple(map(AllowedTarget.parse, allow_target or ())),
+        hosts=tuple(map(str.lower, allow_host or ())),
         caps=Caps(requests=max_requests, tokens=max_tokens, duration_s=parse_duration_ns(max_duration) / 1e9),
-    )  # fmt: skip
+        data=data,
+    )
     serve_on(settings)
 
 
 @app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(help="A loadtest.toml.")],
+    file: Annotated[Path, typer.Argument(help="A loadtest.toml, or a plan's fields with its runs.")],
     server: ServerUrl = HERE,
     name: Annotated[str | None, typer.Option(help="What people call it; by default the file's name.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="By which its run is found again; repeatable.")] = None,
@@ -81,16 +87,12 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and end with the run's exit code.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the job's id.")] = False,
 ) -> None:
-    """Queue a load test at a service."""
+    """Queue a load test or a plan at a service."""
     if schedule is not None and wait:
         raise ConfigError("--wait: a scheduled job comes again and again, and there is no one end: leave it out")
     client = _client(server)
-    job: dict[str, Any] = {
-        "kind": "loadtest",
-        "config": _text(file),
-        "name": name or file.stem[:100],
-        "tags": tag or [],
-    }
+    kind, text = _read(file)
+    job: dict[str, Any] = {"kind": kind, "config": text, "name": name or file.stem[:100], "tags": tag or []}
     made = client.submit(job if schedule is None else {**job, "schedule": schedule})
     if "schedule" in made:
         sys.stdout.write(f"{made['schedule']['id']}\n")
@@ -111,7 +113,7 @@ def jobs(
     """Show the jobs of a service, or one and how far it is."""
     import json  # noqa: PLC0415
 
-    from dashboards.jobs import print_job, print_jobs  # noqa: PLC0415
+    from dashboards.jobs import print_job, print_jobs, print_schedules  # noqa: PLC0415
 
     client = _client(server)
     found: Any = client.jobs() if job is None else client.job(job)
@@ -119,15 +121,18 @@ def jobs(
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     elif job is None:
         print_jobs(found)
+        print_schedules(client.schedules())
     else:
         print_job(found)
 
 
 @app.command()
-def cancel(job: Annotated[str, typer.Argument(metavar="ID", help="Of a job.")], server: ServerUrl = HERE) -> None:
-    """Cancel a job of a service: at once where it waits, within seconds where it runs."""
+def cancel(
+    job: Annotated[str, typer.Argument(metavar="ID", help="Of a job, or of a schedule.")], server: ServerUrl = HERE
+) -> None:
+    """Cancel a job of a service: at once where it waits, within seconds where it runs; or delete a schedule."""
     found = _client(server).cancel(job)
-    sys.stdout.write("cancelled\n" if found["state"] == "cancelled" else "it is told to end\n")
+    sys.stdout.write("it is told to end\n" if found == "running" else f"{found}\n")
 
 
 def _client(server: str) -> Client:
@@ -145,18 +150,17 @@ def _token(file: Path | None) -> str | None:
         raise ConfigError(f"--token-file {file} cannot be read: {error}") from None
 
 
-def _text(file: Path) -> str:
-    """Its TOML, which the service validates."""
+def _read(file: Path) -> tuple[str, str]:
+    """The kind of job, and its TOML, which the service validates."""
     try:
         text = file.read_text("utf-8")
-        tomllib.loads(text)
+        return "plan" if "runs" in tomllib.loads(text) else "loadtest", text
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from None
-    return text
 
 
 def _wait(client: Client, job_id: str, *, quiet: bool) -> int:

@@ -41,9 +41,17 @@ class Client:
         """`{"job", "about", "progress", "log"}`."""
         return self._ask("GET", f"/api/jobs/{quote(job_id, safe='')}")
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._ask("DELETE", f"/api/jobs/{quote(job_id, safe='')}")["job"]
+    def schedules(self) -> list[dict[str, Any]]:
+        """By when they are due next."""
+        found: list[dict[str, Any]] = self._ask("GET", "/api/schedules")["schedules"]
         return found
+
+    def cancel(self, known_id: str) -> str:
+        """A job, or a schedule: the state that it is in now, or `deleted`."""
+        if any(schedule["id"] == known_id for schedule in self.schedules()):
+            self._ask("DELETE", f"/api/schedules/{quote(known_id, safe='')}")
+            return "deleted"
+        return str(self._ask("DELETE", f"/api/jobs/{quote(known_id, safe='')}")["job"]["state"])
 
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
         """The job each second, the last time when it has ended; a service that is away for a while is waited for."""
@@ -66,6 +74,8 @@ class Client:
             answer = self._http.request(method, path, **content)
         except httpx.TransportError as error:
             raise ServiceAway(f"no service answers at {self._server} ({error}): is `headroom serve` running?") from None
+        if answer.status_code == httpx.codes.NO_CONTENT:
+            return {}
         try:
             body = answer.json()
         except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headroom.service.jobs import MEANINGS
-from headroom.service.launching import PYTHON, environment_of_jobs, make_way
+from headroom.service.launching import environment_of_jobs, make_way
 from headroom.service.plan_request import CompareRequest, PlanRequest
 from headroom.service.refusals import Refusal
 from headroom.service.settings import Settings
@@ -66,7 +67,7 @@ class Errands:
         """The exit code of a `headroom`, what it printed, and what it said."""
         environment = environment_of_jobs(self._settings) | {"POLARS_MAX_THREADS": "1"}
         process = subprocess.Popen(
-            [*PYTHON, "-m", "headroom", *arguments],
+            [sys.executable, "-m", "headroom", *arguments],
             cwd=self._settings.runs, env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

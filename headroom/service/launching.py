@@ -24,7 +24,6 @@ from loadgen.samples import Manifest
 from loadgen.target import KEY_VARIABLES
 
 TOKEN_VARIABLE = "HEADROOM_TOKEN"  # noqa: S105 - its name
-PYTHON = (sys.executable, "-P")  # -P: a run folder that is called like a package of ours is none
 TAIL_BYTES, LAST_WORDS = 32 << 10, 2_000
 NICENESS = 10  # of all that is not a load test: one that runs is measuring
 STARTED, PROGRESS = (f'{{"event": "{event}"'.encode() for event in ("started", "progress"))
@@ -39,7 +38,8 @@ def environment_of_jobs(settings: Settings) -> dict[str, str]:
     """The service's, without its token and without keys that it does not offer."""
     offered = {target.key.removeprefix("env:") for target in settings.targets if target.key is not None}
     hidden = {TOKEN_VARIABLE, *ENDPOINT_VARIABLES, *KEY_VARIABLES} - offered
-    return {name: value for name, value in os.environ.items() if name not in hidden}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return kept | {"PYTHONSAFEPATH": "1"}  # they work among the runs, which are no packages, whatever they are called
 
 
 def launch(settings: Settings, job: Job, config: Mapping[str, Any]) -> subprocess.Popen[bytes]:
@@ -49,7 +49,7 @@ def launch(settings: Settings, job: Job, config: Mapping[str, Any]) -> subproces
     arguments = _arguments(job, config, folder)
     with (folder / "log").open("ab") as log, (folder / "out").open("wb") as out:
         process = subprocess.Popen(
-            [*PYTHON, "-m", "headroom.service.job_process", str(folder.absolute()), str(job.launch), *arguments],
+            [sys.executable, "-m", "headroom.service.job_process", str(folder.absolute()), str(job.launch), *arguments],
             cwd=settings.runs, env=environment_of_jobs(settings), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=out, stderr=log,
         )  # fmt: skip
@@ -77,7 +77,7 @@ def make_way(process: subprocess.Popen[bytes]) -> None:
 def recovering(settings: Settings, run: str) -> subprocess.Popen[bytes]:
     """`headroom recover` at work on a run."""
     process = subprocess.Popen(
-        [*PYTHON, "-m", "headroom", "recover", run],
+        [sys.executable, "-m", "headroom", "recover", run],
         cwd=settings.runs, env=environment_of_jobs(settings), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip

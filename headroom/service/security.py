@@ -209,4 +209,5 @@ def _to_login(request: Request, refusal: Refusal) -> Response | None:
 
 
 def refused(refusal: Refusal) -> JSONResponse:
-    return JSONResponse({"error": {"message": refusal.message, "where": refusal.where}}, refusal.status)
+    headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
+    return JSONResponse({"error": {"message": refusal.message, "where": refusal.where}}, refusal.status, headers)
