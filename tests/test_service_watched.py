@@ -73,7 +73,7 @@ def check_offline(browser: Browser, where: Site, job: str, tmp_path: Path) -> No
     kept = tmp_path / "kept.html"
     kept.write_bytes(httpx.get(f"{where.url}/api/runs/{job}/report").content)
     with visiting(browser, where, offline=True) as (page, seen):
-        page.goto(kept.as_uri())
+        page.goto(kept.as_uri(), timeout=ENDS_MS)
         until(page, DRAWN)
         assert (seen.dialogs, seen.console, seen.elsewhere) == ([], [], [kept.as_uri()])
 
