@@ -11,6 +11,7 @@ from headroom.commands import (  # noqa: F401 - each adds its commands to the ap
     plans,
     prices,
     recovery,
+    service,
     sweep,
     tools,
     verdicts,

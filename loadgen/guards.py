@@ -10,6 +10,8 @@ from loadgen.budget import Budget
 from loadgen.config import BudgetConfig
 from loadgen.samples import Sample
 
+STOP_FILE = "STOP"  # in the run folder
+
 
 class StopCause(StrEnum):
     """Why a run ended early; the command line has an exit code for each."""

@@ -11,10 +11,9 @@ import gevent
 import gevent.os
 
 from loadgen.autostop import ErrorWindow
-from loadgen.guards import StopCause
+from loadgen.guards import STOP_FILE, StopCause
 from loadgen.player import Player
 
-STOP_FILE = "STOP"
 STOPPED_BY_FILE = f"stopped by the file {STOP_FILE}"
 STOP_LOOK_S = 0.2
 

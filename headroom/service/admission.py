@@ -6,6 +6,7 @@ checks a loadtest.toml by, so that the messages are the same.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from headroom import targets
 from headroom.aborting import check_delays
 from headroom.commands.load import place_of
 from headroom.service.jobs import Asked, Kind
+from headroom.service.launching import environment_of_jobs
 from headroom.service.plan_request import plan_of
 from headroom.service.refusals import Refusal
-from headroom.service.settings import AllowedTarget, Settings
+from headroom.service.settings import AllowedTarget, Caps, Settings
+from headroom.service.toml import to_toml
 from loadgen.config import SIMULATED, RunConfig
 from loadgen.errors import ConfigError, HeadroomError
 from loadgen.loadtest import config_of, parse
@@ -26,6 +29,7 @@ from loadgen.target import address_of
 FILE = Path("loadtest.toml")  # what messages call a job's configuration
 JOB_KEYS = ("kind", "name", "tags", "config", "schedule")
 LONGEST_NAME, MOST_TAGS = 100, 20
+LONGEST_ANSWER_S = 600.0
 TAG = re.compile(r"[^\s,][^,\n\r\t]{0,39}")
 PATHS = (("load", "trace"), ("prompts", "file"), ("prompts", "images"), ("plan", "prices"))
 LENGTHS = (("prompts", "tokens"), ("prompts", "completion"), ("prompts", "turns"))  # which may name a file
@@ -43,39 +47,83 @@ def admit(job: Mapping[str, Any], settings: Settings, folder_of_run: Callable[[s
     _check_keys(job)
     kind = _kind(job.get("kind", "loadtest"))
     name, tags = _name(job.get("name", "")), _tags(job.get("tags", []))
-    config = job.get("config", {})
-    if kind is Kind.PLAN:
-        request = plan_of(config)
-        for run in request.runs:
-            folder_of_run(run)
-        return Asked(kind=kind, name=name, tags=tags, config=request.model_dump(exclude_none=True))
     try:
-        values = parse(config, FILE) if isinstance(config, str) else config
-        if not isinstance(values, dict):
-            raise ConfigError(f"{FILE}: must be a table of sections, or TOML text")
-        return Asked(kind=kind, name=name, tags=tags, config=_loadtest(values, settings))
+        values = _table(job.get("config", {}))
+        if kind is Kind.LOADTEST:
+            return Asked(kind=kind, name=name, tags=tags, config=_loadtest(values, settings))
     except HeadroomError as error:
         raise Refusal(422, str(error), where="config") from None
+    request = plan_of(values)
+    for run in request.runs:
+        folder_of_run(run)
+    return Asked(kind=kind, name=name, tags=tags, config=request.model_dump(mode="json", exclude_none=True))
 
 
-def _loadtest(given: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _table(config: object) -> dict[str, Any]:
+    values = parse(config, FILE) if isinstance(config, str) else config
+    if not isinstance(values, dict):
+        raise ConfigError(f"{FILE}: must be a table of sections, or TOML text")
+    return {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+
+
+def _loadtest(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """The values of a loadtest.toml within the service's bounds. Raises ConfigError and its kin."""
-    values = {key: dict(value) if isinstance(value, dict) else value for key, value in given.items()}
     _refuse_forbidden(values)
     _place_files(values, settings.data)
     _offer_targets(values, settings.targets)
-    _cap(values, settings)
-    config = config_of({key: _copy(value) for key, value in values.items()}, FILE, {}, {})
+    _complete_budget(values, settings.caps)
+    to_toml(values)  # what cannot be written down cannot be run
+    config = config_of(_copy(values), FILE, {}, {})
+    _check_places(config, settings)
+    _check_caps(config, settings.caps)
     for scenario in config.scenarios:
         if ":" in scenario or "/" in scenario:
-            raise ConfigError(
-                f"{FILE}: scenarios.{scenario}: jobs play the scenarios that Headroom has, and name no file"
-            )
+            raise ConfigError(f"{FILE}: scenarios: jobs play those that Headroom has, and name no file of their own")
         place_of(scenario)
-    _check_cap("load.duration", config.load.duration, settings.caps.duration_s, "s")
-    targets.check(config)
+    targets.check(config, environment_of_jobs(settings))
     check_delays(config)
     return values
+
+
+def _check_places(config: RunConfig, settings: Settings) -> None:
+    """What the values have come to, whichever way they were written: a second lock behind the first."""
+    for target in config.targets:
+        offered = _offer_of(target.url, settings.targets)
+        if target.url != SIMULATED and offered is None:
+            raise ConfigError(f"{FILE}: target.url: this service does not load {target.url!r}")
+        if target.ca_file is not None or target.key != (None if offered is None else offered.key):
+            raise ConfigError(f"{FILE}: target: keys and certificates are the service's")
+    prompts = config.prompts
+    lengths = [
+        str(text).partition(":")[2] for text in (prompts.tokens, prompts.completion, prompts.turns) if is_file(text)
+    ]
+    for path in (config.load.trace, prompts.file, prompts.images, config.plan.prices, *map(Path, lengths)):
+        if path is not None and (settings.data is None or not path.is_relative_to(settings.data.resolve())):
+            raise ConfigError(f"{FILE}: files are those in the service's data folder, named from there")
+    if config.output.dir is not None or config.load.master:
+        raise ConfigError(f"{FILE}: the service names the run folder, and makes the load on its own machine")
+
+
+def is_file(text: str | None) -> bool:
+    return text is not None and text.startswith("file:")
+
+
+def _check_caps(config: RunConfig, caps: Caps) -> None:
+    budget, load = config.budget, config.load
+    for place, asked, most, unit in (
+        ("budget.requests", budget.requests, caps.requests, "requests"),
+        ("budget.tokens", budget.tokens, caps.tokens, "tokens"),
+        ("budget.wall", budget.wall, caps.duration_s, "s"),
+        ("load.duration", load.duration, caps.duration_s, "s"),
+        ("load.drain", load.drain, LONGEST_ANSWER_S, "s"),
+        ("timeouts.total", config.timeouts.total, LONGEST_ANSWER_S, "s"),
+        ("load.processes", load.processes, os.cpu_count() or 1, "processes"),
+    ):
+        if asked is None or not asked <= most:
+            raise ConfigError(
+                f"{FILE}: {place}: {0 if asked is None else asked:,g} {unit} are more than the {most:,g} that this "
+                "service allows a job"
+            )
 
 
 def _copy(value: Any) -> Any:
@@ -105,7 +153,7 @@ def _place_files(values: dict[str, Any], data: Path | None) -> None:
             values[section][key] = str(_inside(data, name, f"{section}.{key}"))
     for section, key in LENGTHS:
         text = _at(values, section, key)
-        if isinstance(text, str) and text.startswith("file:"):
+        if isinstance(text, str) and is_file(text):
             name, comma, column = text.removeprefix("file:").partition(",")
             values[section][key] = f"file:{_inside(data, name, f'{section}.{key}')}{comma}{column}"
 
@@ -144,17 +192,14 @@ def _offered(target: dict[str, Any], offered: Sequence[AllowedTarget]) -> dict[s
             raise ConfigError(f"{FILE}: target.{key}: {why}: leave it out")
     url = target.setdefault("url", SIMULATED)
     key = target.pop("key", None)
-    if url == SIMULATED:
-        found = None
-    else:
-        address = address_of(url) if isinstance(url, str) else None
-        found = next((each for each in offered if address is not None and each.covers(address)), None)
-        if found is None or address is None:
-            raise ConfigError(
-                f"{FILE}: target.url: this service does not load {url!r}; it loads "
-                f"{', '.join([SIMULATED, *(each.address.origin + each.address.path for each in offered)])}"
-            )
-        target["allow_hosts"] = [address.host]
+    found = _offer_of(url, offered)
+    if url != SIMULATED and found is None:
+        raise ConfigError(
+            f"{FILE}: target.url: this service does not load {url!r}; it loads "
+            f"{', '.join([SIMULATED, *(each.address.origin + each.address.path for each in offered)])}"
+        )
+    if found is not None:
+        target["allow_hosts"] = [found.address.host]
         if found.key is not None:
             target["key"] = found.key
     if key is not None and (found is None or key != found.key):
@@ -162,26 +207,20 @@ def _offered(target: dict[str, Any], offered: Sequence[AllowedTarget]) -> dict[s
     return target
 
 
-def _cap(values: dict[str, Any], settings: Settings) -> None:
-    """The budget becomes the service's where the job has none. Raises ConfigError where it asks for more."""
-    caps, budget = settings.caps, values.setdefault("budget", {})
-    if not isinstance(budget, dict):
-        return
-    for key, most in (("requests", caps.requests), ("tokens", caps.tokens)):
-        asked = budget.get(key)
-        if isinstance(asked, int | float):
-            _check_cap(f"budget.{key}", asked, most, key)
-        if asked is None:
-            budget[key] = most
-    if budget.get("wall") is None:
-        budget["wall"] = caps.duration_s
+def _complete_budget(values: dict[str, Any], caps: Caps) -> None:
+    """What the job does not limit, the service does."""
+    budget = values.setdefault("budget", {})
+    if isinstance(budget, dict):
+        for key, most in (("requests", caps.requests), ("tokens", caps.tokens), ("wall", caps.duration_s)):
+            if budget.get(key) is None:
+                budget[key] = most
 
 
-def _check_cap(place: str, asked: float, most: float, unit: str) -> None:
-    if not asked <= most:
-        raise ConfigError(
-            f"{FILE}: {place}: {asked:,g} {unit} are more than the {most:,g} that this service allows a job"
-        )
+def _offer_of(url: object, offered: Sequence[AllowedTarget]) -> AllowedTarget | None:
+    if url == SIMULATED or not isinstance(url, str):
+        return None
+    address = address_of(url)
+    return next((each for each in offered if each.covers(address)), None)
 
 
 def _check_keys(job: Mapping[str, Any]) -> None:
@@ -215,8 +254,3 @@ def _tags(tags: object) -> tuple[str, ...]:
 
 
 tags_of = _tags  # of a run, which has them as a job does
-
-
-def config_for(values: Mapping[str, Any]) -> RunConfig:
-    """Of an admitted job."""
-    return config_of({key: _copy(value) for key, value in values.items()}, FILE, {}, {})

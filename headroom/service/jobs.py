@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from headroom.service.refusals import Refusal
+from loadgen.errors import RunFolderError
 
 BUSY_S = 10.0
+FORMAT = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -131,11 +133,18 @@ class Jobs:
     """The queue. Each method is a transaction of its own, and may be called from any thread."""
 
     def __init__(self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Raises RunFolderError for a queue that cannot be opened, or is of another version of Headroom."""
         self._clock, self._lock = clock, threading.Lock()
-        self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")  # a job that was accepted outlives a power cut
-        self._database.executescript(SCHEMA)
+        try:
+            self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")  # a job that was accepted outlives a power cut
+            found = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, FORMAT):
+                raise RunFolderError(f"{path} has format {found}; this version of Headroom reads format {FORMAT}")
+            self._database.executescript(f"{SCHEMA}PRAGMA user_version = {FORMAT};")
+        except sqlite3.Error as error:
+            raise RunFolderError(f"the queue {path} cannot be opened: {error}") from None
 
     def close(self) -> None:
         with self._lock:
@@ -207,12 +216,12 @@ class Jobs:
         return self.get(job_id) if changed else None
 
     def requeue(self, job_id: str, launch: int) -> None:
-        """Back to its place in the queue: that launch is proven never to have begun."""
+        """Back to its place in the queue, or cancelled: that launch is proven never to have begun."""
         with self._writing() as database:
             database.execute(
-                "UPDATE jobs SET state = 'queued', started_utc = NULL "
-                "WHERE id = ? AND state = 'running' AND launch = ?",
-                [job_id, launch],
+                "UPDATE jobs SET state = iif(cancel_asked, 'cancelled', 'queued'), started_utc = NULL, "
+                "ended_utc = iif(cancel_asked, ?, NULL) WHERE id = ? AND state = 'running' AND launch = ?",
+                [stamp(self._clock()), job_id, launch],
             )
 
     def end(self, job_id: str, state: State, *, exit_code: int | None, error: str | None) -> None:

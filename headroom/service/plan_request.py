@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,10 +36,9 @@ class PlanRequest(Request):
     on_hours_per_week: float | None = Field(None, gt=0, le=168, description="hours a week in which the demand comes")
     growth_per_month: float | None = Field(None, ge=0, lt=10, description="further growth a month, as a share")
 
-    def arguments(self, folder_of_run: Callable[[str], Path]) -> list[str]:
-        """Of `headroom plan --json`."""
-        given = self.model_dump(exclude_none=True, exclude={"runs"})
-        return ["plan", "--json", *_flags(given), "--", *(str(folder_of_run(run).absolute()) for run in self.runs)]
+    def arguments(self) -> list[str]:
+        """Of `headroom`, among the runs."""
+        return ["plan", "--json", *_flags(self.model_dump(exclude_none=True, exclude={"runs"})), "--", *self.runs]
 
 
 class CompareRequest(Request):
@@ -52,11 +49,14 @@ class CompareRequest(Request):
     fail_on: tuple[str, ...] | None = Field(None, max_length=20, description="slowdowns, like ttft.p95:+10%")
     test: str | None = Field(None, max_length=20, description="welch or ranks")
 
-    def arguments(self, folder_of_run: Callable[[str], Path]) -> list[str]:
-        """Of `headroom compare --json -`."""
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return self.base, self.new
+
+    def arguments(self) -> list[str]:
+        """Of `headroom`, among the runs."""
         flags = _flags(self.model_dump(exclude_none=True, exclude={"base", "new"}))
-        folders = (str(folder_of_run(run).absolute()) for run in (self.base, self.new))
-        return ["compare", "--json", "-", *flags, "--", *folders]
+        return ["compare", "--json", "-", *flags, "--", *self.runs]
 
 
 def _flags(given: dict[str, Any]) -> list[str]:

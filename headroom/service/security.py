@@ -31,10 +31,14 @@ WRITTEN_AS = ("application/json", "application/toml", "application/x-www-form-ur
 FORM = WRITTEN_AS[2]
 LARGEST_BODY = 256 << 10
 MOST_FIELDS = 100
-OPEN_PATHS = ("/healthz", "/login")  # which say nothing, and are for who has no token yet
+OPEN_PATHS = (  # which say nothing, and are for who has no token yet
+    "/healthz",
+    "/login",
+    "/assets/service.css",
+)
 HEADERS = {
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # no other site learns of a page; with no-referrer our forms came from "null"
     "x-frame-options": "DENY",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -70,7 +74,8 @@ class Locks:
     def check(self, request: Request) -> None:
         """Raises Refusal: 403 for a foreign host or site, 415 for a write of another kind, 401 without the token."""
         headers = request.headers
-        host = headers.get("host", "")
+        hosts = headers.getlist("host")
+        host = hosts[0] if len(hosts) == 1 else ""
         if not self._is_ours(host, request.scope):
             raise Refusal(403, "this service is not called by that host name; see --allow-host", where="host")
         _check_site(request, host)
@@ -204,4 +209,5 @@ def _to_login(request: Request, refusal: Refusal) -> Response | None:
 
 
 def refused(refusal: Refusal) -> JSONResponse:
-    return JSONResponse({"error": {"message": refusal.message, "where": refusal.where}}, refusal.status)
+    headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
+    return JSONResponse({"error": {"message": refusal.message, "where": refusal.where}}, refusal.status, headers)

@@ -32,9 +32,12 @@ class AllowedTarget:
         return cls(address=address_of(url), key=key or None)
 
     def covers(self, address: Address) -> bool:
-        """Whether it is the same scheme, host and port, at this path or below it."""
-        return address.origin == self.address.origin and (
-            address.path == self.address.path or address.path.startswith(f"{self.address.path}/")
+        """Whether it is the same scheme, host and port, at this path or below it; a path that climbs is not."""
+        climbs = {".", ".."} & set(address.path.split("/")) or "%" in address.path or "\\" in address.path
+        return (
+            not climbs
+            and address.origin == self.address.origin
+            and (address.path == self.address.path or address.path.startswith(f"{self.address.path}/"))
         )
 
 

@@ -1,0 +1,56 @@
+"""The jobs of a service on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dashboards.text import UNKNOWN, count, readable, whole
+
+
+def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """A line a job, as the API tells it; the newest first."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for name in ("id", "name", "state", "submitted, UTC", "tags"):
+        table.add_column(name, overflow="fold")
+    for job in jobs:
+        tags, created = ", ".join(job["tags"]), job["created_utc"][:16].replace("T", " ")
+        table.add_row(*(Text(readable(str(each))) for each in (job["id"], job["name"], _state(job), created, tags)))
+    (console or Console()).print(table)
+
+
+def print_schedules(schedules: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """A line each, where there are any."""
+    for each in schedules:
+        due = each["next_utc"][:16].replace("T", " ")
+        line = f"{each['id']}: {each['name']}, scheduled {each['cron']}, next {due} UTC"
+        (console or Console()).print(Text(readable(line)), soft_wrap=True)
+
+
+def print_job(shown: Mapping[str, Any], console: Console | None = None) -> None:
+    """One, how far it is, and the last that it said."""
+    lines = [line_of(shown), *(shown["job"]["error"] or shown["log"]).splitlines()]
+    for line in lines:
+        (console or Console()).print(Text(readable(line)), soft_wrap=True)
+
+
+def line_of(shown: Mapping[str, Any]) -> str:
+    """Its state in a line."""
+    job, progress = shown["job"], shown["progress"]
+    line = f"{job['id']}: {_state(job)}"
+    if job["state"] != "running" or not progress:
+        return line
+    return (
+        f"{line}, {whole(progress.get('t_s'))} of {whole(progress.get('duration_s'))} s, "
+        f"{count(progress.get('sent'))} sent, {count(progress.get('ok'))} ok, {count(progress.get('failed'))} failed"
+    )
+
+
+def _state(job: Mapping[str, Any]) -> str:
+    code = job["exit_code"]
+    told = code not in (None, 0) and job["state"] in ("done", "failed")
+    return str(job["state"]) + (f" ({code}: {job['meaning'] or UNKNOWN})" if told else "")

@@ -1,0 +1,50 @@
+"""How a page answers: a template, the place to go on to, or what was refused and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from dashboards.service_pages import page
+from headroom.service.refusals import Refusal
+
+TITLES = {
+    400: "The request was not understood",
+    401: "This is not the token",
+    403: "Not allowed",
+    404: "Not found",
+    409: "Too late",
+    413: "Too large",
+    415: "The request was not understood",
+    422: "This was not accepted",
+    429: "Too much at once",
+    503: "Busy",
+}
+
+
+def answer(template: str, status: int = 200, **values: Any) -> Response:
+    return HTMLResponse(page(template, **values), status)
+
+
+def go_on(place: str) -> Response:
+    """After a form: what is there now is read by GET, so that loading it again changes nothing."""
+    return RedirectResponse(place, status_code=303)
+
+
+def told(refusal: Refusal | None) -> dict[str, str] | None:
+    """For the form that it is about. Its message names the place in a configuration itself."""
+    if refusal is None:
+        return None
+    place = f"{refusal.where}: " if refusal.where not in (None, "config", "id") else ""
+    return {"title": TITLES.get(refusal.status, "It went wrong"), "message": f"{place}{refusal.message}"}
+
+
+def status_of(refusal: Refusal | None) -> int:
+    return 200 if refusal is None else refusal.status
+
+
+def first_of(fields: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The fields of a form that each come once."""
+    return {name: values[0] for name, values in fields.items()}

@@ -1,0 +1,65 @@
+"""A job's progress as server-sent events, read from what its process has said: no reader disturbs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from headroom.service.desk import Desk
+from headroom.service.refusals import Refusal
+
+LOOK_EVERY_S, KEEP_ALIVE_S = 0.5, 15.0
+MOST_READERS = 50
+
+
+async def of(request: Request, desk: Desk) -> AsyncIterator[bytes]:
+    """Raises Refusal: 404, or 503 where so many follow already."""
+    job_id = request.path_params["id"]
+    await run_in_threadpool(desk.jobs.get, job_id)
+    state = request.app.state
+    if state.readers >= MOST_READERS:
+        raise Refusal(503, f"{MOST_READERS} readers follow jobs already: ask again later")
+    return _counted(state, desk, job_id)
+
+
+async def _counted(state: Any, desk: Desk, job_id: str) -> AsyncIterator[bytes]:
+    state.readers += 1
+    try:
+        async for event in _events(state, desk, job_id):
+            yield event
+    finally:
+        state.readers -= 1
+
+
+async def _events(state: Any, desk: Desk, job_id: str) -> AsyncIterator[bytes]:
+    last: dict[str, Any] = {}
+    said_s = time.monotonic()
+    while not state.stopping():
+        now = await run_in_threadpool(_look, desk, job_id)
+        for name, value in now.items():
+            if value is not None and last.get(name) != value:
+                yield _event(name, value)
+                said_s = time.monotonic()
+        last = now
+        if now["job"]["ended_utc"] is not None:
+            yield _event("end", now["job"])
+            return
+        if time.monotonic() - said_s > KEEP_ALIVE_S:
+            yield b": still here\n\n"
+            said_s = time.monotonic()
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _look(desk: Desk, job_id: str) -> dict[str, Any]:
+    job = desk.jobs.get(job_id)
+    return {"job": desk.told(job), "about": desk.about(job_id), "progress": desk.progress(job_id)}
+
+
+def _event(name: str, value: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(value)}\n\n".encode()

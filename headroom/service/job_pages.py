@@ -1,0 +1,120 @@
+"""The queue, the form that submits, and a job while it waits, runs and has ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from headroom.service import submission
+from headroom.service.answers import answer, first_of, go_on, status_of, told
+from headroom.service.desk import Desk
+from headroom.service.jobs import Job, State
+from headroom.service.refusals import Refusal
+from headroom.service.security import csrf_token, form_of
+from headroom.service.toml import to_toml
+from headroom.service.views import facts_of, job_view, schedule_view
+from loadgen.config import SIMULATED
+
+SHOWN_JOBS = 50
+LOG_LINES = 60
+
+
+class JobPages:
+    """Of one desk. What is not async runs in a thread."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def queue(self, request: Request) -> Response:
+        desk = self._desk
+        entries = {entry.id: entry for entry in desk.runs()}
+        running = desk.jobs.all(states=[State.RUNNING])
+        others = desk.jobs.all(states=[state for state in State if state is not State.RUNNING], limit=SHOWN_JOBS)
+        counts, following = desk.jobs.counts(), None if running else desk.jobs.next_queued()
+        return answer(
+            "queue",
+            title="Queue",
+            here="/",
+            csrf=csrf_token(request),
+            running=[job_view(job, entries, desk.jobs.config_of(job.id)) for job in running],
+            jobs=[job_view(job, entries, desk.jobs.config_of(job.id)) for job in others],
+            counted={"running": counts[State.RUNNING], "queued": counts[State.QUEUED], "all": sum(counts.values())},
+            following=None if following is None else following.id,  # the page moves on when it begins
+            parallel=desk.settings.parallel,
+            more=sum(counts.values()) > len(others) + len(running),
+            schedules=[schedule_view(each) for each in desk.jobs.schedules()],
+        )
+
+    def new(self, request: Request) -> Response:
+        return self._form(request, dict(submission.BLANK), None)
+
+    def _form(self, request: Request, form: Mapping[str, str], error: Refusal | None) -> Response:
+        targets = [SIMULATED, *(each.address.origin + each.address.path for each in self._desk.settings.targets)]
+        return answer(
+            "submit",
+            status_of(error),
+            title="Submit a load test",
+            here="/",
+            csrf=csrf_token(request),
+            form=form,
+            error=told(error),
+            targets=targets,
+        )
+
+    async def submit(self, request: Request) -> Response:
+        """What is refused comes back as it was filled in, with why."""
+        form = submission.filled(first_of(await form_of(request)))
+        try:
+            made = await run_in_threadpool(self._desk.submit, submission.job_of(form))
+        except Refusal as refusal:
+            return await run_in_threadpool(self._form, request, form, refusal)
+        return go_on(f"/jobs/{made.id}" if isinstance(made, Job) else "/")
+
+    def show(self, request: Request) -> Response:
+        desk = self._desk
+        job = desk.jobs.get(request.path_params["id"])
+        config = desk.jobs.config_of(job.id)
+        entries = {entry.id: entry for entry in desk.runs() if entry.id == job.id}
+        return answer(
+            "job",
+            title=job.name or job.id,
+            here="/",
+            csrf=csrf_token(request),
+            job=job_view(job, entries, config),
+            facts=facts_of(job),
+            config=_as_file(config),
+            log="\n".join(desk.log(job.id).splitlines()[-LOG_LINES:]),
+            plan=self._plan(job),
+        )
+
+    def _plan(self, job: Job) -> dict[str, Any] | None:
+        """Of a job that is a plan and has made it."""
+        try:
+            plan: dict[str, Any] = json.loads(self._desk.result(job.id))
+        except Refusal:
+            return None
+        return plan
+
+    async def cancel(self, request: Request) -> Response:
+        await form_of(request)
+        await run_in_threadpool(self._desk.cancel, request.path_params["id"])
+        return go_on(f"/jobs/{request.path_params['id']}")
+
+    async def end_schedule(self, request: Request) -> Response:
+        await form_of(request)
+        await run_in_threadpool(self._desk.jobs.drop_schedule, request.path_params["id"])
+        return go_on("/")
+
+
+def _as_file(config: Mapping[str, Any]) -> str:
+    """As a person would write it: sections under their names, what has none before them."""
+    sections = {name: values for name, values in config.items() if isinstance(values, dict)}
+    parts = [to_toml({name: value for name, value in config.items() if name not in sections})]
+    parts += [f"[{name}]\n{to_toml(values)}" for name, values in sections.items()]
+    return re.sub(r'(?m)^"([A-Za-z0-9_-]+)" = ', r"\1 = ", "\n".join(part for part in parts if part))

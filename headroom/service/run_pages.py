@@ -1,0 +1,163 @@
+"""The table of runs, one run, its report, two runs compared, and the plan of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from headroom.service.answers import answer, first_of, go_on, status_of, told
+from headroom.service.api import REPORT_POLICY
+from headroom.service.desk import Desk
+from headroom.service.plan_form import BLANK, body_of, command_of
+from headroom.service.refusals import Refusal
+from headroom.service.security import csrf_token, form_of
+from headroom.service.views import (
+    ROWS_A_PAGE,
+    RunView,
+    Search,
+    columns_of,
+    leading_rows,
+    run_view,
+)
+
+MOST_NAMED = 100_000  # jobs whose names their runs are shown by
+VERDICT_TONES = {"regressed": "bad", "inconclusive": "care", "equivalent": "good", "improved": "good"}
+
+
+class RunPages:
+    """Of one desk. What is not async runs in a thread."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def _runs(self) -> list[RunView]:
+        names = {job.id: job.name for job in self._desk.jobs.all(limit=MOST_NAMED)}
+        return [run_view(entry, names) for entry in self._desk.runs()]
+
+    def table(self, request: Request) -> Response:
+        search, every = Search.of(request.query_params), self._runs()
+        found = search.matching(every)
+        first = (search.page - 1) * ROWS_A_PAGE
+        return answer(
+            "runs",
+            title="Runs",
+            here="/runs",
+            asked=search,
+            found=len(found),
+            all=len(every),
+            known_tags=sorted({tag for run in every for tag in run.tags}),
+            runs=found[first : first + ROWS_A_PAGE],
+            columns=columns_of(search),
+            previous=search.link(page=search.page - 1) if search.page > 1 else None,
+            following=search.link(page=search.page + 1) if len(found) > first + ROWS_A_PAGE else None,
+        )
+
+    def show(self, request: Request) -> Response:
+        return self._run(request, None)
+
+    def _run(self, request: Request, error: Refusal | None) -> Response:
+        every = {run.id: run for run in self._runs()}
+        run_id = self._desk.run(request.path_params["id"]).id
+        return answer(
+            "run",
+            status_of(error),
+            title=every[run_id].name,
+            here="/runs",
+            csrf=csrf_token(request),
+            run=every[run_id],
+            shown=self._summary(run_id),
+            others=[run for run in every.values() if run.id != run_id],
+            job=run_id if any(job.id == run_id for job in self._desk.jobs.all(limit=MOST_NAMED)) else None,
+            error=told(error),
+        )
+
+    def _summary(self, run_id: str) -> dict[str, Any] | None:
+        try:
+            summary = self._desk.shelf.summary(run_id)
+        except Refusal:
+            return None
+        return summary | {"latency": leading_rows(summary)}
+
+    async def tag(self, request: Request) -> Response:
+        tags = first_of(await form_of(request)).get("tags", "")
+        try:
+            await run_in_threadpool(self._desk.tag, request.path_params["id"], tags)
+        except Refusal as refusal:
+            if refusal.status == 404:
+                raise
+            return await run_in_threadpool(self._run, request, refusal)
+        return go_on(f"/runs/{request.path_params['id']}")
+
+    def compare(self, request: Request) -> Response:
+        runs = self._runs()
+        query = request.query_params
+        base, new = query.get("base", ""), query.get("new", "")
+        found, error = None, None
+        try:
+            if picked := query.getlist("run"):
+                base, new = _in_order(picked, runs)
+            if base and new:
+                found = _judged(self._desk.compare({"base": base, "new": new}))
+        except Refusal as refusal:
+            error = refusal
+        return answer(
+            "compare",
+            status_of(error),
+            title="Compare",
+            here="/compare",
+            runs=runs,
+            base=base,
+            new=new,
+            found=found,
+            outcomes=[] if found is None else list(found["outcomes"]["base"] | found["outcomes"]["new"]),
+            tones=VERDICT_TONES,
+            error=told(error),
+        )
+
+    def draw(self, request: Request) -> Response:
+        """The report of two runs. It has scripts of its own, so it gets no more rights than that of one run."""
+        query = request.query_params
+        page = self._desk.draw({"base": query.get("base", ""), "new": query.get("new", "")})
+        return Response(page, media_type="text/html", headers={"content-security-policy": REPORT_POLICY})
+
+    def plan(self, request: Request) -> Response:
+        asked = {name: request.query_params.get(name, "").strip() for name in BLANK}
+        found, error = None, None
+        try:
+            if asked["run"]:
+                found = self._desk.plan(body_of(asked))
+        except Refusal as refusal:
+            error = refusal
+        return answer(
+            "plan",
+            status_of(error),
+            title="Plan",
+            here="/plan",
+            runs=self._runs(),
+            asked=asked,
+            plan=None if found is None else found["plan"],
+            messages=[] if found is None else found["messages"],
+            command=command_of(asked),
+            error=told(error),
+        )
+
+
+def _in_order(picked: Sequence[str], runs: Sequence[RunView]) -> tuple[str, str]:
+    """The older one is the base. Raises Refusal (422) unless there are two."""
+    if len(picked) != 2:
+        raise Refusal(422, f"pick two runs: {len(picked)} {'was' if len(picked) == 1 else 'were'} picked")
+    started = {run.id: run.started for run in runs}
+    base, new = sorted(picked, key=lambda each: started.get(each, ""))
+    return base, new
+
+
+def _judged(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The comparison. Raises Refusal (422) where a run is invalid, or they were asked other things."""
+    comparison: dict[str, Any] = answer["comparison"]
+    if comparison["verdict"] == "invalid":
+        raise Refusal(422, comparison["reason"])
+    return comparison

@@ -1,0 +1,135 @@
+"""The process of the service: its lock on the runs, its socket, its queue, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+
+from headroom.service.app import create_app
+from headroom.service.launching import NICENESS
+from headroom.service.settings import Settings
+from loadgen.errors import ConfigError, RunFolderError
+
+BACKLOG, MOST_CONNECTIONS, END_S = 512, 256, 3
+LONGEST_HEAD = 16 << 10  # bytes
+
+
+class Server(uvicorn.Server):
+    """Says where it listens, and ends with 0 when it is told to."""
+
+    url = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        sys.stdout.write(f"{self.url}\n")
+        sys.stdout.flush()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        yield
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT; what runs then is left to end by itself. Raises ConfigError and RunFolderError."""
+    with _alone(settings), _listener(settings) as listener:
+        app = create_app(settings)
+        config = uvicorn.Config(
+            app,
+            http="h11",  # which bounds what comes before a body, as httptools does not
+            h11_max_incomplete_event_size=LONGEST_HEAD,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            log_level="error",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=END_S,
+            backlog=BACKLOG,
+        )
+        server = Server(config)
+        server.url = _url(settings.host, listener)
+        app.state.stopping = lambda: server.should_exit
+        _greet(settings)
+        app.state.desk.runner.start()
+        _make_way()
+        try:
+            asyncio.run(server.serve(sockets=[listener]))
+        finally:
+            app.state.desk.runner.stop()
+            app.state.desk.jobs.close()
+
+
+def _make_way() -> None:
+    """Answers may wait for a load test that measures. Of Linux: of this thread and those that it starts from now on,
+    so not of the runner's, whose jobs inherit its priority."""
+    with suppress(OSError):  # it has a lower one already
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+
+
+def _greet(settings: Settings) -> None:
+    lines = []
+    if not settings.on_loopback:
+        lines.append(
+            "other machines can reach this service: each request needs the token, and nothing is encrypted: put a "
+            "proxy with TLS before it"
+        )
+    if settings.parallel > 1:
+        lines.append(
+            f"{settings.parallel} jobs run at once: load tests on one machine disturb each other's measurements"
+        )
+    sys.stderr.write("".join(f"headroom: {line}\n" for line in lines))
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """One service at a time works on the runs. Raises RunFolderError."""
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(settings.state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise RunFolderError(f"cannot write to {settings.runs}: {error.strerror}; choose another --runs") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise RunFolderError(
+            f"another service works on {settings.runs} already: end that one, or choose another --runs"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _listener(settings: Settings) -> socket.socket:
+    where = f"port {settings.port} of {settings.host}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
+            0
+        ]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(f"{where} cannot be had ({error}); give another with --host and --port") from None
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
