@@ -1,7 +1,8 @@
-"""What a run looks like while it lasts: a panel on a terminal, a line each five seconds elsewhere, or nothing."""
+"""What a run looks like while it lasts: a panel on a terminal, a line each five seconds elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NotRequired, Self, TypedDict
@@ -16,7 +17,9 @@ from rich.text import Text
 from dashboards.text import UNKNOWN, count, digits, percent, readable, spent, whole
 
 LINE_EVERY_S: Final = 5.0
-GAUGE_COLUMNS: Final = 24
+NARROWEST_GAUGE: Final = 6
+WIDEST_GAUGE: Final = 40
+BESIDE_GAUGE: Final = 58  # columns of borders, names and words
 
 
 class Spent(TypedDict):
@@ -27,7 +30,7 @@ class Spent(TypedDict):
 
 
 class Progress(TypedDict):
-    """How far a run has come; one is shown each second."""
+    """How far a run has come; one is shown each second. Latencies are of the last seconds; None: nothing says."""
 
     t_s: float
     duration_s: float
@@ -41,7 +44,11 @@ class Progress(TypedDict):
     tokens: int
     tokens_per_minute: float
     requests_per_minute: float
+    requests_per_s: NotRequired[float | None]  # since the last
     ttft_p50_ms: float | None
+    ttft_p95_ms: NotRequired[float | None]
+    itl_p50_ms: NotRequired[float | None]
+    errors: NotRequired[dict[str, int]]  # by code, the most common, since the start
     budget: NotRequired[dict[str, Spent]]  # by resource, those that are limited
 
 
@@ -58,10 +65,9 @@ class About:
 class LiveView:
     """Use as a context manager; `show` takes the newest progress. On a terminal nothing of it stays behind."""
 
-    def __init__(self, console: Console, about: About, *, quiet: bool = False) -> None:
-        self._console, self._about, self._quiet = console, about, quiet
-        on_terminal = console.is_terminal and not quiet
-        self._live = Live(console=console, auto_refresh=False, transient=True) if on_terminal else None
+    def __init__(self, console: Console, about: About) -> None:
+        self._console, self._about = console, about
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._next_line_s = 0.0
 
     def __enter__(self) -> Self:
@@ -77,8 +83,8 @@ class LiveView:
 
     def show(self, progress: Progress) -> None:
         if self._live is not None:
-            self._live.update(panel(progress, self._about), refresh=True)
-        elif not self._quiet and progress["t_s"] >= self._next_line_s:
+            self._live.update(panel(progress, self._about, self._console.width), refresh=True)
+        elif progress["t_s"] >= self._next_line_s:
             self._next_line_s = progress["t_s"] + LINE_EVERY_S
             self._console.print(Text(line(progress)), soft_wrap=True)
 
@@ -90,60 +96,76 @@ def line(progress: Progress) -> str:
         for name in ("sent", "ok", "throttled", "failed", "dropped", "in_flight", "waiting")
     )
     rates = f"{whole(progress['requests_per_minute'])} requests/min, {whole(progress['tokens_per_minute'])} tokens/min"
+    uses = [spent(name, each["used"], each["limit"]) for name, each in progress.get("budget", {}).items()]
+    budget = f"; budget: {', '.join(uses)} used" if uses else ""
+    errors = f"; errors: {_errors(progress)}" if progress.get("errors") else ""
     return (
-        f"{whole(progress['t_s']):>4} of {whole(progress['duration_s'])} s: {counts}; {rates}; {_first_token(progress)}"
-        f"{_budget(progress)}"
+        f"{whole(progress['t_s']):>4} of {whole(progress['duration_s'])} s: {counts}; {rates}; {_latencies(progress)}"
+        f"{budget}{errors}"
     )
 
 
-def panel(progress: Progress, about: About) -> Panel:
-    """The progress bar, a gauge for each limit, and the counts."""
-    rows = Table.grid(padding=(0, 2, 0, 0))
-    rows.add_column(no_wrap=True)
-    rows.add_column(width=GAUGE_COLUMNS)
-    rows.add_column(overflow="fold")
-    time = f"{whole(progress['t_s'])} of {whole(progress['duration_s'])} s"
-    rows.add_row("time", _gauge(progress["t_s"], progress["duration_s"]), time)
+def panel(progress: Progress, about: About, width: int) -> Panel:
+    """The progress bar, a gauge for each limit, and what there is now and so far. `width`: columns of the terminal."""
+    gauge = min(WIDEST_GAUGE, max(NARROWEST_GAUGE, width - BESIDE_GAUGE))
+    limits = Table.grid(padding=(0, 2, 0, 0))
+    limits.add_column(no_wrap=True)
+    limits.add_column(width=gauge)
+    limits.add_column(overflow="fold")
+    for name, value, limit, words in _gauges(progress, about):
+        bar = "" if limit is None else ProgressBar(total=limit, completed=value, width=gauge)
+        limits.add_row(name, bar, Text(words))
+    counts = Table.grid(padding=(0, 2, 0, 0))
+    counts.add_column(no_wrap=True, min_width=len("requests"))
+    counts.add_column(overflow="fold")
+    for name, text in _counts(progress):
+        counts.add_row(name, text)
+    return Panel(Group(limits, "", counts), title=Text(readable(about.title), "bold"), title_align="left")
+
+
+def _gauges(progress: Progress, about: About) -> Iterator[tuple[str, float, float | None, str]]:
+    """Name, value, limit, and both in words."""
+    t_s, duration_s = progress["t_s"], progress["duration_s"]
+    left = f", {whole(duration_s - t_s)} s left" if t_s < duration_s else ", waiting for the last answers"
+    yield "time", t_s, duration_s, f"{whole(min(max(0.0, t_s), duration_s))} of {whole(duration_s)} s{left}"
     for name, rate, limit in (
         ("tokens", progress["tokens_per_minute"], about.tokens_per_minute),
         ("requests", progress["requests_per_minute"], about.requests_per_minute),
     ):
-        if limit is None:
-            rows.add_row(name, "", f"{whole(rate)} per minute")
-        else:
-            rows.add_row(
-                name, _gauge(rate, limit), f"{whole(rate)} of {count(limit)} per minute, {percent(rate / limit)}"
-            )
+        of = "" if limit is None else f" of {count(limit)}"
+        share = "" if limit is None else f", {percent(rate / limit)}"
+        yield name, rate, limit, f"{whole(rate)}{of} per minute{share}"
     for name, each in progress.get("budget", {}).items():
-        rows.add_row("budget", _gauge(each["used"], each["limit"]), spent(name, each["used"], each["limit"]))
-    return Panel(
-        Group(rows, "", _counts(progress)),
-        title=Text(readable(about.title), "bold"),
-        title_align="left",
-        padding=(0, 1),
-    )
+        used, limit_ = each["used"], each["limit"]
+        yield "budget", used, limit_, f"{spent(name, used, limit_)}, {percent(max(0.0, 1 - used / limit_))} left"
 
 
-def _gauge(value: float, limit: float) -> ProgressBar:
-    return ProgressBar(total=limit, completed=value, width=GAUGE_COLUMNS)
-
-
-def _counts(progress: Progress) -> Text:
+def _counts(progress: Progress) -> Iterator[tuple[str, Text]]:
+    now = f"{count(progress['in_flight'])} in flight, {count(progress['waiting'])} waiting for the quota"
+    if (rate := progress.get("requests_per_s")) is not None:
+        now = f"{digits(rate)} requests/s; {now}"
+    yield "now", Text(f"{now}\n{_latencies(progress)}")
     text = Text.assemble(f"{count(progress['sent'])} sent: ", (f"{count(progress['ok'])} ok", "green"))
     for name, style in (("throttled", "yellow"), ("failed", "red"), ("dropped", "red")):
         n = progress[name]  # type: ignore[literal-required]
         text.append(", ").append(f"{count(n)} {name}", style if n else "dim")
-    text.append(f"\n{count(progress['in_flight'])} in flight, {count(progress['waiting'])} waiting for the quota; ")
-    return text.append(f"{count(progress['tokens'])} tokens; {_first_token(progress)}")
+    yield "so far", text.append(f"; {count(progress['tokens'])} tokens")
+    if progress.get("errors"):
+        yield "errors", Text(_errors(progress), "red")
 
 
-def _budget(progress: Progress) -> str:
-    """What is left of it, where there is one."""
-    uses = progress.get("budget", {})
-    words = ", ".join(spent(name, each["used"], each["limit"]) for name, each in uses.items())
-    return f"; budget: {words} used" if words else ""
+def _errors(progress: Progress) -> str:
+    return ", ".join(f"{readable(code)} ({count(n)})" for code, n in progress.get("errors", {}).items())
 
 
-def _first_token(progress: Progress) -> str:
-    median_ms = progress["ttft_p50_ms"]
-    return f"first token p50 {UNKNOWN if median_ms is None else f'{digits(median_ms)} ms'}"
+def _latencies(progress: Progress) -> str:
+    p95_ms, itl_ms = progress.get("ttft_p95_ms"), progress.get("itl_p50_ms")
+    return (
+        f"first token p50 {_ms(progress['ttft_p50_ms'])}"
+        + ("" if p95_ms is None else f", p95 {_ms(p95_ms)}")
+        + ("" if itl_ms is None else f"; between tokens p50 {_ms(itl_ms)}")
+    )
+
+
+def _ms(value_ms: float | None) -> str:
+    return UNKNOWN if value_ms is None else f"{digits(value_ms)} ms"

@@ -182,7 +182,7 @@ def play(
     with (
         _forwarding_signals(played),
         tempfile.TemporaryFile("w+") as words,
-        audience.watching(folder, manifest) as view,
+        audience.watching(folder, manifest) as watched,
     ):
         _store_schedule(folder, manifest)
         process = played.process = subprocess.Popen(
@@ -194,13 +194,14 @@ def play(
         assert process.stdout is not None
 
         def show(progress: Progress) -> None:
-            view(progress)
+            watched.show(progress)
             if (missed := each_second()) is not None and played.missed is None:
                 played.missed = missed
                 process.terminate()
 
         _follow(process.stdout, folder, manifest, played, show)
         played.exit_code = process.wait()
+        watched.reason = _reason(played)
         words.seek(0)
         played.last_words = words.read()[-4_000:].strip()
         assert process.stdin is not None
@@ -245,6 +246,11 @@ def _forwarding_signals(played: Played) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _reason(played: Played) -> str | None:
+    """Why the load ended early."""
+    return f"the load process ended with {played.exit_code}" if played.exit_code else played.reason
+
+
 def close(folder: Path, played: Played) -> str | None:
     """Close the record; returns why it is not complete, or None.
 
@@ -256,7 +262,7 @@ def close(folder: Path, played: Played) -> str | None:
             raise KeyboardInterrupt
         error = ConfigError if played.exit_code == ConfigError.exit_code else HeadroomError
         raise error(played.last_words.splitlines()[-1] if played.last_words else "the load process did not start")
-    reason = f"the load process ended with {played.exit_code}" if played.exit_code else played.reason
+    reason = _reason(played)
     with _holding_signals():
         state = "interrupted" if reason else "complete"
         finish(

@@ -30,6 +30,7 @@ from loadgen.target_config import (
     named,
     one_or_several_tables,
 )
+from loadgen.telemetry_config import TelemetryConfig
 
 __all__ = ["SIMULATED", "Dialect", "Kind", "Split", "TargetConfig"]  # which belong to a RunConfig as much
 
@@ -189,6 +190,7 @@ class RunConfig(Section):
     )
     output: OutputConfig = OutputConfig()
     plan: PlanConfig = PlanConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @field_validator("slo")
     @classmethod

@@ -263,6 +263,7 @@ FLAG_OF = {
     "slo": "--slo",
     "output.dir": "--out",
     "output.report": "--no-report",
+    "telemetry.otlp": "--otlp",
     "plan.region": "--region",
     "plan.growth": "--growth",
     "plan.prices": "--prices",

@@ -53,7 +53,7 @@ def test_every_config_key_is_documented_with_its_meaning(key, meaning):
 
 def test_the_readme_documents_no_key_that_is_not():
     documented = re.findall(
-        r"^\| `((?:target|load|prompts|quota|budget|timeouts|output|plan)\.\w+)`", README, re.MULTILINE
+        r"^\| `((?:target|load|prompts|quota|budget|timeouts|output|plan|telemetry)\.\w+)`", README, re.MULTILINE
     )
     assert set(documented) <= {key for key, _ in keys(RunConfig)}
 

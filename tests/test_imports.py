@@ -76,8 +76,9 @@ ONLY_IN = {  # library -> the files allowed to know it
     "rich": ("dashboards/", "headroom/"),
     "typer": ("headroom/",),
     "sqlite3": ("headroom/service/jobs.py",),
-    "starlette": ("loadgen/simulator/", "headroom/service/"),
-    "uvicorn": ("loadgen/simulator/", "headroom/service/serving.py"),
+    "starlette": ("loadgen/simulator/", "headroom/live_page.py", "headroom/service/"),
+    "uvicorn": ("loadgen/simulator/", "headroom/live_page.py", "headroom/service/serving.py"),
+    "opentelemetry": ("headroom/telemetry.py",),
     "polars": (
         "loadgen/samples.py",
         "loadgen/durable.py",
@@ -237,7 +238,7 @@ def printed_by(program):
 
 
 def test_the_command_line_starts_without_the_heavy_libraries():
-    heavy = "('locust', 'gevent', 'polars', 'plotly', 'httpx', 'numpy')"
+    heavy = "('locust', 'gevent', 'polars', 'plotly', 'httpx', 'numpy', 'starlette', 'opentelemetry')"
     assert printed_by(f"import sys, headroom.cli; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 

@@ -161,9 +161,9 @@ def progress(t_s: float, **changes: Any) -> Progress:
     return known | changes  # type: ignore[return-value]
 
 
-def watched(console: Console, *shown: Progress, quiet: bool = False, title: str = "sim") -> str:
+def watched(console: Console, *shown: Progress, title: str = "sim") -> str:
     about = About(folder="runs/1", title=title, tokens_per_minute=200_000, requests_per_minute=1_000)
-    with LiveView(console, about, quiet=quiet) as view:
+    with LiveView(console, about) as view:
         for each in shown:
             view.show(each)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
@@ -179,10 +179,43 @@ def test_a_log_gets_one_plain_line_each_five_seconds() -> None:
     )
 
 
-def test_quiet_is_silent_everywhere() -> None:
-    for terminal in (True, False):
-        console = Console(width=80, file=io.StringIO(), force_terminal=terminal)
-        assert watched(console, progress(1.0), progress(9.0), quiet=True) == ""
+NOW = {"requests_per_s": 5.9, "ttft_p95_ms": 201.0, "itl_p50_ms": 20.1, "errors": {"429 token_limit": 2, HOSTILE: 1}}
+FULL = NOW | {"budget": {"usd": {"used": 0.12, "limit": 5.0}, "requests": {"used": 70, "limit": 100}}}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_terminal_shows_what_is_now_what_is_left_and_what_failed(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, legacy_windows=False)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", watched(console, progress(12.0, **FULL)))
+    drawn = text.partition("╭")[2].partition("╯")[0]
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", drawn)
+    assert max(len(line) for line in drawn.splitlines()) <= width
+    words = squeezed(drawn.replace("│", " "))
+    for said in (
+        "12 of 60 s, 48 s left",
+        "151,000 of 200,000 per minute, 75.5 %",
+        "$0.12 of $5.00, 97.6 % left",
+        "70 of 100 requests, 30.0 % left",
+        "5.90 requests/s; 9 in flight, 0 waiting for the quota",
+        "first token p50 83.1 ms, p95 201 ms; between tokens p50 20.1 ms",
+        "70 sent: 60 ok, 2 throttled, 1 failed, 3 dropped; 12,345 tokens",
+        "429 token_limit (2)",
+    ):
+        assert said in words, said
+
+
+def test_after_the_last_arrival_no_time_is_left_and_no_colour_is_needed() -> None:
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, no_color=True, legacy_windows=False)
+    text = watched(console, progress(61.0, **FULL))
+    assert "60 of 60 s, waiting for the last answers" in text
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", text)
+
+
+def test_a_log_says_the_latencies_and_errors_that_it_knows_of() -> None:
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    text = watched(console, progress(5.0, **FULL))
+    assert "; first token p50 83.1 ms, p95 201 ms; between tokens p50 20.1 ms; budget: $0.12 of $5.00, 70 of " in text
+    assert "; errors: 429 token_limit (2), " in text and "\x1b" not in text and "\u202e" not in text
 
 
 @pytest.mark.parametrize("width", [80, 120])

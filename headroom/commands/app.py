@@ -37,6 +37,16 @@ Json = Annotated[
     typer.Option("--json", metavar="FILE|-", help="Write the verdict as JSON; - prints it alone."),
 ]
 
+Otlp = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp", metavar="URL", help="Send metrics to an OpenTelemetry collector; env: as its variables say."
+    ),
+]
+Live = Annotated[bool, typer.Option("--live", help="Serve a page of the run while it lasts, on this machine only.")]
+LivePort = Annotated[
+    int | None, typer.Option("--live-port", metavar="PORT", help="The port of that page; by default one that is free.")
+]
 Progress = Annotated[
     str | None,
     typer.Option("--progress", metavar="json", help="Progress as lines of JSON on standard error, for programs."),

@@ -20,7 +20,7 @@ import_ = typer.Typer(help="Read what another tool asks of a run.", no_args_is_h
 app.add_typer(import_, name="import")
 _NO_PART = (  # the service decides how load is spread, and nothing there keeps a quota or tries again
     *("load.trace", "load.auto_stop", "load.throttle", "load.retries", "load.split", "budget.", "output.", "plan."),
-    *("load.processes", "load.master", "load.bind", "load.workers", "quota."),
+    *("load.processes", "load.master", "load.bind", "load.workers", "quota.", "telemetry."),
     *("target.kind", "target.instances", "target.allow_hosts"),
     *(f"load.{key}" for key in SHAPES["trace"]),
 )

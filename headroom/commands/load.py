@@ -13,7 +13,19 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, GitHub, Json, JUnit, Markdown, Progress, Thresholds, app
+from headroom.commands.app import (
+    INTERRUPTED,
+    GitHub,
+    Json,
+    JUnit,
+    Live,
+    LivePort,
+    Markdown,
+    Otlp,
+    Progress,
+    Thresholds,
+    app,
+)
 from loadgen.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -117,6 +129,9 @@ def run(
     markdown: Markdown = None,
     github: GitHub = False,
     json_: Json = None,
+    otlp: Otlp = None,
+    live: Live = False,
+    live_port: LivePort = None,
     progress: Progress = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the run folder.")] = False,
 ) -> None:
@@ -145,7 +160,7 @@ def worker(
 def _run(file: Path | None, given: Mapping[str, Any]) -> int:
     from headroom import running, targets  # noqa: PLC0415
     from headroom.aborting import check_delays  # noqa: PLC0415
-    from headroom.audience import Audience  # noqa: PLC0415
+    from headroom.audience import audience_of  # noqa: PLC0415
     from headroom.gating import Outputs  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
@@ -156,14 +171,14 @@ def _run(file: Path | None, given: Mapping[str, Any]) -> int:
         check_delays(config)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return 0
-    audience = Audience.of(given)
-    if given["repeat"] is not None:
-        from headroom import repeating  # noqa: PLC0415
+    with audience_of(given, config) as audience:
+        if given["repeat"] is not None:
+            from headroom import repeating  # noqa: PLC0415
 
-        return repeating.repeat(
-            config, places, given["repeat"], quiet=given["quiet"], outputs=outputs, audience=audience
-        )
-    return running.run(config, places, quiet=given["quiet"], outputs=outputs, audience=audience)
+            return repeating.repeat(
+                config, places, given["repeat"], quiet=given["quiet"], outputs=outputs, audience=audience
+            )
+        return running.run(config, places, quiet=given["quiet"], outputs=outputs, audience=audience)
 
 
 def flags_of(given: Mapping[str, Any]) -> dict[str, Any]:

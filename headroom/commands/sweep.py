@@ -17,7 +17,7 @@ from loadgen.loadtest import FLAG_OF, SHAPES
 _OF_ANY_RATE = {*SHAPES["rate"]} & {*SHAPES["stages"]}
 _OF_SHAPE = ({*SHAPES} | {key for keys in SHAPES.values() for key in keys} | {"duration"}) - _OF_ANY_RATE
 _SHARED = {parameter_of(flag) for key, flag in FLAG_OF.items() if key.removeprefix("load.") not in _OF_SHAPE}
-_SHARED |= {"check", "quiet", "progress"}
+_SHARED |= {"check", "quiet", "progress", "live", "live_port"}
 _SHARED -= {"master", "bind", "workers"}  # a step has this machine's processes
 
 
@@ -43,7 +43,7 @@ def sweep(
 ) -> None:
     """Find the highest rate that meets the objectives, step by step."""
     from headroom import sweeping, targets  # noqa: PLC0415
-    from headroom.audience import Audience  # noqa: PLC0415
+    from headroom.audience import audience_of  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
     terms = sweeping.Terms.parse(
@@ -65,11 +65,10 @@ def sweep(
         sys.stderr.write("".join(f"{assumption}\n" for assumption in assumptions))
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return
-    audience = Audience.of(of_run)
     try:
-        raise typer.Exit(
-            sweeping.sweep(terms, config, places, as_json=as_json, quiet=of_run["quiet"], audience=audience)
-        )
+        with audience_of(of_run, config) as audience:
+            code = sweeping.sweep(terms, config, places, as_json=as_json, quiet=of_run["quiet"], audience=audience)
+        raise typer.Exit(code)
     except KeyboardInterrupt:  # before the first step began
         sys.stderr.write("headroom: interrupted\n")
         raise typer.Exit(INTERRUPTED) from None

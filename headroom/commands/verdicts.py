@@ -100,7 +100,7 @@ def ab(
 ) -> None:
     """Load two deployments in turns, and say whether the second is slower."""
     from headroom import comparing, gating, repeating  # noqa: PLC0415
-    from headroom.audience import Audience  # noqa: PLC0415
+    from headroom.audience import audience_of  # noqa: PLC0415
     from headroom.gating import Outputs  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
@@ -111,12 +111,13 @@ def ab(
     places = {name: place_of(name) for name in config.scenarios}
     terms = comparing.Terms.parse(fail_on, test, Path(".headroom"))
     outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github, "json_": json_})
-    audience = Audience.of({**of_run, "quiet": quiet})
     arms = ((a, a_key), (b, b_key))
     try:
-        code = repeating.compare_in_turns(
-            config, places, arms, pairs, terms=terms, confirm=confirm, outputs=outputs, quiet=quiet, audience=audience
-        )
+        with audience_of({**of_run, "quiet": quiet}, config) as audience:
+            code = repeating.compare_in_turns(
+                config, places, arms, pairs,
+                terms=terms, confirm=confirm, outputs=outputs, quiet=quiet, audience=audience,
+            )  # fmt: skip
     except KeyboardInterrupt:  # before the first run began
         sys.stderr.write("headroom: interrupted\n")
         code = INTERRUPTED
