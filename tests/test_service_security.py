@@ -1,10 +1,16 @@
 """Who may ask the batch service, and what a job may ask for."""
 
-import pytest
+from pathlib import Path
+from typing import get_args
 
+import pytest
+from pydantic import BaseModel
+
+from headroom.service.admission import FORBIDDEN, PATHS
 from headroom.service.refusals import Refusal
 from headroom.service.settings import AllowedTarget, Caps, Settings
 from headroom.service.shelf import FILES, Shelf
+from loadgen.config import RunConfig
 from loadgen.errors import ConfigError
 from tests.services import SHORT, URL, app_on, submit
 
@@ -256,6 +262,7 @@ BAD_JOBS = {
     "a scenario file": {"scenarios": {"/tmp/evil.py:Evil": 1}},
     "a scenario file beside": {"scenarios": {"evil.py:Evil": 1, "chat": 1}},
     "an output folder": {"output": {"dir": "/tmp/x"}},
+    "a collector": {"telemetry": {"otlp": "https://c.example"}},
     "a trace outside": {"load": {"trace": "/etc/passwd"}},
     "a trace above": {"load": {"trace": "../key"}},
     "a trace by a link": {"load": {"trace": "out/passwd"}},
@@ -320,3 +327,21 @@ def test_without_a_data_folder_no_file_can_be_named(client):
 def test_the_endpoint_in_the_services_own_environment_is_no_jobs_target(client, monkeypatch):
     monkeypatch.setenv("AZURE_INFERENCE_ENDPOINT", "https://a.example")
     assert admitted(client, SHORT)["target"] == {"url": "sim"}
+
+
+def places(model, prefix=()):
+    """Every key that holds a path."""
+    for name, field in model.model_fields.items():
+        kinds = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+        for kind in kinds:
+            if issubclass(kind, BaseModel):
+                yield from places(kind, (*prefix, name))
+            elif issubclass(kind, Path):
+                yield (*prefix, name)
+
+
+def test_every_key_that_names_a_file_is_one_that_the_service_guards():
+    """A key that comes to the configuration comes to the service, too."""
+    guarded = {*PATHS, *FORBIDDEN, ("targets", "ca_file")}
+    assert set(places(RunConfig)) <= guarded
+    assert ("load", "trace") in set(places(RunConfig))

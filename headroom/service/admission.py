@@ -35,6 +35,7 @@ PATHS = (("load", "trace"), ("prompts", "file"), ("prompts", "images"), ("plan",
 LENGTHS = (("prompts", "tokens"), ("prompts", "completion"), ("prompts", "turns"))  # which may name a file
 FORBIDDEN = {
     ("output", "dir"): "the service names the run folder",
+    ("telemetry", "otlp"): "the service sends nothing to collectors that a job names",
     ("load", "master"): "the service's jobs make their load on its own machine",
     ("load", "bind"): "the service's jobs make their load on its own machine",
     ("load", "workers"): "the service's jobs make their load on its own machine",
@@ -100,8 +101,8 @@ def _check_places(config: RunConfig, settings: Settings) -> None:
     for path in (config.load.trace, prompts.file, prompts.images, config.plan.prices, *map(Path, lengths)):
         if path is not None and (settings.data is None or not path.is_relative_to(settings.data.resolve())):
             raise ConfigError(f"{FILE}: files are those in the service's data folder, named from there")
-    if config.output.dir is not None or config.load.master:
-        raise ConfigError(f"{FILE}: the service names the run folder, and makes the load on its own machine")
+    if config.output.dir is not None or config.load.master or config.telemetry.otlp is not None:
+        raise ConfigError(f"{FILE}: the service names the run folder, and makes the load on its own machine for itself")
 
 
 def is_file(text: str | None) -> bool:
