@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headroom.aborting import Watch
-from headroom.audience import Audience
+from headroom.audience import NOBODY, Audience
 from headroom.commands.app import BUDGET_USED
 from headroom.running import EXIT_CODES, begin, close, play
 from loadgen.config import RunConfig
@@ -34,7 +34,7 @@ class Player:
         *,
         whole: str,
         used: Counter[str] | None = None,
-        audience: Audience,
+        audience: Audience = NOBODY,
     ) -> None:
         """`whole` is what the runs are together, in words; `used` is of the budget, by all that share it."""
         self._whole, self._audience = whole, audience.of_series()
