@@ -6,7 +6,7 @@ ARGS   ?=
 # Containers often forbid bytecode: each process would compile all it imports anew, which takes 4 s of every run.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup run test computed test-long check bench soak browser clean
+.PHONY: setup run test aside test-long check bench soak browser clean
 
 setup: $(VENV)/.installed
 
@@ -21,14 +21,14 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 run: setup  ## a minute of chat, streaming and vision against the simulated deployment, and the plan from it
 	$(BIN)/headroom run $(ARGS)
 
-# The tests that measure leave cores idle: what only computes runs beside them, in their shade, and is printed after them.
+# Tests that measure mostly wait. Those that do not depend on when things happen run beside them, below them in rank.
 test: setup browser  ## style, types and every test that takes seconds
-	@beside=$$(mktemp); nice -n 19 $(MAKE) computed >$$beside 2>&1 & trap "kill $$!" INT TERM; \
-	$(BIN)/pytest -m "not long and not computes" $(ARGS) || test $$? = 5; measured=$$?; \
-	wait $$!; computed=$$?; cat $$beside; rm $$beside; exit $$((measured | computed))
+	@beside=$$(mktemp); nice -n 19 $(MAKE) aside >$$beside 2>&1 & trap "kill $$!" INT TERM; \
+	$(BIN)/pytest -m "not long and not aside" $(ARGS) || test $$? = 5; measured=$$?; \
+	wait $$!; aside=$$?; cat $$beside; rm $$beside; exit $$((measured | aside))
 
-computed: check
-	$(BIN)/pytest -m "not long and computes" $(ARGS) || test $$? = 5
+aside: check
+	$(BIN)/pytest -m "not long and aside" $(ARGS) || test $$? = 5
 
 test-long: setup browser  ## the tests that take minutes
 	$(BIN)/pytest -m long $(ARGS)

@@ -1,4 +1,4 @@
-"""What all the processes of the tests share, and which tests only compute."""
+"""What all the processes of the tests share, and which tests run aside."""
 
 import ast
 import os
@@ -13,7 +13,7 @@ from hypothesis import settings
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-settings.register_profile("any machine")  # how long an example takes is no property of it
+settings.register_profile("any machine", deadline=None)  # how long an example takes is no property of it
 settings.load_profile("any machine")
 
 # What a test file imports, itself or by another file of the tests, whose outcome may depend on when things happen.
@@ -27,7 +27,7 @@ TIMED = {
 def pytest_collection_modifyitems(items):
     for item in items:
         if _computes(item.path):
-            item.add_marker("computes")
+            item.add_marker("aside")
 
 
 @cache

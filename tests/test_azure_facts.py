@@ -36,6 +36,8 @@ from loadgen.wire import ResponseReader
 from planner.prices import read_prices
 from tests.simulators import FAST_BATCHES, KEY, simulated
 
+pytestmark = pytest.mark.aside
+
 CHAT, VERSION = "/chat/completions", "?api-version=2024-05-01-preview"
 FLEET = {
     "phi": ["--tpm", "200000000", "--rpm", "1000000"],

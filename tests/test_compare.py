@@ -19,6 +19,8 @@ from tests.commands import told
 from tests.compared_runs import several, streams
 from tests.json_schema import complaints
 
+pytestmark = pytest.mark.aside
+
 KINDS = {
     "before": {"seed": 0},
     "after": {"seed": 100},

@@ -23,6 +23,8 @@ from tests.commands import told
 from tests.compared_runs import several, streams
 from tests.test_report import Figures
 
+pytestmark = pytest.mark.aside
+
 TERMS = Terms(tolerances=(), test=Test.WELCH, baselines=Path(".headroom"))
 
 

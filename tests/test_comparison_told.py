@@ -16,6 +16,8 @@ from planner.comparing.run_facts import facts_of, settings_that_were_not_yet
 from tests.commands import told
 from tests.compared_runs import several, streams
 
+pytestmark = pytest.mark.aside
+
 
 @pytest.fixture(scope="module")
 def arena(tmp_path_factory):

@@ -24,6 +24,8 @@ from planner.demand import at_rate
 from planner.prices import Origin, Sku, read_prices
 from tests.test_cost_parts import demand_of, hourly
 
+pytestmark = pytest.mark.aside
+
 BOOK = read_prices()
 PHI_3_MINI = BOOK.token_price("Phi-3-mini-4k-Instruct")
 A100 = BOOK.skus["Standard_NC24ads_A100_v4"]

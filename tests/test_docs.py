@@ -28,6 +28,8 @@ from loadgen.simulator.flags import parser as simulator_flags
 from loadgen.slo import LATENCIES
 from tests.commands import PLENTY
 
+pytestmark = pytest.mark.aside
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 

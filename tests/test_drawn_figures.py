@@ -32,6 +32,8 @@ from tests.runs import answered, make_run, synthetic_run
 from tests.test_capacity_steps import itl_s, run_at
 from tests.test_figures import MINUTE, MS, Figures, S, busiest_minute, failures
 
+pytestmark = pytest.mark.aside
+
 REFUSED, FAILED = {"throttled"}, {"filtered", "rejected", "server_error", "timeout", "network", "broken_stream"}
 
 

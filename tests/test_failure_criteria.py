@@ -14,6 +14,8 @@ from loadgen.errors import ConfigError
 from loadgen.slo import Threshold
 from tests.commands import told
 
+pytestmark = pytest.mark.aside
+
 TEST = """\
 version: v0.1
 testId: sample

@@ -45,6 +45,8 @@ from loadgen.samples import Sample, WorkerHealth
 from tests.commands import headroom, told
 from tests.runs import answered, dropped, make_run, refused, synthetic_run
 
+pytestmark = pytest.mark.aside
+
 S, MS, MINUTE = 10**9, 10**6, 60 * 10**9
 BOOK = tomllib.loads((Path(__file__).parent.parent / "planner" / "prices.toml").read_text("utf-8"))
 BETWEEN = {

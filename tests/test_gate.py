@@ -26,6 +26,8 @@ from tests.commands import told
 from tests.json_schema import complaints
 from tests.runs import answered, make_run
 
+pytestmark = pytest.mark.aside
+
 ROOT = Path(__file__).parent.parent
 MADE = {
     "target": {"kind": "managed"},

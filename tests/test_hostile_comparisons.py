@@ -14,6 +14,8 @@ from tests.commands import told
 from tests.compared_runs import several
 from tests.test_hostile_names import is_plain, payloads
 
+pytestmark = pytest.mark.aside
+
 FORMS = {"--junit": "j.xml", "--markdown": "m.md", "--json": "c.json"}
 
 

@@ -32,6 +32,8 @@ from tests.commands import told
 from tests.plans import example_plan, with_every_text
 from tests.runs import answered, make_run
 
+pytestmark = pytest.mark.aside
+
 PAYLOADS = {
     "colours": "\x1b[31mred\x1b[0m",
     "a title for the window": "\x1b]0;owned\x07",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.aside
+
 ROOT = Path(__file__).parent.parent
 OURS = ("loadgen", "scenarios", "planner", "dashboards", "headroom")
 MAY_IMPORT = {  # the longest matching prefix of the file's name decides

@@ -2,19 +2,17 @@
 
 import asyncio
 import re
-import shutil
 import socket
 import time
 from contextlib import closing
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
 
 from headroom.live_page import MOST_CONNECTIONS, live_page
 from headroom.progress_feed import HISTORY, MOST_READERS, QUEUED, Feed
+from tests.browsers import contrast, needs_browser, until
 from tests.commands import told
-from tests.test_report import CHROMIUM, QUIET_CHROMIUM, contrast, until
 
 PAYLOAD = "<img src=x onerror=alert(1)>\u202egnp.exe</script><script>alert(2)</script>"
 ABOUT = {"folder": "runs/1", "title": "sim", "tokens_per_minute": 200_000, "requests_per_minute": 1_000}
@@ -218,16 +216,6 @@ def test_a_port_that_is_taken_is_said_before_anything_is_sent(tmp_path):
 # The page in a browser.
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if shutil.which("chromium") is None and CHROMIUM is None:
-        pytest.skip("no chromium or google-chrome here to open the page in")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET_CHROMIUM)
-        yield started
-        started.close()
-
-
 INKS = """[...document.querySelectorAll('body *')].filter(each => !each.children.length && each.textContent.trim())
     .map(each => [each.textContent, getComputedStyle(each).color, getComputedStyle(document.documentElement).backgroundColor])"""
 NAMELESS = """[...document.querySelectorAll('[role=img], [role=meter], [role=progressbar], section')]
@@ -238,6 +226,7 @@ def text_of(page, selector):
     return re.sub(r"\s+", " ", page.locator(selector).first.inner_text())
 
 
+@needs_browser
 def test_a_run_is_watched_from_its_start_to_its_end_at_any_width_and_nothing_in_it_is_obeyed(browser):
     with live_page(0) as (feed, url):
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
@@ -298,6 +287,7 @@ def test_a_run_is_watched_from_its_start_to_its_end_at_any_width_and_nothing_in_
     page.close()
 
 
+@needs_browser
 def test_a_lost_connection_is_said_and_the_next_run_begins_anew(browser):
     with live_page(0) as (feed, url):
         port = int(url.rstrip("/").rpartition(":")[2])

@@ -19,6 +19,8 @@ from tests.commands import told
 from tests.runs import answered, make_run, synthetic_run
 from tests.test_page import managed_run
 
+pytestmark = pytest.mark.aside
+
 MET = SweptCapacity(rate_per_s=8, concurrency=5.57, instances=1, stated=True, missed_per_s=10)
 
 

@@ -14,6 +14,8 @@ from planner.together import together
 from tests.commands import told
 from tests.runs import answered, make_run, synthetic_run
 
+pytestmark = pytest.mark.aside
+
 SLOS = ("ttft.p95<1s", "itl.p95<60ms")
 
 

@@ -16,6 +16,8 @@ from headroom import picturing, planning
 from loadgen.errors import ConfigError, RunFolderError
 from tests.runs import synthetic_run
 
+pytestmark = pytest.mark.aside
+
 needs_browser = pytest.mark.skipif(picturing.find_browser() is None, reason="no browser here to paint with")
 
 

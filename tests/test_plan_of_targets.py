@@ -13,6 +13,8 @@ from planner.assemble import plan_run
 from planner.demand import at_rate, demand_of_run
 from tests.runs import answered, make_run, refused
 
+pytestmark = pytest.mark.aside
+
 OWN_PRICE = {"usd_per_1k_prompt": 1.0, "usd_per_1k_completion": 2.0}
 SLOW_S, FAST_S = 2.0, 0.5
 

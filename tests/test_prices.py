@@ -19,6 +19,8 @@ from planner.prices import BOOK, read_prices
 from planner.retail import RetailError, hourly_prices, read_book, refresh, reserved_prices, token_prices
 from tests.commands import told
 
+pytestmark = pytest.mark.aside
+
 TODAY = date(2026, 12, 1)
 OLD = date(2026, 1, 2)
 BOOK_TEXT = """

@@ -22,6 +22,8 @@ from planner.instances import SweptCapacity
 from planner.rows import steady_stretch
 from tests.runs import answered, dropped, make_run
 
+pytestmark = pytest.mark.aside
+
 BUDGET = "the budget of 10 requests is used up"
 AUTO_STOP = "auto-stop: 22 of 22 attempts of the last 11 s failed"
 

@@ -23,6 +23,8 @@ from tests.browsers import DARK_INK, assert_readable, luminance, needs_browser, 
 from tests.plans import example_plan, latency_row, managed, with_every_text
 from tests.runs import answered, make_run, synthetic_run
 
+pytestmark = pytest.mark.aside
+
 PAYLOADS = [
     "<script>alert(1)</script>",
     "</script><script>alert(2)</script>",

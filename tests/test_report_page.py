@@ -23,7 +23,7 @@ from tests.commands import PLENTY, deployment, headroom
 from tests.runs import synthetic_run
 from tests.servers import Server
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.aside]
 MARKER = "Chartreuse walrus 7391"
 
 

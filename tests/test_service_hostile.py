@@ -25,7 +25,7 @@ from tests.runs import answered, make_run, synthetic_run
 from tests.service_sites import Seen, Site, site, visiting
 from tests.xss_payloads import PAYLOADS
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.aside]
 ALL = " ".join(PAYLOADS)
 """One text that holds them all, for a quick look."""
 

@@ -30,6 +30,8 @@ from tests.commands import told
 from tests.runs import synthetic_run
 from tests.service_sites import Site, site, visiting
 
+pytestmark = pytest.mark.aside
+
 TOKEN = "a token of more than sixteen characters"
 OTHER = "https://phi.eastus.inference.ai.azure.com"
 EMPTY = {"run": "", "slo": "", "growth": "", "demand": "", "tpm": "", "rpm": "", "spare": ""}

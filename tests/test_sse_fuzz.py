@@ -12,6 +12,8 @@ from loadgen.wire import ResponseReader
 from tests.sse_corpus import CORPUS, GOOD
 from tests.test_refusals import BODIES
 
+pytestmark = pytest.mark.aside
+
 LINE, EVENT, BODY, HEAD, CHUNKS = 300, 400, 900, 2_000, 3  # small bounds, so that small streams meet them
 FEWEST = 8_000  # answers: among these each bound is met, however slow the machine
 STATUSES = (*[200] * 20, 100, 101, 204, 302, 304, 400, 401, 422, 429, 500, 503, 999)
