@@ -121,6 +121,8 @@ def test_a_second_service_on_the_same_runs_is_refused(service, tmp_path):
         (("--host", "0.0.0.0", "--token-file", "none"), "--token-file none cannot be read"),
         (("--allow-target", "https://a.example,secret"), "where the key is"),
         (("--allow-target", "a.example"), "is no address"),
+        (("--allow-target", "https://a.example,env:NOT_SET"), "on the service's machine, the key is to come from"),
+        (("--allow-target", "https://a.example,file:none"), "none, which cannot be read"),
         (("--data", "none"), "--data none is no folder"),
         (("--max-duration", "long"), "long"),
         (("--port", "1", "--host", "192.0.2.1", "--token-file", "token"), "cannot be had"),
