@@ -59,7 +59,7 @@ class Runner:
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # of this service; those of an earlier one are adopted
         self._mending: dict[str, subprocess.Popen[bytes]] = {}
         self.looked_s: float | None = None  # when the last look went well, by time.monotonic; None before the start
-        self._told_s: dict[str, float] = {}  # since when a job that is cancelled has known that it is to end
+        self._told_s: dict[str, float] = {}  # when a job that is cancelled was told to end
         self._thread = threading.Thread(target=self._run, name="runner", daemon=True)
 
     def start(self) -> None:
