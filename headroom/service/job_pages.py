@@ -16,7 +16,7 @@ from headroom.service.answers import answer, first_of, go_on, status_of, told
 from headroom.service.desk import Desk
 from headroom.service.jobs import Job, State
 from headroom.service.refusals import Refusal
-from headroom.service.security import csrf_token, form_of
+from headroom.service.security import StaleForm, csrf_token, form_of
 from headroom.service.toml import to_toml
 from headroom.service.views import facts_of, job_view, schedule_view
 from loadgen.config import SIMULATED
@@ -69,9 +69,13 @@ class JobPages:
 
     async def submit(self, request: Request) -> Response:
         """What is refused comes back as it was filled in, with why."""
-        form = submission.filled(first_of(await form_of(request)))
+        form: Mapping[str, str] = submission.BLANK
         try:
+            form = submission.filled(first_of(await form_of(request)))
             made = await run_in_threadpool(self._desk.submit, submission.job_of(form))
+        except StaleForm as stale:
+            form = submission.filled(first_of(stale.fields))
+            return await run_in_threadpool(self._form, request, form, stale)
         except Refusal as refusal:
             return await run_in_threadpool(self._form, request, form, refusal)
         return go_on(f"/jobs/{made.id}" if isinstance(made, Job) else "/")

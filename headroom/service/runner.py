@@ -45,10 +45,12 @@ class Runner:
         self._settings, self._jobs, self._clock = settings, jobs, clock
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # of this service; those of an earlier one are adopted
         self._mending: dict[str, subprocess.Popen[bytes]] = {}
+        self.looked_s: float | None = None  # when the last look went well, by time.monotonic; None before the start
         self._told_s: dict[str, float] = {}  # when a job that is cancelled was told to end
         self._thread = threading.Thread(target=self._run, name="runner", daemon=True)
 
     def start(self) -> None:
+        self.looked_s = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -61,6 +63,7 @@ class Runner:
         while not self._stopping.is_set():
             try:
                 self.step()
+                self.looked_s = time.monotonic()
             except Exception as error:  # a full disk, say: the next look may fare better
                 sys.stderr.write(f"headroom: the queue stands still: {type(error).__name__}: {error}\n")
                 self._stopping.wait(5)
