@@ -16,6 +16,7 @@ from headroom.service.refusals import Refusal
 from headroom.service.runner import Runner
 from headroom.service.settings import Settings
 from headroom.service.shelf import RunEntry, Shelf
+from headroom.service.views import words_of
 
 
 class Desk:
@@ -66,7 +67,10 @@ class Desk:
         job = self.jobs.get(job_id)
         if job.kind is not Kind.PLAN or not job.ended or job.exit_code is None:
             raise Refusal(404, "this job has no plan: it is none, or has not ended", where="id")
-        document = (launching.job_folder(self.settings, job.id) / "out").read_bytes()
+        try:
+            document = (launching.job_folder(self.settings, job.id) / "out").read_bytes()
+        except FileNotFoundError:
+            raise Refusal(404, "there is no plan any more: somebody removed the job's folder", where="id") from None
         if not document.startswith(b"{"):
             raise Refusal(404, f"there is no plan: {job.error or 'it failed'}", where="id")
         return document
@@ -122,4 +126,5 @@ class Desk:
 
     def told(self, job: Job) -> dict[str, Any]:
         """A job as the API tells it."""
-        return asdict(job) | {"meaning": job.meaning, "run": self.run_of(job)}
+        what = words_of(job.kind, self.jobs.config_of(job.id))
+        return asdict(job) | {"meaning": job.meaning, "run": self.run_of(job), "what": what}
