@@ -2,14 +2,19 @@
 
 import asyncio
 import errno
+import functools
 import os
 import time
 from types import SimpleNamespace
 
 import pytest
+import uvicorn
 from starlette.datastructures import Headers
+from starlette.requests import Request
+from uvicorn.server import ServerState
 
-from headroom.service import events
+from headroom.service import connections, events, security
+from headroom.service.connections import PatientConnection
 from headroom.service.refusals import Refusal
 from tests.services import app_on, submit
 
@@ -163,3 +168,47 @@ def test_a_damaged_run_is_passed_over_and_takes_no_page_down(tmp_path, name, con
         assert client.get(place).status_code == 200, place
     for place in ("/runs/run", "/api/runs/run", "/api/runs/run/summary"):
         assert client.get(place).status_code in (200, 404), place
+
+
+async def meet(begin, more):
+    """What comes of a connection that sends `begin`, and after a while `more`; each head is waited for 0.2 s."""
+
+    async def app(scope, receive, send):
+        await asyncio.sleep(0.5)  # an answer takes longer than a head may
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(app, http=PatientConnection, lifespan="off", log_config=None)
+    config.load()
+    loop, state = asyncio.get_running_loop(), ServerState()
+    make = functools.partial(PatientConnection, config, state, {})
+    async with await loop.create_server(make, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(begin)
+        await asyncio.sleep(0.05)
+        writer.write(more)
+        said = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        return said
+
+
+@pytest.mark.parametrize(
+    ("begin", "more", "answers"),
+    [
+        (b"", b"", 0),
+        (b"GET / HT", b"TP/1.1\r\nhost: x\r\n", 0),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"", 1),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nho", 1),
+    ],
+)
+def test_a_connection_that_says_nothing_is_closed_and_one_that_is_answered_is_not(monkeypatch, begin, more, answers):
+    monkeypatch.setattr(connections, "LONGEST_HEAD_S", 0.2)
+    assert asyncio.run(meet(begin, more)).count(b"HTTP/1.1 200") == answers
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(security, "LONGEST_BODY_S", 0.01)
+    silent = Request({"type": "http"}, receive=lambda: asyncio.sleep(10))
+    with pytest.raises(Refusal) as refused:
+        asyncio.run(security.body_of(silent))
+    assert refused.value.status == 408

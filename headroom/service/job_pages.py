@@ -22,6 +22,7 @@ from headroom.service.views import facts_of, job_view, schedule_view
 from loadgen.config import SIMULATED
 
 SHOWN_JOBS = 50
+NOT_RUNNING = [state for state in State if state is not State.RUNNING]
 LOG_LINES = 60
 
 
@@ -35,7 +36,10 @@ class JobPages:
         desk = self._desk
         entries = {entry.id: entry for entry in desk.runs()}
         running = desk.jobs.all(states=[State.RUNNING])
-        others = desk.jobs.all(states=[state for state in State if state is not State.RUNNING], limit=SHOWN_JOBS)
+        number = request.query_params.get("before", "")
+        before = int(number) if number.isascii() and number.isdecimal() and len(number) < 16 else None
+        others = desk.jobs.all(states=NOT_RUNNING, limit=SHOWN_JOBS, before=before)
+        older = others and desk.jobs.all(states=NOT_RUNNING, limit=1, before=others[-1].number)
         counts, following = desk.jobs.counts(), None if running else desk.jobs.next_queued()
         return answer(
             "queue",
@@ -47,7 +51,8 @@ class JobPages:
             counted={"running": counts[State.RUNNING], "queued": counts[State.QUEUED], "all": sum(counts.values())},
             following=None if following is None else following.id,  # the page moves on when it begins
             parallel=desk.settings.parallel,
-            more=sum(counts.values()) > len(others) + len(running),
+            newest=before is None,
+            older=f"/?before={others[-1].number}" if older else None,
             schedules=[schedule_view(each) for each in desk.jobs.schedules()],
         )
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 
 from headroom.service.app import create_app
+from headroom.service.connections import PatientConnection
 from headroom.service.launching import NICENESS
 from headroom.service.settings import Settings
 from loadgen.errors import ConfigError, RunFolderError
@@ -49,7 +50,7 @@ def serve(settings: Settings) -> None:
         app = create_app(settings)
         config = uvicorn.Config(
             app,
-            http="h11",  # which bounds what comes before a body, as httptools does not
+            http=PatientConnection,  # by h11, which bounds what comes before a body, as httptools does not
             h11_max_incomplete_event_size=LONGEST_HEAD,
             ws="none",
             lifespan="off",
