@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from headroom.service import connections, events, security
 from headroom.service.connections import PatientConnection
 from headroom.service.refusals import Refusal
+from tests.runs import make_run
 from tests.services import app_on, submit
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -57,6 +58,20 @@ def test_a_page_that_needs_the_token_is_kept_over_the_signing_in(locked):
     assert answer.headers["location"] == "/login?next=%2Fruns%3Ftag%3Deast"
     shown = locked.get(answer.headers["location"], headers=page).text
     assert 'action="/login?next=%2Fruns%3Ftag%3Deast"' in shown
+
+
+def test_a_form_without_a_session_is_told_as_a_page_and_a_program_as_json(locked):
+    for accept, told in (("text/html", "<h1>Sign in</h1>"), ("application/json", '{"error":')):
+        answer = locked.post("/jobs/new", data={"name": "x"}, headers={"host": "localhost", "accept": accept})
+        assert answer.status_code == 401 and told in answer.text
+
+
+@pytest.mark.parametrize("asked", ["slo=%00", "slo=a%00b", "demand=20", "tpm=1e9"])
+def test_a_plan_that_cannot_be_made_is_told_on_its_page(client, asked):
+    name = f"planned-{asked.partition('%')[0]}".replace("=", "-")
+    make_run(client.app.state.desk.settings.runs, [], name=name)
+    answer = client.get(f"/plan?run={name}&{asked}", headers={"accept": "text/html"})
+    assert answer.status_code == 422 and 'role="alert"' in answer.text
 
 
 def test_a_session_ends_by_itself_and_cannot_be_lengthened(locked, monkeypatch):

@@ -253,7 +253,7 @@ def test_who_has_the_token_signs_in_and_who_has_not_sees_nothing(browser: Browse
         expect(page.get_by_role("alert")).to_contain_text("that is not this service's token")
         page.get_by_label("Token").fill(TOKEN)
         page.keyboard.press("Enter")
-        expect(page.get_by_role("heading", level=1)).to_have_text("Queue")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Runs")  # which was asked for
         assert TOKEN not in page.content() and TOKEN not in str(page.context.cookies())
 
 

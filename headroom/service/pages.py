@@ -62,7 +62,8 @@ def sign_in(request: Request) -> Response:
 
 
 def _sign_in(request: Request, error: Refusal | None) -> Response:
-    shown = None if error is None else {"title": TITLES[error.status], "message": error.message}
+    title = "" if error is None else TITLES.get(error.status, "It went wrong")
+    shown = None if error is None else {"title": title, "message": error.message}
     place = urlencode({"next": next_of(request)})
     values = {"title": "Sign in", "here": "", "csrf": csrf_token(request), "next": place, "error": shown}
     return answer("sign_in", status_of(error), **values)

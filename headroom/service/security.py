@@ -256,7 +256,8 @@ class Guard:
             self._locks.check(request)
             await self._app(scope, receive, send_locked)
         except Refusal as refusal:
-            answer = _to_login(request, refusal) or refused(refusal)
+            tell = self._tell if refusal.status == 401 else lambda _, known: refused(known)
+            answer = _to_login(request, refusal) or tell(request, refusal)
             await answer(scope, receive, send_locked)
         except Exception as error:
             sys.stderr.write(f"headroom: {request.method} {request.url.path!r} failed: {_words(error)}\n")
