@@ -17,7 +17,7 @@ from headroom.aborting import check_delays
 from headroom.commands.load import place_of
 from headroom.service.jobs import Asked, Kind
 from headroom.service.launching import environment_of_jobs
-from headroom.service.plan_request import bounded, plan_of
+from headroom.service.plan_request import plan_of
 from headroom.service.refusals import Refusal
 from headroom.service.settings import AllowedTarget, Caps, Settings
 from headroom.service.toml import to_toml
@@ -64,8 +64,6 @@ def _table(config: object) -> dict[str, Any]:
     values = parse(config, FILE) if isinstance(config, str) else config
     if not isinstance(values, dict):
         raise ConfigError(f"{FILE}: must be a table of sections, or TOML text")
-    if not bounded(values):
-        raise ConfigError(f"{FILE}: tables and lists may lie 50 deep, and whole numbers have 18 digits")
     return {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
 
 
@@ -123,9 +121,9 @@ def _check_caps(config: RunConfig, caps: Caps) -> None:
         ("load.processes", load.processes, os.cpu_count() or 1, "processes"),
     ):
         if asked is None or not asked <= most:
-            given = 0 if asked is None else asked
             raise ConfigError(
-                f"{FILE}: {place}: {given:,.12g} {unit} are more than the {most:,.12g} that this service allows a job"
+                f"{FILE}: {place}: {0 if asked is None else asked:,g} {unit} are more than the {most:,g} that this "
+                "service allows a job"
             )
 
 

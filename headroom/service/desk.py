@@ -69,8 +69,8 @@ class Desk:
             raise Refusal(404, "this job has no plan: it is none, or has not ended", where="id")
         try:
             document = (launching.job_folder(self.settings, job.id) / "out").read_bytes()
-        except FileNotFoundError:
-            raise Refusal(404, "there is no plan any more: somebody removed the job's folder", where="id") from None
+        except OSError:
+            raise Refusal(404, "the plan is gone: its files were removed", where="id") from None
         if not document.startswith(b"{"):
             raise Refusal(404, f"there is no plan: {job.error or 'it failed'}", where="id")
         return document

@@ -23,7 +23,7 @@ REFUSED = 2
 
 
 class Errands:
-    """May be called from any thread; one is at work, seven wait, and who comes then is turned away."""
+    """May be called from any thread; the third that comes while one is at work and one waits is turned away."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from headroom.service.refusals import Refusal
 
 Model = TypeVar("Model", bound=BaseModel)
-DEEPEST, LARGEST_INT = 50, 10**18
 
 
 def _printable(text: str) -> str:
@@ -26,16 +25,6 @@ def _rate(text: str) -> str:
     if not re.fullmatch(r"[0-9.eE+]+/(s|min|h)", text):
         raise ValueError("write it like 20/s, 600/min or 5000/h")
     return text
-
-
-def bounded(value: object, deepest: int = DEEPEST) -> bool:
-    """Whether no table or list lies deeper, and no whole number is longer, than what follows can stand."""
-    if isinstance(value, int):
-        return abs(value) <= LARGEST_INT
-    if not isinstance(value, dict | list):
-        return True
-    parts = value.values() if isinstance(value, dict) else value
-    return deepest > 0 and all(bounded(each, deepest - 1) for each in parts)
 
 
 class Arguments(BaseModel):
