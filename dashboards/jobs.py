@@ -16,7 +16,7 @@ def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console | None = None
     """A line a job, as the API tells it; the newest first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for name in ("id", "name", "what", "state", "submitted, UTC", "tags"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "id")  # which is copied
     for job in jobs:
         tags, created = ", ".join(job["tags"]), job["created_utc"][:16].replace("T", " ")
         cells = (job["id"], job["name"], job["what"], _state(job), created, tags)

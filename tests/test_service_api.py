@@ -1,11 +1,14 @@
 """The API of the batch service: every answer is as its document says, and what it refuses it says as the commands do."""
 
 import json
+import re
+from pathlib import Path
 
 import polars as pl
 import pytest
 from pydantic import TypeAdapter
 
+from headroom.service import openapi
 from headroom.service.api import ENDPOINTS
 from headroom.service.documents import CompareAnswer, PlanAnswer
 from headroom.service.jobs import State
@@ -82,6 +85,12 @@ def test_every_route_is_in_the_openapi_document(client):
     assert "Plan" in json.dumps(document["components"]["schemas"]["PlanRequest"]["title"])
     text = json.dumps(document)
     assert all(f'"{name}"' in text for name in document["components"]["schemas"])
+
+
+def test_every_status_that_is_refused_with_is_in_the_openapi_document(client):
+    files = Path(openapi.__file__).parent.glob("*.py")
+    used = {code for file in files for code in re.findall(r"Refusal\(\s*(\d+)", file.read_text())}
+    assert {"404", "409", "413", "422"} <= used <= set(openapi.ERRORS)
 
 
 CONFIGS = {  # config -> flags that make `headroom run` refuse the same, in the same words

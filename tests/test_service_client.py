@@ -6,8 +6,9 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+from rich.console import Console
 
-from dashboards.jobs import place_of
+from dashboards.jobs import place_of, print_jobs
 from headroom.service import client as clients
 from headroom.service.bearer import token_of
 from headroom.service.client import Client, ServiceAway
@@ -128,3 +129,17 @@ def test_where_a_jobs_result_is_read_is_said():
 def test_a_server_that_is_no_address_is_refused(server):
     with pytest.raises(ConfigError, match="--server"):
         Client(server, None)
+
+
+def test_the_list_of_jobs_says_what_each_does_and_folds_no_id(capsys):
+    known = "20261121-101500-1f2e3d4c"
+    job = {
+        **JOB,
+        "id": known,
+        "name": "a name " * 9,
+        "what": "load test of https://a.example/" + "x" * 90,
+        "exit_code": 4,
+    }
+    print_jobs([{**job, "meaning": "run invalid", "tags": ["east"]}], Console(width=100))
+    said = capsys.readouterr().out
+    assert known in said and "load test" in said and "(4:" in said and "east" in said

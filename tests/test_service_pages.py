@@ -23,7 +23,7 @@ from headroom.service.plan_form import body_of, command_of
 from headroom.service.refusals import Refusal
 from headroom.service.settings import AllowedTarget
 from headroom.service.submission import BLANK, job_of
-from headroom.service.views import RunView, Search, columns_of, job_view
+from headroom.service.views import RunView, Search, columns_of
 from planner.assemble import plan_run, to_json
 from tests.browsers import needs_browser
 from tests.commands import told
@@ -368,38 +368,3 @@ def test_a_column_that_is_sorted_already_turns_round_and_keeps_the_filter() -> N
     assert columns["Headroom"].sorted == "descending" and columns["Headroom"].link == "/runs?tag=a%26b&sort=headroom"
     assert columns["Run"].sorted is None and columns["Run"].link.endswith("sort=name")
     assert columns["A month"].link.endswith("sort=-per_month_usd")  # the dearest first
-
-
-@pytest.mark.parametrize(
-    ("state", "code", "word", "meaning"),
-    [
-        (State.DONE, 0, "done", ""),
-        (State.DONE, 4, "invalid", "exit code 4: run invalid"),
-        (State.DONE, 99, "missed", "exit code 99: threshold missed"),
-        (State.CANCELLED, 105, "cancelled", "what it had recorded is kept"),
-        (State.CANCELLED, None, "cancelled", ""),
-        (State.FAILED, 2, "failed", "exit code 2: usage or configuration"),
-    ],
-)
-def test_a_badge_says_what_a_job_has_come_to(
-    tmp_path: Path, state: State, code: int | None, word: str, meaning: str
-) -> None:
-    with site(tmp_path) as where:
-        job = where.desk.jobs.add(_asked("a job"), most_queued=9)
-        where.desk.jobs.start(job.id)
-        where.desk.jobs.end(job.id, state, exit_code=code, error=None)
-        shown = job_view(where.desk.jobs.get(job.id), {}, {})
-    assert (shown.word, shown.meaning) == (word, meaning)
-    assert shown.told == "load test of the simulated deployment"
-
-
-def test_older_jobs_are_on_further_pages(tmp_path: Path) -> None:
-    with site(tmp_path) as where:
-        names = [f"job {number}" for number in range(60)]
-        for name in names:
-            where.desk.jobs.add(_asked(name), most_queued=100)
-        first = httpx.get(where.url).text
-        older = re.findall(r'href="(/\?before=\d+)"', first)[0]
-        second = httpx.get(f"{where.url}{older}").text
-        found = [re.findall(r'<th scope="row"><a href="/jobs/[^"]*">([^<]*)</a>', page) for page in (first, second)]
-    assert found == [names[:9:-1], names[9::-1]] and "Older jobs" not in second
