@@ -75,6 +75,12 @@ def _failures(run: Run) -> tuple[Failure, ...]:
     return tuple(Failure(**row) for row in commonest.collect().iter_rows(named=True))
 
 
+def cut_share(run: Run) -> float:
+    """Of the steady phase's answers, those that max_tokens ended: asked for more, they would have been longer."""
+    cut = run.samples.filter(OK & STEADY).select((pl.col("finish_reason").cast(pl.String) == "length").mean())
+    return float(cut.collect(engine="streaming").item() or 0.0)
+
+
 def _per(amount: int, seconds: float) -> float:
     return amount / seconds if seconds > 0 else 0.0
 
