@@ -32,8 +32,10 @@ from planner.prices import Sku
 from planner.quotas.admitted import as_recorded as need_as_recorded
 from planner.quotas.deployments import PHASES, QuotaNeed, quota_need
 from planner.scope import WATCHED_S, Scope, is_unservable
+from planner.traffic import cut_share
 
 SAVES = 0.995  # of a cost: what saves less is no way of its own
+CUT_SHARE = 0.05  # of the answers: what is more is said
 MOST_ARRIVALS = 200_000  # of which the need is found, and instances simulated
 MOST_IN_PHASES = 1_000_000  # arrivals, of all phases of the minute together
 FORMULAS = (
@@ -75,6 +77,8 @@ def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None
     guess = None if rate is not None else guessed(scope, plan.instances)
     instances = _instances(scope, plan, rate, fleet)
     costs = _costs(scope, sku, rate, instances, None if need is None else need.deployments)
+    if costs is not None and rate is None:
+        costs = _unsure(costs, _taken_per_s(plan), guessed=guess is not None)
     from planner.advice import advice  # noqa: PLC0415 - it is about what is defined here
 
     sentence, must = advice(plan, scope, need, costs, measured=rate is not None, guess=guess)
@@ -189,6 +193,11 @@ def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: Instance
     other, timed, settings = other_shape(scope), plan.instances, scope.settings
     if rate is None and timed is not None and other is not None:
         yield f"instances are counted with {timed.time_in_system_s:.3g} s a request, and are a guess: {other}"
+    if is_cut(scope):
+        yield (
+            f"max_tokens ended {100 * cut_share(scope.run):.0f} % of the answers: with a higher one they would be "
+            "longer and cost more, by how much is not known"
+        )
     if settings.max_concurrency is not None and model is None:
         yield (
             "--max-concurrency (plan.max_concurrency) changes nothing here: it is part of a serving model, and there "
@@ -199,6 +208,11 @@ def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: Instance
             "--concurrency-per-instance (plan.concurrency_per_instance) changes nothing here: what an instance serves "
             "was measured"
         )
+
+
+def is_cut(scope: Scope) -> bool:
+    """Whether so many of the run's own answers were ended by max_tokens that their lengths are no lengths."""
+    return scope.of_own_mix and scope.config.load.trace is None and cut_share(scope.run) > CUT_SHARE
 
 
 def _costs(
@@ -224,8 +238,7 @@ def _costs(
     )
     capacity = None if rate is None else (rate.low, rate.rate_per_s, rate.high)
     costs = plan_costs(as_recorded(scope.planned), price, sku, capacity, rules)
-    costs = replace(costs, options=_distinct(costs.options))
-    return costs if rate is not None else _without_chances(costs)
+    return replace(costs, options=_distinct(costs.options))
 
 
 def _distinct(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -238,7 +251,25 @@ def _distinct(options: tuple[Option, ...]) -> tuple[Option, ...]:
     )
 
 
-def _without_chances(costs: CostPlan) -> CostPlan:
-    """How likely a way is the cheaper one is not known while nobody measured what an instance serves."""
-    options = tuple(replace(each, probability_cheaper=None) for each in costs.options)
-    return replace(costs, options=options, sensitivity=(), probability_managed_cheaper=None)
+def _taken_per_s(plan: Plan) -> float | None:
+    """What one instance is taken to serve where nobody measured it: by Little's law, from what it holds at once."""
+    each = plan.instances
+    return None if each is None or not each.time_in_system_s else each.concurrency_per_instance / each.time_in_system_s
+
+
+def _unsure(costs: CostPlan, taken_per_s: float | None, *, guessed: bool) -> CostPlan:
+    """How likely a way is the cheaper one is not known while nobody measured what an instance serves.
+
+    Nor, where that is a guess, within which range the cost of instances lies.
+    """
+    options = tuple(
+        replace(
+            each,
+            probability_cheaper=None,
+            low_usd=None if guessed and each.name != SERVERLESS else each.low_usd,
+            high_usd=None if guessed and each.name != SERVERLESS else each.high_usd,
+        )
+        for each in costs.options
+    )
+    even = None if costs.break_even is None else replace(costs.break_even, served_per_s=taken_per_s)
+    return replace(costs, options=options, break_even=even, sensitivity=(), probability_managed_cheaper=None)

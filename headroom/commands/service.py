@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, app
+from headroom.commands.app import INTERRUPTED, SERVE, app
 from loadgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SAY_EVERY_S = 5.0
 HERE = "http://127.0.0.1:8089"
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def serve(
     runs: Annotated[Path, typer.Option(help="The folder of the run folders; the queue is kept in it too.")] = Path(
         "runs"
@@ -81,7 +81,7 @@ def serve(
     serve_on(settings)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def submit(
     file: Annotated[Path, typer.Argument(help="A loadtest.toml, or a plan's fields with its runs.")],
     server: ServerUrl = HERE,
@@ -113,7 +113,7 @@ def submit(
         raise typer.Exit(_wait(client, made["job"]["id"], quiet=quiet))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def jobs(
     job: Annotated[str | None, typer.Argument(metavar="[ID]", help="One of them.")] = None,
     server: ServerUrl = HERE,
@@ -135,7 +135,7 @@ def jobs(
         print_job(found, client.server)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def cancel(
     job: Annotated[str, typer.Argument(metavar="ID", help="Of a job, or of a schedule.")], server: ServerUrl = HERE
 ) -> None:
