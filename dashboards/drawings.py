@@ -68,7 +68,7 @@ def _headroom(run: Run, plan: Plan) -> list[Drawing]:
     stretch = steady_stretch(run)
     frame = pictured.demand_over_time(demand_of_run(run, stretch), stretch, plan, run)
     if plan.quota is not None and not frame.is_empty():
-        title = f"Demand of the minute before, share of each limit: {summaries.headroom(plan.quota)}"
+        title = f"Demand of the minute before, {summaries.share_of_limits(plan.quota)}"
         figure = figures_load.demand_against_limits(frame, plan.quota)
         drawings.append(Drawing("headroom", title, figure, summaries.busiest(plan.quota)))
     growth = pictured.growth_by_month(plan)

@@ -16,9 +16,15 @@ from planner.plan import LatencyRow, ManagedCost, Plan, QuotaUse, ServerlessCost
 
 
 def headroom(quota: QuotaUse) -> str:
-    """For the title too."""
     whose = "" if quota.target is None else f" of {readable(quota.target)}"
     return f"{quota.binds}{whose} reach the limit at {digits(quota.headroom)} times this load"
+
+
+def share_of_limits(quota: QuotaUse) -> str:
+    """For a title."""
+    if quota.target is not None:
+        return "share of what all targets admit together"
+    return f"share of each limit: {headroom(quota)}"
 
 
 def busiest(quota: QuotaUse) -> str:

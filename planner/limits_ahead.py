@@ -33,7 +33,8 @@ def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:
         return ()
     shares = {"tokens per minute": quota.tokens_share, "requests per minute": quota.requests_share}
     if plan.targets:
-        return (LimitAhead(limit=f"{quota.binds} per minute", factor=quota.headroom, months=None, month=None),)
+        whose = "" if quota.target is None else f" of {quota.target}"
+        return (LimitAhead(limit=f"{quota.binds} per minute{whose}", factor=quota.headroom, months=None, month=None),)
     rows = [
         LimitAhead(limit=name, factor=1 / share, months=None, month=None) for name, share in shares.items() if share
     ]
