@@ -20,16 +20,15 @@ SHARE_LINES: Final = {
     "requests": ("requests_share", AMBER, "dot"),
 }
 TOP: Final = 1.18  # of an axis in shares of a limit: room for words above it
-FURTHEST: Final = 1.5  # where growth has long passed it
 WIDE_SHARE: Final = 0.2  # of the axis
 HEAT: Final = [[0, "#dbe8f4"], [0.35, "#8fb8dc"], [0.7, "#2f7ebc"], [1, "#0b3d68"]]  # one hue: darker is more
 
 
-def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse) -> go.Figure:
+def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse, *, sound: bool = True) -> go.Figure:
     """Both in shares of their limits, from at_s, tokens_share, requests_share, whole; the free part is washed.
 
     The first minute, which fills, is drawn pale: `whole` is false there. Of several targets the limits are those of all
-    together, of which no part is free: the fullest binds.
+    together, of which no part is free: the fullest binds. Nor is any shown to be by a run that is not `sound`.
     """
     figure = blank(SINCE, "share of the limit", height=300)
     for name, (column, colour, dash) in SHARE_LINES.items():
@@ -41,7 +40,7 @@ def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse) -> go.Figure:
     ends = [0, frame["at_s"].max()]
     figure.add_scatter(**line(ends, [1, 1], "limit", VERMILION, "dash"), hoverinfo="skip")
     most = max(quota.tokens_share, quota.requests_share)
-    if most < 1 and quota.target is None:
+    if most < 1 and sound and quota.target is None:
         figure.add_hrect(y0=most, y1=1, fillcolor=BLUE_WASH, line={"width": 0}, layer="below")
         words = f"{digits(quota.headroom)} × this load fits"  # noqa: RUF001
         place = {"xref": "paper", "x": 0.5, "y": 1, "yanchor": "bottom", "yshift": 3}
@@ -85,7 +84,7 @@ def growth_against_limits(frame: pl.DataFrame) -> go.Figure:
     figure.add_scatter(**line(ends, [1, 1], "limit", VERMILION, "dash"), hoverinfo="skip")
     legend_px = 22 * (len(limits) + 1)
     figure.update_layout(showlegend=True, legend={"orientation": "v"}, margin={"t": 12 + legend_px})
-    figure.update_yaxes(tickformat=".0%", range=[0, FURTHEST])
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     return figure
 
 

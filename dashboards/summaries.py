@@ -20,11 +20,13 @@ def headroom(quota: QuotaUse) -> str:
     return f"{quota.binds}{whose} reach the limit at {digits(quota.headroom)} times this load"
 
 
-def share_of_limits(quota: QuotaUse) -> str:
+def share_of_limits(plan: Plan) -> str:
     """For a title."""
-    if quota.target is not None:
+    if plan.quota is None or not plan.validity.valid:
+        return "share of each limit"
+    if plan.quota.target is not None:
         return "share of what all targets admit together"
-    return f"share of each limit: {headroom(quota)}"
+    return f"share of each limit: {headroom(plan.quota)}"
 
 
 def busiest(quota: QuotaUse) -> str:

@@ -11,6 +11,7 @@ import polars as pl
 from loadgen.samples import Outcome, Run
 from planner.demand import MINUTE_S, Demand, Floats, Whole, admission_tokens, attempts_with_tokens
 from planner.in_flight import in_flight
+from planner.limits_ahead import reached_by_growth
 from planner.metrics import values
 from planner.plan import Plan
 from planner.quantiles import as_fraction, needed_samples
@@ -73,9 +74,9 @@ def growth_by_month(plan: Plan) -> pl.DataFrame:
     Of the limits that growth leads to within five years, and up to there. Empty where no growth was asked for.
     """
     schema = {"limit": pl.String, "month": pl.Float64, "share": pl.Float64, "months": pl.Int64}
-    costs = None if plan.ahead is None else plan.ahead.costs
-    rows = [] if costs is None else [row for row in costs.growth if (row.months or 0) <= MOST_MONTHS]
-    rows = [row for row in rows if row.months is not None and row.at > 0]
+    rows = [
+        row for row in reached_by_growth(plan) if row.months is not None and row.months <= MOST_MONTHS and row.at > 0
+    ]
     last = max(6, *(round(1.2 * (row.months or 0)) for row in rows)) if rows else 0
     months = np.unique(np.concatenate([np.linspace(0, last, GROWTH_POINTS), [row.months or 0 for row in rows]]))
     frames = [

@@ -143,6 +143,22 @@ def test_what_is_free_below_the_limit_is_washed_and_named(tokens_share, washed):
     assert [each.text.split()[0] for each in layout.annotations] == ([] if washed is None else [f"{1 / washed[0]:.2f}"])
 
 
+UNCLAIMED = [
+    ("of several targets the fullest binds", {"target": "east"}, {}),
+    ("an invalid run shows nothing to be free", {}, {"sound": False}),
+]
+
+
+@pytest.mark.parametrize(("case", "of_quota", "told"), UNCLAIMED)
+def test_no_part_is_called_free_that_may_not_be(drawn, case, of_quota, told):
+    from dashboards.figures_load import demand_against_limits
+
+    run, plan, _, _ = drawn
+    quota = replace(plan.quota, tokens_share=0.5, requests_share=0.5, **of_quota)
+    layout = demand_against_limits(frame_of_headroom(run, plan), quota, **told).layout
+    assert not layout.shapes and not [each for each in layout.annotations if "fits" in each.text], case
+
+
 def test_growth_reaches_each_limit_in_the_first_month_that_is_beyond_it(drawn):
     _, plan, drawings, oracle = drawn
     deployments = plan.ahead.need.deployments
