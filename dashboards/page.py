@@ -19,6 +19,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dashboards import text
+from planner.levers import Levers
 
 FLAG: Final = re.compile(r"(--[a-z][a-z-]*)")
 MONTHS: Final = (
@@ -72,6 +73,14 @@ def day_and_minute(started_utc: str) -> str:
     return f"{at.day} {MONTHS[at.month - 1]} {at:%Y, %H:%M} UTC"
 
 
+def break_even(requests_per_s: float | None, levers: Levers) -> str:
+    """The rate, or that an instance never serves it."""
+    served_per_s = levers.served_per_s
+    if requests_per_s is None or served_per_s is None or requests_per_s <= served_per_s:
+        return text.digits(requests_per_s)
+    return f"never: one instance serves {text.digits(served_per_s)}/s"
+
+
 def _policy(*scripts: str) -> str:
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
@@ -102,6 +111,7 @@ def _environment() -> Environment:
     pages.globals |= {
         "mark": mark,
         "interval": text.interval,
+        "break_even": break_even,
         "generator_rows": text.GENERATOR_ROWS,
         "target_rows": text.TARGET_ROWS,
         "main_metrics": text.MAIN_METRICS,
