@@ -13,6 +13,7 @@ from dashboards.text import UNKNOWN, count, digits, percent, usd
 from dashboards.what_if import need_in_words
 from planner.ahead import Ahead
 from planner.cost_plan import CostPlan
+from planner.costs.cost_results import BreakEven
 from planner.costs.spending import Spending
 from planner.fleet import FleetPlan
 from planner.instance_rate import MEASURED, InstanceRate
@@ -97,7 +98,7 @@ def costs(plan: CostPlan) -> Iterator[RenderableType]:
         table.add_column(name, justify="right", no_wrap=True)
     for option in plan.options[:SHOWN_OPTIONS]:
         chance = UNKNOWN if option.probability_cheaper is None else percent(option.probability_cheaper)
-        within = f"{usd(option.low_usd)} to {usd(option.high_usd)}"
+        within = UNKNOWN if option.low_usd is None else f"{usd(option.low_usd)} to {usd(option.high_usd)}"
         tokens = UNKNOWN if option.per_1m_tokens_usd is None else usd(option.per_1m_tokens_usd)
         table.add_row(Text(readable(option.name)), Text(usd(option.per_month_usd), "bold"), within, tokens, chance)
     yield table
@@ -105,14 +106,8 @@ def costs(plan: CostPlan) -> Iterator[RenderableType]:
         yield Text(
             f"cheaper: the probability that it costs less than serverless; instances are {readable(plan.sku)}", "dim"
         )
-    even = plan.break_even
-    if even is not None:
-        use = "" if even.utilisation is None else f", {percent(even.utilisation)} of what it serves"
-        never = "; managed never wins within these objectives" if even.managed_can_win is False else ""
-        yield Text(
-            f"break-even: an instance costs what {digits(even.tokens_per_hour / 1e6)}M tokens an hour do, "
-            f"{digits(even.requests_per_s)} requests/s{use}{never}"
-        )
+    if plan.break_even is not None:
+        yield Text(_break_even(plan.break_even))
     against = "" if plan.probability_managed_cheaper is None else f"{_cheapest_managed(plan)} costs "
     for driver in plan.sensitivity[:SHOWN_DRIVERS]:
         ends = ((driver.low_factor, driver.at_low_usd), (driver.high_factor, driver.at_high_usd))
@@ -120,8 +115,23 @@ def costs(plan: CostPlan) -> Iterator[RenderableType]:
         than = " than serverless" if against else ""
         yield Text(f"if the {driver.name} is {lower}, {against}{at_low}{than}; {higher}, {at_high}")
     for reached in plan.growth:
-        when = "never" if reached.months is None else "already" if not reached.months else f"in {reached.months} months"
+        in_months = f"in {reached.months} month{'' if reached.months == 1 else 's'}"
+        when = "never" if reached.months is None else "already" if not reached.months else in_months
         yield Text(f"growth reaches {readable(reached.limit)} {when}")
+
+
+def _break_even(even: BreakEven) -> str:
+    """Where an instance costs what tokens do, and whether it serves so many at all."""
+    said = (
+        f"break-even: an instance costs what {digits(even.tokens_per_hour / 1e6)}M tokens an hour do, "
+        f"{digits(even.requests_per_s)} requests/s"
+    )
+    if even.served_per_s is None:
+        return said
+    serves = "is taken to serve" if even.utilisation is None else "serves"
+    if even.out_of_reach:
+        return f"{said}: never, as it {serves} {digits(even.served_per_s)}/s within these objectives"
+    return f"{said}, {percent(even.requests_per_s / even.served_per_s)} of what it {serves}"
 
 
 def spent(spending: Spending) -> Iterator[RenderableType]:

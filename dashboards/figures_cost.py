@@ -57,8 +57,8 @@ def cost_of_options(options: Sequence[Option]) -> go.Figure:
             _Bar(
                 label=plotly_label(each.name, 60),
                 per_month_usd=each.per_month_usd,
-                low_usd=each.low_usd,
-                high_usd=each.high_usd,
+                low_usd=each.per_month_usd if each.low_usd is None else each.low_usd,
+                high_usd=each.per_month_usd if each.high_usd is None else each.high_usd,
                 look=next((look for word, look in LOOKS.items() if each.name.startswith(word)), (PLUM, "x")),
             )
             for each in options

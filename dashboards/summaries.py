@@ -114,8 +114,12 @@ def curve(found: LoadCurve, metric: str) -> str:
 
 
 def options(found: Sequence[Option]) -> str:
-    said = (f"{each.name} {usd(each.per_month_usd)} ({usd(each.low_usd)} to {usd(each.high_usd)})" for each in found)
-    return f"A month costs: {'; '.join(said)}."
+    return f"A month costs: {'; '.join(map(_option, found))}."
+
+
+def _option(each: Option) -> str:
+    within = "" if each.low_usd is None else f" ({usd(each.low_usd)} to {usd(each.high_usd)})"
+    return f"{each.name} {usd(each.per_month_usd)}{within}"
 
 
 def costs(serverless: ServerlessCost | None, managed: Iterable[ManagedCost]) -> str:

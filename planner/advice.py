@@ -116,6 +116,8 @@ def _deployments(need: QuotaNeed) -> str:
 
 
 def _usd(option: Option) -> str:
+    if option.low_usd is None or option.high_usd is None:
+        return dollars(option.per_month_usd)
     return f"{dollars(option.per_month_usd)} ({dollars(option.low_usd)} to {dollars(option.high_usd)})"
 
 

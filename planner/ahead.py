@@ -75,6 +75,8 @@ def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None
     guess = None if rate is not None else guessed(scope, plan.instances)
     instances = _instances(scope, plan, rate, fleet)
     costs = _costs(scope, sku, rate, instances, None if need is None else need.deployments)
+    if costs is not None and rate is None:
+        costs = _unsure(costs, _taken_per_s(plan), guessed=guess is not None)
     from planner.advice import advice  # noqa: PLC0415 - it is about what is defined here
 
     sentence, must = advice(plan, scope, need, costs, measured=rate is not None, guess=guess)
@@ -224,8 +226,7 @@ def _costs(
     )
     capacity = None if rate is None else (rate.low, rate.rate_per_s, rate.high)
     costs = plan_costs(as_recorded(scope.planned), price, sku, capacity, rules)
-    costs = replace(costs, options=_distinct(costs.options))
-    return costs if rate is not None else _without_chances(costs)
+    return replace(costs, options=_distinct(costs.options))
 
 
 def _distinct(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -238,7 +239,25 @@ def _distinct(options: tuple[Option, ...]) -> tuple[Option, ...]:
     )
 
 
-def _without_chances(costs: CostPlan) -> CostPlan:
-    """How likely a way is the cheaper one is not known while nobody measured what an instance serves."""
-    options = tuple(replace(each, probability_cheaper=None) for each in costs.options)
-    return replace(costs, options=options, sensitivity=(), probability_managed_cheaper=None)
+def _taken_per_s(plan: Plan) -> float | None:
+    """What one instance is taken to serve where nobody measured it: by Little's law, from what it holds at once."""
+    each = plan.instances
+    return None if each is None or not each.time_in_system_s else each.concurrency_per_instance / each.time_in_system_s
+
+
+def _unsure(costs: CostPlan, taken_per_s: float | None, *, guessed: bool) -> CostPlan:
+    """How likely a way is the cheaper one is not known while nobody measured what an instance serves.
+
+    Nor, where that is a guess, within which range the cost of instances lies.
+    """
+    options = tuple(
+        replace(
+            each,
+            probability_cheaper=None,
+            low_usd=None if guessed and each.name != SERVERLESS else each.low_usd,
+            high_usd=None if guessed and each.name != SERVERLESS else each.high_usd,
+        )
+        for each in costs.options
+    )
+    even = None if costs.break_even is None else replace(costs.break_even, served_per_s=taken_per_s)
+    return replace(costs, options=options, break_even=even, sensitivity=(), probability_managed_cheaper=None)

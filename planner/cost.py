@@ -29,9 +29,10 @@ def blended_usd_per_1k(price: TokenPrice, output_share: float) -> float:
     return tokens_usd(Tokens(1_000 * (1 - output_share), 1_000 * output_share), price)
 
 
-def break_even_tokens_per_hour(usd_per_hour: float, price: TokenPrice, output_share: float) -> float:
-    """The volume for which serverless costs what the instance hour does."""
-    return usd_per_hour / blended_usd_per_1k(price, output_share) * 1_000
+def break_even_tokens_per_hour(usd_per_hour: float, price: TokenPrice, output_share: float) -> float | None:
+    """The volume for which serverless costs what the instance hour does; None of tokens that cost nothing."""
+    usd_per_1k = blended_usd_per_1k(price, output_share)
+    return usd_per_hour / usd_per_1k * 1_000 if usd_per_1k else None
 
 
 def break_even_output_share(usd_per_hour: float, tokens_per_hour: float, price: TokenPrice) -> float | None:

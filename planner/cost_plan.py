@@ -64,18 +64,18 @@ def plan_costs(
         rng=np.random.default_rng(rules.seed),
     )
     found = list(ways(case))
-    managed = _cheapest_managed(found)
+    managed, even = _cheapest_managed(found), _break_even(case, worlds)
     serverless = next((way for way in found if way.name == SERVERLESS), None)
     return CostPlan(
         model=None if price is None else price.model,
         sku=None if sku is None else sku.name,
         region=region,
         options=_options(found, serverless, worlds, path),
-        break_even=_break_even(case, worlds),
+        break_even=even,
         waste=_waste(case),
         hybrid=_hybrid(case),
         reservations=case.reservations,
-        growth=_growth(case, demand),
+        growth=_growth(case, demand, even),
         profile=week_profile(demand),
         sensitivity=_sensitivity(serverless, managed, worlds),
         probability_managed_cheaper=_share_cheaper(managed, serverless, worlds),
@@ -134,6 +134,8 @@ def _break_even(case: Case, worlds: Worlds) -> BreakEven | None:
     if price is None or case.usd_per_hour is None or not request_tokens:
         return None
     volume = break_even_tokens_per_hour(case.usd_per_hour, price, path.output_share)
+    if volume is None:
+        return None
     volumes = volume * worlds.instance_price / worlds.token_price
     per_s = volume / S_PER_HOUR / request_tokens
     utilisation: float | None = None
@@ -145,6 +147,7 @@ def _break_even(case: Case, worlds: Worlds) -> BreakEven | None:
         tokens_per_hour=volume,
         tokens_per_hour_range=range_90(volumes),
         requests_per_s=per_s,
+        served_per_s=case.served_per_s,
         utilisation=utilisation,
         utilisation_range=None if utilisations is None else range_90(utilisations),
         managed_can_win=None if utilisation is None else utilisation <= 1,
@@ -187,8 +190,8 @@ def _hybrid(case: Case) -> Hybrid | None:
     )
 
 
-def _growth(case: Case, demand: Demand) -> tuple[LimitReached, ...]:
-    """When the busiest minute reaches what there is, and the volume the break-even of an instance."""
+def _growth(case: Case, demand: Demand, even: BreakEven | None) -> tuple[LimitReached, ...]:
+    """When the busiest minute reaches what there is, and the volume a break-even of an instance that can be reached."""
     rules, path = case.rules, case.path
     if rules.growth_per_month <= 0:
         return ()
@@ -205,10 +208,9 @@ def _growth(case: Case, demand: Demand) -> tuple[LimitReached, ...]:
         serving = max(1, case.instances - rules.spare_instances)
         name = f"requests/s of {serving} instance{'' if serving == 1 else 's'}"
         limits[name] = (path.peak_requests_per_s, serving * case.counted_per_s)
-    if case.price is not None and case.usd_per_hour is not None:
-        volume = break_even_tokens_per_hour(case.usd_per_hour, case.price, path.output_share)
+    if even is not None and even.managed_can_win is not False:
         limits["tokens per hour at which one instance costs what they do serverless"] = (
             path.mean_tokens_per_s * S_PER_HOUR,
-            volume,
+            even.tokens_per_hour,
         )
     return limits_reached(limits, rules.growth_per_month)

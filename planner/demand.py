@@ -314,7 +314,8 @@ def repeated(demand: Demand, at_least_s: float) -> Demand:
         return demand
     times = min(MOST_COPIES, math.ceil(at_least_s / demand.span_s))
     copies_before = pl.int_range(pl.len()) // demand.arrivals.height
-    arrivals = pl.concat([demand.arrivals] * times).with_columns(pl.col("at_s") + copies_before * demand.span_s)
+    at_s = (pl.col("at_s") + copies_before * demand.span_s).cum_max()  # the last bit of a sum may fall behind
+    arrivals = pl.concat([demand.arrivals] * times).with_columns(at_s)
     return Demand(arrivals, demand.span_s * times, f"{demand.source}, repeated {times} times", demand.speed)
 
 

@@ -2,19 +2,21 @@
 
 A page moves them by the formulas below, each of which is one line of its script too. What no formula gives, the
 deployments and the load at another growth or max_tokens, is replayed here at the lever's positions, by what `plan_run`
-plans with; where that would be too much, a position has None, and a plan of its own says it.
+plans with; where that would be too much, the busiest stretch is, or a position has None, and a plan of its own says it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from loadgen.errors import ConfigError
 from planner.ahead import fleet_ahead, most_replayed, replayed_ahead
 from planner.cost import HOURS_PER_MONTH, region_priced
 from planner.costs.options import SERVERLESS
-from planner.demand import Demand, asking_at_most, grown
+from planner.demand import Demand, asking_at_most, busiest, grown
 from planner.plan import Plan
 from planner.quantiles import nearest_rank
 from planner.quotas.deployments import fewest_deployments
@@ -23,7 +25,8 @@ from planner.scope import Scope, peak_per_s
 GROWTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # times the demand as it was measured
 TRIMMED_TO = (0.5, 0.95)  # percentiles of the completions, at which max_tokens cuts some
 RAISED = 2  # times what is asked for
-MOST_REPLAYED = 100_000  # arrivals, of all positions together: a fifth of a second
+MOST_REPLAYED = 100_000  # arrivals, of all positions together that are replayed as a plan does
+MOST_OF_ONE, FEW_PHASES = 30_000, 4  # of a position beyond that, at which one lever alone is moved: a fifth of a second
 MOST_FLEETS = 2  # simulated at other growths, a second each
 SURE = 1e-9
 FORMULAS = (
@@ -39,7 +42,11 @@ FORMULAS = (
         "load in instances at that growth x time of a request over that as planned / utilisation, rounded up, + spare",
     ),
     ("managed, a month", "instances x price of an hour x 730"),
-    ("break-even", "as planned x price of an hour / (price per token x tokens' cost of a request as above)"),
+    (
+        "break-even",
+        "as planned x price of an hour / (price per token x tokens' cost of a request as above); never beyond what one "
+        "instance serves x utilisation / time of a request over that as planned",
+    ),
 )
 
 
@@ -66,6 +73,7 @@ class Levers:
     time_in_system_s: float | None  # mean of a request
     time_per_token_s: float | None
     break_even_requests_per_s: float | None  # of one instance
+    served_per_s: float | None  # by one instance, as measured or as it is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +98,7 @@ class Moved:
     deployments: int | None
     instances: int | None
     managed_usd: float | None  # a month, around the clock
-    break_even_requests_per_s: float | None  # of one instance
+    break_even_requests_per_s: float | None  # of one instance; also None beyond what it serves
 
 
 def moved(levers: Levers, at: Position) -> Moved:
@@ -101,7 +109,7 @@ def moved(levers: Levers, at: Position) -> Moved:
     instances = _instances(levers, at, completion)
     fits = at.output_share is None or (not levers.mix_matters and completion <= levers.limits[at.limit])
     usd_per_month = None if levers.usd_per_hour is None else levers.usd_per_hour * HOURS_PER_MONTH
-    even, serverless = levers.break_even_requests_per_s, levers.serverless_usd
+    serverless = levers.serverless_usd
     return Moved(
         completion_tokens=completion,
         output_share=completion / (levers.prompt_tokens + completion) if completion else 0.0,
@@ -111,8 +119,19 @@ def moved(levers: Levers, at: Position) -> Moved:
         managed_usd=None
         if instances is None or usd_per_month is None
         else instances * usd_per_month * at.instance_price,
-        break_even_requests_per_s=None if even is None else even * at.instance_price / (at.token_price * tokens_usd),
+        break_even_requests_per_s=_break_even(levers, at, completion),
     )
+
+
+def _break_even(levers: Levers, at: Position, completion: float) -> float | None:
+    even, price = levers.break_even_requests_per_s, at.token_price * _tokens_usd(levers, completion)
+    if even is None or not price:
+        return None
+    even *= at.instance_price / price
+    served, longer = levers.served_per_s, _longer(levers, completion)
+    if served is not None and longer is not None and even > served * at.utilisation / longer:
+        return None
+    return even
 
 
 def _completion_tokens(levers: Levers, at: Position) -> float:
@@ -129,16 +148,22 @@ def _tokens_usd(levers: Levers, completion: float) -> float:
 
 
 def _instances(levers: Levers, at: Position, completion: float) -> int | None:
-    load, longer = levers.loads[at.growth], 1.0
-    more = completion - levers.completion_tokens[levers.own_limit]
-    if more and (levers.time_in_system_s is None or levers.time_per_token_s is None):
-        return None
-    if more and levers.time_in_system_s and levers.time_per_token_s is not None:
-        longer = 1 + more * levers.time_per_token_s / levers.time_in_system_s
-    if load is None or longer <= 0:
+    load, longer = levers.loads[at.growth], _longer(levers, completion)
+    if load is None or longer is None:
         return None
     needed = max(1, math.ceil(load * longer / at.utilisation - SURE))
     return max(levers.min_instances, needed + levers.spare)
+
+
+def _longer(levers: Levers, completion: float) -> float | None:
+    """How many times as long a request takes as planned; None where that is not known, or nonsense."""
+    more = completion - levers.completion_tokens[levers.own_limit]
+    if not more:
+        return 1.0
+    if not levers.time_in_system_s or levers.time_per_token_s is None:
+        return None
+    longer = 1 + more * levers.time_per_token_s / levers.time_in_system_s
+    return longer if longer > 0 else None
 
 
 def levers_of(scope: Scope, plan: Plan) -> Levers | None:
@@ -151,10 +176,8 @@ def levers_of(scope: Scope, plan: Plan) -> Levers | None:
     own_growth, own_limit = growths.index(scope.growth), limits.index(_most_asked(demand))
     asking = [demand if each == limits[own_limit] else asking_at_most(demand, each) for each in limits]
     serverless = next((each.per_month_usd for each in ahead.costs.options if each.name == SERVERLESS), None)
-    price, tpot = (
-        scope.price,
-        next((row for row in plan.latency if (row.metric, row.scenario) == ("tpot", "all")), None),
-    )
+    price, even = scope.price, ahead.costs.break_even
+    tpot = next((row for row in plan.latency if (row.metric, row.scenario) == ("tpot", "all")), None)
     return Levers(
         growths=growths,
         own_growth=own_growth,
@@ -174,7 +197,8 @@ def levers_of(scope: Scope, plan: Plan) -> Levers | None:
         min_instances=scope.settings.min_instances,
         time_in_system_s=None if plan.instances is None else plan.instances.time_in_system_s,
         time_per_token_s=None if tpot is None or tpot.mean_ms is None else tpot.mean_ms / 1_000,
-        break_even_requests_per_s=None if ahead.costs.break_even is None else ahead.costs.break_even.requests_per_s,
+        break_even_requests_per_s=None if even is None else even.requests_per_s,
+        served_per_s=None if even is None else even.served_per_s,
     )
 
 
@@ -207,22 +231,28 @@ def _at(scope: Scope, growth: float, demand: Demand | None = None) -> Scope:
 def _deployments(
     scope: Scope, plan: Plan, growths: tuple[float, ...], asking: list[Demand], own_limit: int
 ) -> tuple[tuple[int | None, ...], ...]:
-    """The plan's own, and by replay as many of the others as may be replayed: as asked first, small growths first."""
+    """The plan's own, and by replay as many of the others as may be replayed: as asked first, small growths first.
+
+    Of many arrivals the busiest are, in fewer phases of the minute, and only where one of both levers stays.
+    """
     need = None if plan.ahead is None else plan.ahead.need
     found: dict[tuple[float, int], int | None] = {(scope.growth, own_limit): None if need is None else need.deployments}
     cells = [(growth, limit) for growth in growths for limit in range(len(asking)) if (growth, limit) not in found]
     cells.sort(key=lambda cell: (cell[1] != own_limit, abs(math.log(cell[0] / scope.growth))))
-    left = MOST_REPLAYED
+    left, target = MOST_REPLAYED, scope.settings.refused_share
     for growth, limit in cells if need is not None else ():
         replayed = replayed_ahead(_at(scope, growth, asking[limit]))
         if replayed is None:
             continue
         demand, phases = replayed
-        left -= most_replayed(demand)
-        if left < 0:
-            break
-        target = scope.settings.refused_share
-        found[growth, limit] = fewest_deployments(demand, scope.quota, target_share=target, phases=phases)
+        if (size := most_replayed(demand)) <= left:
+            left -= size
+        elif limit == own_limit or growth == scope.growth:
+            demand, phases = busiest(demand, MOST_OF_ONE), min(phases, FEW_PHASES)
+        else:
+            continue
+        with suppress(ConfigError):  # what cannot be replayed is no number, and costs no report
+            found[growth, limit] = fewest_deployments(demand, scope.quota, target_share=target, phases=phases)
     return tuple(tuple(found.get((growth, limit)) for limit in range(len(asking))) for growth in growths)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from loadgen.config import PlanConfig
+from loadgen.errors import ConfigError
 from loadgen.samples import Run
 from planner.assemble import plan_run, scoped_plan
-from planner.demand import asking_at_most, demand_of_run
+from planner.demand import Demand, asking_at_most, demand_of_run, repeated
 from planner.levers import Levers, Position, levers_of, moved
 from planner.limits_ahead import limits_ahead
 from planner.plan import Plan
@@ -62,7 +64,10 @@ def test_at_rest_the_levers_are_the_plan_to_the_last_digit(run: Run, growth: flo
     now = moved(levers, at_rest(levers))
     assert (now.serverless_usd, now.deployments, now.instances, now.managed_usd) == told(plan)
     assert plan.ahead is not None and plan.ahead.costs is not None and plan.ahead.costs.break_even is not None
-    assert now.break_even_requests_per_s == plan.ahead.costs.break_even.requests_per_s
+    even = plan.ahead.costs.break_even
+    assert even.out_of_reach and now.break_even_requests_per_s is None  # an instance is taken to serve less
+    freely = replace(levers, served_per_s=None)
+    assert moved(freely, at_rest(levers)).break_even_requests_per_s == even.requests_per_s
 
 
 @pytest.mark.parametrize("growth", [0.5, 3.0, 10.0])
@@ -107,7 +112,7 @@ def test_other_prices_are_the_plan_of_a_book_with_those_prices(run: Run, levers:
     assert_same(levers, at, plan)
     assert plan.ahead is not None and plan.ahead.costs is not None and plan.ahead.costs.break_even is not None
     even = plan.ahead.costs.break_even.requests_per_s
-    assert moved(levers, at).break_even_requests_per_s == pytest.approx(even, rel=1e-12)
+    assert moved(replace(levers, served_per_s=None), at).break_even_requests_per_s == pytest.approx(even, rel=1e-12)
 
 
 def test_an_output_share_costs_its_tokens_at_their_prices_and_takes_their_time(levers: Levers) -> None:
@@ -143,6 +148,50 @@ def test_what_was_not_replayed_is_no_number(tmp_path: Path) -> None:
     assert None in cells and levers.deployments[levers.own_growth][levers.own_limit] is not None
     columns = [column for row in levers.deployments for column, cell in enumerate(row) if cell is not None]
     assert columns.count(levers.own_limit) == max(columns.count(column) for column in set(columns))
+
+
+def test_of_a_large_demand_the_busiest_stretch_is_replayed_where_one_lever_is_moved(run: Run, levers: Levers) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("planner.levers.MOST_REPLAYED", 0)
+        rough = found(run)
+    own = rough.deployments[rough.own_growth]
+    assert [row[rough.own_limit] for row in rough.deployments] == [row[levers.own_limit] for row in levers.deployments]
+    assert None not in own and rough.deployments[0][0] is None
+
+
+def test_a_position_that_cannot_be_replayed_costs_no_report(run: Run) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise ConfigError("arrivals: at_s goes back in time")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("planner.levers.fewest_deployments", refuse)
+        levers = found(run)
+    assert [cell for row in levers.deployments for cell in row if cell is not None] == [1]  # the plan's own
+
+
+def test_a_sequence_repeated_never_goes_back_in_time() -> None:
+    columns = dict.fromkeys(("prompt_tokens", "max_tokens", "completion_tokens"), [1, 1])
+    for part in range(50):  # of some spans the multiples round down, and their sums with the last arrival up
+        span_s = 38.2713 + part / 7
+        demand = Demand(pl.DataFrame({"at_s": [0.0, span_s]} | columns), span_s, "")
+        assert repeated(demand, 600).arrivals["at_s"].is_sorted()
+
+
+def test_tokens_that_cost_nothing_have_no_break_even(tmp_path: Path) -> None:
+    free = {"kind": "serverless", "url": "http://127.0.0.1:1", "usd_per_1k_prompt": 0.0, "usd_per_1k_completion": 0.0}
+    scope, plan = scoped_plan(synthetic_run(tmp_path, 30, target=free), settings=PlanConfig(growth_per_month=0.1))
+    levers = levers_of(scope, plan)
+    assert levers is not None and plan.ahead is not None and plan.ahead.costs is not None
+    assert plan.ahead.costs.break_even is None and moved(levers, at_rest(levers)).break_even_requests_per_s is None
+    assert not any("one instance costs" in each.limit for each in plan.ahead.costs.growth)
+
+
+def test_while_what_an_instance_serves_is_a_guess_its_cost_has_no_range(run: Run) -> None:
+    for settings, known in ((PlanConfig(), False), (PlanConfig(concurrency_per_instance=12), True)):
+        plan = plan_run(run, settings=settings)
+        assert plan.ahead is not None and plan.ahead.costs is not None
+        ranges = {each.name: each.low_usd is not None for each in plan.ahead.costs.options}
+        assert ranges == {"serverless": True, "managed, around the clock": known}
 
 
 def test_without_costs_there_is_nothing_to_move(tmp_path: Path) -> None:

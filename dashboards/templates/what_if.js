@@ -14,18 +14,29 @@
     const planned = usd(levers.completion_tokens[levers.own_limit]);
     return planned ? usd(completion) / planned : 1;
   };
+  const longerBy = (completion) => {
+    const more = completion - levers.completion_tokens[levers.own_limit];
+    if (!more) return 1;
+    if (!levers.time_in_system_s || levers.time_per_token_s === null) return null;
+    const longer = 1 + more * levers.time_per_token_s / levers.time_in_system_s;
+    return longer > 0 ? longer : null;
+  };
+  const breakEven = (at, completion) => {
+    const price = at.token_price * tokensUsd(completion);
+    if (levers.break_even_requests_per_s === null || !price) return null;
+    const even = levers.break_even_requests_per_s * (at.instance_price / price), longer = longerBy(completion);
+    return levers.served_per_s !== null && longer !== null && even > levers.served_per_s * at.utilisation / longer ? null : even;
+  };
   const instancesFor = (at, completion) => {
-    const load = levers.loads[at.growth], more = completion - levers.completion_tokens[levers.own_limit];
-    const timed = levers.time_in_system_s !== null && levers.time_per_token_s !== null;
-    const longer = more && timed ? 1 + more * levers.time_per_token_s / levers.time_in_system_s : 1;
-    if (load === null || (more && !timed) || longer <= 0) return null;
+    const load = levers.loads[at.growth], longer = longerBy(completion);
+    if (load === null || longer === null) return null;
     return Math.max(levers.min_instances, Math.max(1, Math.ceil(load * longer / at.utilisation - SURE)) + levers.spare);
   };
   const moved = (at) => {
     const completion = completionTokens(at), tokens = tokensUsd(completion), instances = instancesFor(at, completion);
     const times = levers.growths[at.growth] / levers.growths[levers.own_growth];
     const fits = at.share === null || (!levers.mix_matters && completion <= levers.limits[at.limit]);
-    const even = levers.break_even_requests_per_s, hour = levers.usd_per_hour;
+    const hour = levers.usd_per_hour;
     return {
       completion_tokens: completion,
       output_share: completion / (levers.prompt_tokens + completion),
@@ -33,7 +44,7 @@
       deployments: fits ? levers.deployments[at.growth][at.limit] : null,
       instances,
       managed_usd: instances === null || hour === null ? null : instances * (hour * MONTH_H) * at.instance_price,
-      break_even_requests_per_s: even === null ? null : even * at.instance_price / (at.token_price * tokens),
+      break_even_requests_per_s: breakEven(at, completion),
     };
   };
 

@@ -13,8 +13,8 @@ from planner.costs.uncertainty import Driver, Range
 class Option:
     name: str
     per_month_usd: float  # as planned; 730 h
-    low_usd: float  # of 100 draws 90 lie between low and high
-    high_usd: float
+    low_usd: float | None  # of 100 draws 90 lie between low and high; None: the number of instances is a guess
+    high_usd: float | None
     per_hour_usd: float
     per_1m_tokens_usd: float | None  # None: nobody asks for any
     per_request_usd: float | None
@@ -30,10 +30,17 @@ class BreakEven:
     tokens_per_hour: float
     tokens_per_hour_range: Range  # by the range of the prices
     requests_per_s: float
+    served_per_s: float | None  # what one instance serves: beyond it, no volume reaches the break-even; a guess where
+    # utilisation is None
     utilisation: float | None  # of what an instance serves within the objectives; None: that is not known
     utilisation_range: Range | None
     managed_can_win: bool | None  # utilisation <= 1
     output_share: float | None  # of the demand's volume, at which it would cost what one instance does
+
+    @property
+    def out_of_reach(self) -> bool:
+        """More than an instance serves: managed never wins."""
+        return self.served_per_s is not None and self.requests_per_s > self.served_per_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
