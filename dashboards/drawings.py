@@ -83,7 +83,8 @@ def _headroom(run: Run, plan: Plan) -> list[Drawing]:
 
 def _over_time(run: Run, plan: Plan, every_s: float) -> list[Drawing]:
     troubles = pictured.troubles_over_time(run, every_s)
-    drawn = figures.latency_over_time(metrics.latency_over_time(run, every_s), troubles)
+    warm_up_s = steady_stretch(run).start_s
+    drawn = figures.latency_over_time(metrics.latency_over_time(run, every_s), troubles, warm_up_s)
     return [
         Drawing(
             f"over-time-{metric}",
@@ -221,7 +222,8 @@ def _break_even(plan: Plan) -> list[Drawing]:
     if curve is None:
         return []
     guess = ", what an instance serves being a guess" if curve.assumed else ""
-    title = f"Serverless and managed cost per month by steady load, US dollars{guess}"
+    never = "" if curve.break_even_per_s is not None else ": never the same, within what an instance serves"
+    title = f"Serverless and managed cost per month by steady load, US dollars{guess}{never}"
     figure = figures_cost.break_even(cost_by_rate(curve), curve)
     return [Drawing("break-even", title, figure, summaries.break_even(curve))]
 

@@ -74,11 +74,11 @@ def day_and_minute(started_utc: str) -> str:
 
 
 def break_even(requests_per_s: float | None, levers: Levers) -> str:
-    """The rate, or that an instance never serves it."""
-    served_per_s = levers.served_per_s
-    if requests_per_s is None or served_per_s is None or requests_per_s <= served_per_s:
-        return text.digits(requests_per_s)
-    return f"never: one instance serves {text.digits(served_per_s)}/s"
+    """The rate, or that an instance does not serve so many."""
+    known = None not in (levers.break_even_requests_per_s, levers.served_per_s)
+    if requests_per_s is None and known:
+        return f"never: one instance serves {text.digits(levers.served_per_s)}/s"
+    return text.digits(requests_per_s)
 
 
 def _policy(*scripts: str) -> str:

@@ -57,9 +57,8 @@
   const percent = (share) => share > 0 && share < 0.0005 ? "<0.1 %" : share >= 0.9995 && share < 1 ? ">99.9 %"
     : `${fixed(100 * share, share === 0 || share === 1 ? 0 : 1)} %`;
   const many = (number, what) => `${count(number)} ${what}${number === 1 ? "" : "s"}`;
-  const served = levers.served_per_s ?? null;
-  const reached = (rate) => rate !== null && served !== null && rate > served
-    ? `never: one instance serves ${digits(served)}/s` : digits(rate);
+  const reached = (rate) => rate === null && levers.break_even_requests_per_s !== null && levers.served_per_s !== null
+    ? `never: one instance serves ${digits(levers.served_per_s)}/s` : digits(rate);
   const writers = { serverless_usd: usd, deployments: count, managed_usd: usd, instances: count,
     break_even_requests_per_s: reached, completion_tokens: digits };
 
