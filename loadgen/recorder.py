@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import io
 import marshal
 import os
 import select
@@ -23,9 +24,9 @@ from typing import IO
 
 from loadgen.claim import hold
 from loadgen.errors import RunFolderError
-from loadgen.samples import Gaps, Recorder, Sample, row_of
+from loadgen.samples import Gaps, Recorder, Sample, row_of, samples_frame
 
-PUBLISH_S = 0.5  # with what a load process takes to hand its rows over, less than a second even on a busy machine
+PUBLISH_S = 0.4  # with what a load process takes to hand its rows over, less than a second even on a busy machine
 PIPE_BYTES = 1 << 20  # Linux's most for everybody: a batch is written at once, without a turn of the recorder between
 _HEADER = struct.Struct("<I")
 
@@ -110,8 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the end of the pipe is the only end
     gc.disable()  # rows hold no cycles, and there are very many of them
-    with suppress(OSError, AttributeError):  # it takes its share of a core, yet never the turn of who measures
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    samples_frame([]).write_parquet(io.BytesIO())  # what the first write loads is there before a row comes
     try:
         hold(Path(folder))
         record(os.fdopen(0, "rb", buffering=0), Recorder(Path(folder), int(worker)))
