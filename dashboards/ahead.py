@@ -90,8 +90,11 @@ def _number(value: int | None) -> str:
     return UNKNOWN if value is None else count(value)
 
 
-def costs(plan: CostPlan) -> Iterator[RenderableType]:
-    """Each way to serve the demand, the cheapest first; the break-even; what moves the difference most."""
+def costs(plan: CostPlan, *, valid: bool = True) -> Iterator[RenderableType]:
+    """Each way to serve the demand, the cheapest first; the break-even; what moves the difference most.
+
+    Of an invalid run no cost stands out.
+    """
     table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
     table.add_column("", overflow="fold")
     for name in ("per month", "90 % range", "1M tokens", "cheaper"):
@@ -100,8 +103,16 @@ def costs(plan: CostPlan) -> Iterator[RenderableType]:
         chance = UNKNOWN if option.probability_cheaper is None else percent(option.probability_cheaper)
         within = UNKNOWN if option.low_usd is None else f"{usd(option.low_usd)} to {usd(option.high_usd)}"
         tokens = UNKNOWN if option.per_1m_tokens_usd is None else usd(option.per_1m_tokens_usd)
-        table.add_row(Text(readable(option.name)), Text(usd(option.per_month_usd), "bold"), within, tokens, chance)
+        table.add_row(
+            Text(readable(option.name)),
+            Text(usd(option.per_month_usd), "bold" if valid else "dim"),
+            within,
+            tokens,
+            chance,
+        )
     yield table
+    if any(option.instances == 1 for option in plan.options):
+        yield Text("1 instance has no redundancy: production should have three or more (--min-instances 3)", "yellow")
     if plan.sku is not None:
         yield Text(
             f"cheaper: the probability that it costs less than serverless; instances are {readable(plan.sku)}", "dim"

@@ -34,7 +34,7 @@ def print_comparison(comparison: Comparison, console: Console, *, subject: str, 
         lines.append(lead("first", readable(first.headline), "dim"))
     outcomes = comparison.outcomes
     told = Text.assemble(("unanswered  ", "dim"), readable(outcomes.reason))
-    lines += ["", _table(comparison.metrics), "", told]
+    lines += ["", _table(comparison.metrics), *_one_sided(comparison.metrics), "", told]
     if comparison.lengths is not None:
         lines.append(Text.assemble(("lengths     ", "dim"), _lengths(comparison.lengths)))
     lines.append(Text.assemble(("runs        ", "dim"), readable(f"{subject}: {_runs(comparison)}")))
@@ -61,6 +61,17 @@ def _table(rows: Sequence[MetricComparison]) -> Table:
             UNKNOWN if row.detectable_share is None else f"{row.detectable_share * 100:+.0f} %",
         )
     return table
+
+
+def _one_sided(rows: Sequence[MetricComparison]) -> list[RenderableType]:
+    """The bounds that decide, of figures that are equivalent although their interval reaches beyond the tolerance."""
+    beyond = [
+        f"{readable(row.name)} {_more(row.most)}"
+        for row in rows
+        if row.verdict is Verdict.EQUIVALENT and row.high is not None and row.high > 1 + row.tolerance_share
+    ]
+    said = "equivalent by the one-sided upper 95 % bound, lower than the interval's end"
+    return [Text(f"{said}: {', '.join(beyond)}", "dim")] if beyond else []
 
 
 def _more(ratio: float | None) -> str:

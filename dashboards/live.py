@@ -19,6 +19,7 @@ from dashboards.text import UNKNOWN, count, digits, percent, readable, spent, wh
 LINE_EVERY_S: Final = 5.0
 NARROWEST_GAUGE: Final = 6
 WIDEST_GAUGE: Final = 40
+BESIDE_TITLE: Final = 6  # columns of the border
 BESIDE_GAUGE: Final = 58  # columns of borders, names and words
 
 
@@ -95,12 +96,14 @@ def line(progress: Progress) -> str:
         f"{count(progress[name])} {name.replace('_', ' ')}"
         for name in ("sent", "ok", "throttled", "failed", "dropped", "in_flight", "waiting")
     )
-    rates = f"{whole(progress['requests_per_minute'])} requests/min, {whole(progress['tokens_per_minute'])} tokens/min"
+    requests, tokens = (whole(progress[name]) for name in ("requests_per_minute", "tokens_per_minute"))
+    rates = f"{requests} requests/min, {tokens} reserved tokens/min"
     uses = [spent(name, each["used"], each["limit"]) for name, each in progress.get("budget", {}).items()]
     budget = f"; budget: {', '.join(uses)} used" if uses else ""
     errors = f"; errors: {_errors(progress)}" if progress.get("errors") else ""
+    t_s = min(progress["t_s"], progress["duration_s"])
     return (
-        f"{whole(progress['t_s']):>4} of {whole(progress['duration_s'])} s: {counts}; {rates}; {_latencies(progress)}"
+        f"{whole(t_s):>4} of {whole(progress['duration_s'])} s: {counts}; {rates}; {_latencies(progress)}"
         f"{budget}{errors}"
     )
 
@@ -120,7 +123,10 @@ def panel(progress: Progress, about: About, width: int) -> Panel:
     counts.add_column(overflow="fold")
     for name, text in _counts(progress):
         counts.add_row(name, text)
-    return Panel(Group(limits, "", counts), title=Text(readable(about.title), "bold"), title_align="left")
+    title = Text(readable(about.title), "bold")
+    if title.cell_len > width - BESIDE_TITLE:  # the border would cut it short
+        return Panel(Group(title, "", limits, "", counts))
+    return Panel(Group(limits, "", counts), title=title, title_align="left")
 
 
 def _gauges(progress: Progress, about: About) -> Iterator[tuple[str, float, float | None, str]]:
@@ -134,10 +140,16 @@ def _gauges(progress: Progress, about: About) -> Iterator[tuple[str, float, floa
     ):
         of = "" if limit is None else f" of {count(limit)}"
         share = "" if limit is None else f", {percent(rate / limit)}"
-        yield name, rate, limit, f"{whole(rate)}{of} per minute{share}"
-    for name, each in progress.get("budget", {}).items():
+        held = ", reserved" if name == "tokens" else ""
+        yield name, rate, limit, f"{whole(rate)}{of} per minute{share}{held}"
+    for place, (name, each) in enumerate(progress.get("budget", {}).items()):
         used, limit_ = each["used"], each["limit"]
-        yield "budget", used, limit_, f"{spent(name, used, limit_)}, {percent(max(0.0, 1 - used / limit_))} left"
+        yield (
+            "" if place else "budget",
+            used,
+            limit_,
+            f"{spent(name, used, limit_)}, {percent(max(0.0, 1 - used / limit_))} left",
+        )
 
 
 def _counts(progress: Progress) -> Iterator[tuple[str, Text]]:
@@ -149,7 +161,7 @@ def _counts(progress: Progress) -> Iterator[tuple[str, Text]]:
     for name, style in (("throttled", "yellow"), ("failed", "red"), ("dropped", "red")):
         n = progress[name]  # type: ignore[literal-required]
         text.append(", ").append(f"{count(n)} {name}", style if n else "dim")
-    yield "so far", text.append(f"; {count(progress['tokens'])} tokens")
+    yield "so far", text.append(f"; {count(progress['tokens'])} tokens billed")
     if progress.get("errors"):
         yield "errors", Text(_errors(progress), "red")
 

@@ -33,6 +33,7 @@ from planner.plan import LatencyRow, ManagedCost, Plan, Quantile, QuotaUse, Serv
 
 WIDE = 116  # columns from which on an interval fits beside its percentile
 SHOWN_FAILURES = 6
+INVALID = "Invalid run, do not plan from it."
 CHEAPEST = 4  # kinds of instance that are listed
 SHORT_NAMES = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "service_time": "Service", "response_time": "Response"}
 
@@ -46,7 +47,7 @@ def print_plan(plan: Plan, console: Console, *, details: bool = False) -> None:
 def view(plan: Plan, *, wide: bool, details: bool = False) -> Group:
     """The sections in their order, for a rich console."""
     sections: list[RenderableType] = [_verdict(plan)]
-    if plan.ahead is not None:
+    if plan.ahead is not None and plan.validity.valid:
         sections += _section("Recommendation", list(ahead.recommended(plan.ahead)))
     sections += _doubts(plan)
     sections += _section("Objectives", _objectives(plan))
@@ -74,14 +75,15 @@ def _verdict(plan: Plan) -> RenderableType:
         (" VALID " if valid else " INVALID ", "bold reverse green" if valid else "bold reverse red")
     )
     said_below = "" if plan.ahead is None else plan.ahead.recommendation
-    verdict.append("  ").append(readable(plan.headline.removesuffix(said_below).rstrip()), "bold")
+    told = plan.headline.removesuffix(said_below).rstrip() if valid else INVALID  # the reasons stand below
+    verdict.append("  ").append(readable(told), "bold")
     loop = "open loop" if plan.open_loop else "closed loop: slow answers held back the next requests"
     where = f", at {readable(plan.target)}" if plan.target else ""
     what = f"{readable(plan.model)}, {readable(plan.kind)}{where}; {loop}"
     lines: list[RenderableType] = [verdict, Text(what, "dim")]
     lines += [lead("why", reason, "red") for reason in plan.validity.reasons]
     if not valid:
-        lines.append(lead("note", "every figure below is of an invalid run: do not plan from it", "red"))
+        lines.append(lead("note", "every figure below, costs too, is of an invalid run", "red"))
     return Group(*lines)
 
 
@@ -251,7 +253,7 @@ def _cost(plan: Plan) -> Iterator[RenderableType]:
                    f"/ {count(estimate.concurrency_per_instance)} at once = {count(estimate.instances)}{_spare(plan)}; "
                    f"concurrency {readable(estimate.concurrency_source)}")  # fmt: skip
     if plan.ahead is not None and plan.ahead.costs is not None:
-        yield from ahead.costs(plan.ahead.costs)
+        yield from ahead.costs(plan.ahead.costs, valid=plan.validity.valid)
         return
     if cost is not None or plan.managed:
         yield _prices(cost, plan.managed)

@@ -178,8 +178,8 @@ TARGET_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # where it s
     ("serverless.so_far_usd", "Serverless cost of this run so far", usd),
     ("serverless.per_request_usd", "Serverless cost per request", usd),
     ("serverless.per_hour_usd", "Serverless cost per hour at this rate", usd),
-    ("serverless.per_month_usd", "Serverless cost per month of 730 h", usd),
-    ("serverless.deployments", "Serverless deployments, ≤ 1 % refused", count),
+    ("serverless.per_month_usd", "Serverless cost per month, 730 h at this rate", usd),
+    ("serverless.deployments", "Serverless deployments needed", count),
     ("managed.0.instances", "Managed compute, instances", count),
     ("managed.0.per_month_usd", "Managed compute, the cheapest, per month of 730 h", usd),
 )

@@ -26,6 +26,7 @@ from planner.current import Current
 from planner.growing import GrowingRecord
 
 AS_JSON = "json"
+WAITED_S = 1.0  # for a reader of lines
 Show = Callable[[Progress], None]
 COLUMNS = tuple(dict.fromkeys((*current.COLUMNS, *client_metrics.COLUMNS)))
 Tell = Callable[[str, Mapping[str, Any]], None]
@@ -135,10 +136,11 @@ def about_run(folder: Path, config: RunConfig, manifest: Manifest) -> About:
     limited = all(target.kind is Kind.SERVERLESS for target in config.targets)
     quotas = [config.quota_of(target) for target in config.targets]
     where = f"{len(quotas)} targets" if len(quotas) > 1 else config.target.url
+    deployments = [manifest.deployment_of(target.name) for target in config.targets]
+    models = ", ".join(dict.fromkeys(str(each.get("model_name") or "model") for each in deployments))
     return About(
         folder=str(folder),
-        title=f"{manifest.deployment.get('model_name', 'model')} at {where}"
-        + ("" if config.load.open_loop else ", closed loop"),
+        title=f"{models} at {where}" + ("" if config.load.open_loop else ", closed loop"),
         tokens_per_minute=sum(quota.tokens_per_minute for quota in quotas) if limited else None,
         requests_per_minute=sum(quota.requests_per_minute for quota in quotas) if limited else None,
     )
@@ -149,12 +151,13 @@ def _tell_end(tell: Tell, about: About, watched: Watched) -> None:
 
 
 def tell_json(event: str, values: Mapping[str, Any]) -> None:
-    """One line of JSON on standard error, whole. A reader that is gone, or reads no progress, holds up no run."""
+    """One line of JSON on standard error, whole. A reader that is gone, or does not read, holds up no run.
+
+    Of one that does not read, progress is dropped at once, and anything else after a second.
+    """
     unsent = (json.dumps({"event": event, **values}) + "\n").encode()
     sys.stderr.flush()
     fd = sys.stderr.fileno()
     with suppress(BrokenPipeError):
-        if event == "progress" and not select.select([], [fd], [], 0)[1]:
-            return
-        while unsent:
-            unsent = unsent[os.write(fd, unsent) :]  # no buffer in which what a reader has left could wait
+        while unsent and select.select([], [fd], [], 0 if event == "progress" else WAITED_S)[1]:
+            unsent = unsent[os.write(fd, unsent[: select.PIPE_BUF]) :]  # so much fits where anything does

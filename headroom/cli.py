@@ -25,7 +25,7 @@ def main() -> int:
     missed; 105 interrupted; 108 stopped by the auto-stop; 111 budget used up; 112 target refused.
     """
     try:
-        app()
+        app(prog_name="headroom")  # also as python -m headroom
     except HeadroomError as error:
         from dashboards.readable import readable  # noqa: PLC0415 - it takes a while, and names may be hostile
 

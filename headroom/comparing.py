@@ -131,9 +131,9 @@ def verdict(base: Path, new: Path, terms: Terms, *, confirm: Path | None, output
     return found.code
 
 
-def report(base: Path, new: Path, out: Path, baselines: Path) -> None:
+def report(base: Path, new: Path, out: Path, terms: Terms) -> None:
     """Write the page that shows two sides beside one another. Raises HeadroomError."""
-    found = compared(base, new, Terms(tolerances=(), test=Test.WELCH, baselines=baselines))
+    found = compared(base, new, terms)
     sides = {"base": _runs(base), "new": _runs(new)}
     try:
         write_comparison(found.comparison, sides, out, subject=found.subject)

@@ -203,7 +203,7 @@ def _exporter(otlp: str) -> Export:
         from opentelemetry.sdk.metrics.export import MetricExportResult  # noqa: PLC0415
     except ImportError:
         raise ConfigError(
-            "telemetry.otlp needs OpenTelemetry's exporter, which is not installed: pip install 'headroom[otel]'"
+            "telemetry.otlp needs OpenTelemetry's exporter, which is not installed: .venv/bin/pip install -e '.[otel]'"
         ) from None
     heard = _Heard()
     logger = logging.getLogger("opentelemetry")

@@ -32,8 +32,10 @@ from planner.prices import Sku
 from planner.quotas.admitted import as_recorded as need_as_recorded
 from planner.quotas.deployments import PHASES, QuotaNeed, quota_need
 from planner.scope import WATCHED_S, Scope, is_unservable
+from planner.traffic import cut_share
 
 SAVES = 0.995  # of a cost: what saves less is no way of its own
+CUT_SHARE = 0.05  # of the answers: what is more is said
 MOST_ARRIVALS = 200_000  # of which the need is found, and instances simulated
 MOST_IN_PHASES = 1_000_000  # arrivals, of all phases of the minute together
 FORMULAS = (
@@ -191,6 +193,11 @@ def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: Instance
     other, timed, settings = other_shape(scope), plan.instances, scope.settings
     if rate is None and timed is not None and other is not None:
         yield f"instances are counted with {timed.time_in_system_s:.3g} s a request, and are a guess: {other}"
+    if is_cut(scope):
+        yield (
+            f"max_tokens ended {100 * cut_share(scope.run):.0f} % of the answers: with a higher one they would be longer and "
+            "cost more, by how much is not known"
+        )
     if settings.max_concurrency is not None and model is None:
         yield (
             "--max-concurrency (plan.max_concurrency) changes nothing here: it is part of a serving model, and there "
@@ -201,6 +208,11 @@ def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: Instance
             "--concurrency-per-instance (plan.concurrency_per_instance) changes nothing here: what an instance serves "
             "was measured"
         )
+
+
+def is_cut(scope: Scope) -> bool:
+    """Whether so many of the run's own answers were ended by max_tokens that their lengths are no lengths."""
+    return scope.of_own_mix and scope.config.load.trace is None and cut_share(scope.run) > CUT_SHARE
 
 
 def _costs(

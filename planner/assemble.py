@@ -223,7 +223,7 @@ def _table(scope: Scope) -> tuple[WhatIf, ...]:
     """Of a demand that is short, and so repeated to fill the windows, what never fits is counted once."""
     watched = watched_part(scope.planned)
     once = min(1.0, scope.planned.arrivals.height / max(1, watched.arrivals.height))
-    rows = what_if_table(watched, scope.config.quota)
+    rows = what_if_table(watched, scope.config.quota, scope.settings.refused_share)
     return tuple(replace(row, never_fit=math.ceil(row.never_fit * once)) for row in rows)
 
 
@@ -264,7 +264,7 @@ def _serverless(scope: Scope, flow: Traffic, table: tuple[WhatIf, ...]) -> Serve
     price, planned = scope.price, scope.planned
     if price is None or not flow.billed_requests or planned.arrivals.is_empty() or not table or is_unservable(scope):
         return None
-    needed = deployments_needed(table)
+    needed = deployments_needed(table, scope.settings.refused_share)
     return serverless_cost(
         price,
         so_far=Tokens(flow.prompt_tokens, flow.completion_tokens),
@@ -294,7 +294,8 @@ def _serverless_together(scope: Scope, parts: Sequence[Part], table: tuple[WhatI
         per_request_usd=per_request_usd,
         per_hour_usd=per_hour_usd,
         per_month_usd=per_hour_usd * HOURS_PER_MONTH,
-        deployments=deployments_needed(table) or sum(cost.deployments for _, cost in spent),
+        deployments=deployments_needed(table, scope.settings.refused_share)
+        or sum(cost.deployments for _, cost in spent),
     )
 
 

@@ -191,7 +191,7 @@ def _hybrid(case: Case) -> Hybrid | None:
 
 
 def _growth(case: Case, demand: Demand, even: BreakEven | None) -> tuple[LimitReached, ...]:
-    """When the busiest minute reaches what there is, and the volume a break-even of an instance that can be reached."""
+    """When the busiest minute reaches what there is, and the volume the break-even of an instance."""
     rules, path = case.rules, case.path
     if rules.growth_per_month <= 0:
         return ()
@@ -208,7 +208,7 @@ def _growth(case: Case, demand: Demand, even: BreakEven | None) -> tuple[LimitRe
         serving = max(1, case.instances - rules.spare_instances)
         name = f"requests/s of {serving} instance{'' if serving == 1 else 's'}"
         limits[name] = (path.peak_requests_per_s, serving * case.counted_per_s)
-    if even is not None and even.managed_can_win is not False:
+    if even is not None:
         limits["tokens per hour at which one instance costs what they do serverless"] = (
             path.mean_tokens_per_s * S_PER_HOUR,
             even.tokens_per_hour,

@@ -14,6 +14,7 @@ import polars as pl
 from planner.growing import Rows
 from planner.quantiles import nearest_rank
 from planner.rows import OK, in_ms
+from planner.traffic import CODE
 
 COLUMNS = ("outcome", "status", "error", "sent_ns", "first_token_ns")
 LAST_S = 10.0  # of the record, which a latency of now is taken from
@@ -90,7 +91,8 @@ def _codes(samples: pl.DataFrame) -> list[tuple[str, int]]:
     failed = samples.filter(~OK)
     if failed.is_empty():
         return []
-    error = pl.coalesce(pl.col("error"), pl.col("outcome").cast(pl.String)).str.slice(0, LONGEST_CODE)
+    named = pl.col("error").str.extract(CODE, 1)  # what the server says beside it may hold a prompt
+    error = pl.coalesce(named, pl.col("outcome").cast(pl.String)).str.slice(0, LONGEST_CODE)
     said = status.is_null() | (pl.col("status") < 400) | (error == status)  # by the error itself
     code = pl.when(said).then(error).otherwise(pl.concat_str(status, error, separator=" "))
     counted = failed.group_by(code.alias("code")).agg(pl.len()).sort("len", "code", descending=[True, False])

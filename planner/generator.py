@@ -49,7 +49,8 @@ def _workers(run: Run, holds: Callable[[WorkerHealth], bool]) -> Iterator[tuple[
 
 def _remedy(worker: WorkerHealth) -> str:
     if (worker.without_core_share or 0.0) > CROWDED_SHARE:
-        return f"other programs had its core {worker.without_core_share:.0%} of the time: give it one of its own"
+        had = f"{worker.without_core_share:.0%}"
+        return f"other programs had its core {had} of the time: close other programs and run again"
     others = ""
     if (worker.without_core_share or 0.0) > NOTED_SHARE:
         others = f", or stop other programs, which had its core {worker.without_core_share:.0%} of the time"

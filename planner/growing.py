@@ -15,6 +15,7 @@ from loadgen.samples import CHUNKS_SCHEMA, SAMPLES_SCHEMA
 
 MASTER = 65_535  # the number under which a master publishes rows of its own
 MOST_PARTS = 64  # at once, so that no look takes long; the rest is there at the next
+_UNREADABLE = (OSError, pl.exceptions.PolarsError)
 LEAST_PARTS = 4  # of each worker: two come each second
 
 
@@ -38,10 +39,29 @@ class GrowingRecord:
         cores = os.cpu_count() or 1
         workers = load.workers if load.master else cores if load.processes == -1 else load.processes
         self._next = dict.fromkeys((*range(workers), MASTER), 1)
+        self._unread: list[str] = []  # could not be read at the last look
 
     def read(self) -> Rows:
         """What has come, up to MOST_PARTS files; empty frames where nothing has."""
-        stems = [stem for worker in self._next for stem in self._published(worker)]
+        again, self._unread = self._unread, []
+        stems = [*again, *(stem for worker in self._next for stem in self._published(worker))]
+        try:
+            return self._rows(stems)
+        except _UNREADABLE:
+            pass
+        found = [self._rows([])]
+        for stem in stems:
+            try:
+                found.append(self._rows([stem]))
+            except (
+                _UNREADABLE
+            ):  # whoever looks on misses some rows, if once more does not help: no reason to end a load
+                self._unread += [] if stem in again else [stem]
+        return Rows(
+            samples=pl.concat([rows.samples for rows in found]), chunks=pl.concat([rows.chunks for rows in found])
+        )
+
+    def _rows(self, stems: list[str]) -> Rows:
         samples = [self._parts / f"samples-{stem}" for stem in stems]
         chunks = [path for stem in stems if (path := self._parts / f"chunks-{stem}").exists()]  # published first
         return Rows(
@@ -61,7 +81,4 @@ class GrowingRecord:
 
 
 def _frame(files: list[Path], schema: Mapping[str, Any]) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(files, columns=list(schema), glob=False) if files else pl.DataFrame(schema=schema)
-    except (OSError, pl.exceptions.PolarsError):  # whoever looks on misses some rows: that is no reason to end a load
-        return pl.DataFrame(schema=schema)
+    return pl.read_parquet(files, columns=list(schema), glob=False) if files else pl.DataFrame(schema=schema)

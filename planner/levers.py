@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from loadgen.errors import ConfigError
-from planner.ahead import fleet_ahead, most_replayed, replayed_ahead
+from planner.ahead import fleet_ahead, is_cut, most_replayed, replayed_ahead
 from planner.cost import HOURS_PER_MONTH, region_priced
 from planner.costs.options import SERVERLESS
 from planner.demand import Demand, asking_at_most, busiest, grown
@@ -167,12 +167,12 @@ def _longer(levers: Levers, completion: float) -> float | None:
 
 
 def levers_of(scope: Scope, plan: Plan) -> Levers | None:
-    """The levers of a plan of this scope; None where it has no costs to move."""
+    """The levers of a plan of this scope; None where it has no costs to move, or is of an invalid run."""
     ahead, demand = plan.ahead, scope.planned
-    if ahead is None or ahead.costs is None or not demand.arrivals.height:
+    if not plan.validity.valid or ahead is None or ahead.costs is None or not demand.arrivals.height:
         return None
     growths = tuple(sorted({*GROWTHS, scope.growth}))
-    limits = _limits(demand)
+    limits = _limits(demand, may_raise=not is_cut(scope))
     own_growth, own_limit = growths.index(scope.growth), limits.index(_most_asked(demand))
     asking = [demand if each == limits[own_limit] else asking_at_most(demand, each) for each in limits]
     serverless = next((each.per_month_usd for each in ahead.costs.options if each.name == SERVERLESS), None)
@@ -206,11 +206,12 @@ def _most_asked(demand: Demand) -> int:
     return int(demand.arrivals["max_tokens"].to_numpy().max())
 
 
-def _limits(demand: Demand) -> tuple[int, ...]:
-    """Percentiles of the completions, what is asked for, and a multiple of it."""
+def _limits(demand: Demand, *, may_raise: bool) -> tuple[int, ...]:
+    """Percentiles of the completions, what is asked for, and a multiple of it where that changes no answer."""
     asked, wanted = _most_asked(demand), demand.arrivals["completion_tokens"].sort()
     trimmed = {max(1, int(wanted[nearest_rank(len(wanted), share) - 1])) for share in TRIMMED_TO}
-    return tuple(sorted({*(each for each in trimmed if each < asked), asked, max(1, asked) * RAISED}))
+    raised = {max(1, asked) * RAISED} if may_raise else set()
+    return tuple(sorted({*(each for each in trimmed if each < asked), asked, *raised}))
 
 
 def _usd_per_hour(scope: Scope, plan: Plan) -> float | None:

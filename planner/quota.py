@@ -150,8 +150,8 @@ def _summary(door: Door, deployments: int, window: str, mode: Mode) -> dict[str,
 # --- the table of a plan ---
 
 
-def what_if_table(demand: Demand, quota: Quota) -> tuple[WhatIf, ...]:
-    """For 1, 2, ... deployments and each way of enforcing, until every way refuses at most 1 % of the requests.
+def what_if_table(demand: Demand, quota: Quota, target_share: float = REFUSED_SHARE) -> tuple[WhatIf, ...]:
+    """For 1, 2, ... deployments and each way of enforcing, until every way refuses at most that share of the requests.
 
     Where the demand fills many deployments on average, the table starts near that number. Where MOST_ROWS numbers in
     turn are not enough, the last two are those between which the answer lies. Of many arrivals, those of some of the
@@ -165,11 +165,11 @@ def what_if_table(demand: Demand, quota: Quota) -> tuple[WhatIf, ...]:
     rows: list[list[WhatIf]] = []
     for number in range(first, first + MOST_ROWS):
         rows.append([_row(door, name, number) for name, door in doors.items()])
-        if all(row.rejected_requests_share <= REFUSED_SHARE for row in rows[-1]):
+        if all(row.rejected_requests_share <= target_share for row in rows[-1]):
             return tuple(itertools.chain(*rows))
 
     def is_enough(number: int) -> bool:
-        return all(Part.of(door, number).is_enough(REFUSED_SHARE) for door in doors.values())
+        return all(Part.of(door, number).is_enough(target_share) for door in doors.values())
 
     enough = smallest(is_enough, first + MOST_ROWS, demand.arrivals.height)
     rows[-2:] = [[_row(door, name, number) for name, door in doors.items()] for number in (enough - 1, enough)]
@@ -198,15 +198,15 @@ def _row(door: Door, window: str, deployments: int) -> WhatIf:
     )
 
 
-def deployments_needed(table: tuple[WhatIf, ...]) -> int | None:
-    """The smallest number that refuses at most 1 % of the requests, however the quota is enforced.
+def deployments_needed(table: tuple[WhatIf, ...], target_share: float = REFUSED_SHARE) -> int | None:
+    """The smallest number that refuses at most that share of the requests, however the quota is enforced.
 
     None where the table holds no such number.
     """
     refused = {row.deployments: 0.0 for row in table}
     for row in table:
         refused[row.deployments] = max(refused[row.deployments], row.rejected_requests_share)
-    return min((number for number, share in refused.items() if share <= REFUSED_SHARE), default=None)
+    return min((number for number, share in refused.items() if share <= target_share), default=None)
 
 
 def quota_use(traffic: Traffic, quota: Quota, throttled_share: float, mean_wait_ms: float | None) -> QuotaUse | None:

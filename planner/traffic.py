@@ -15,7 +15,7 @@ BY_SERVER = pl.col("usage_source") == "server"
 # A refused request costs nothing. What content safety stopped, or a stream that broke, is billed as far as usage says.
 BILLED = OK | (pl.col("outcome").is_in([Outcome.FILTERED.value, Outcome.BROKEN_STREAM.value]) & BY_SERVER)
 MOST_FAILURES = 12
-_CODE = r"^((?:error_in_\w+: )?[^:]*)"  # of "CODE: what the server says"
+CODE = r"^((?:error_in_\w+: )?[^:]*)"  # of "CODE: what the server says"
 
 
 def billed_attempts(run: Run) -> pl.LazyFrame:
@@ -65,7 +65,7 @@ def traffic(run: Run, demand: Demand, counts: Counts, known: tuple[float, float]
 
 
 def _failures(run: Run) -> tuple[Failure, ...]:
-    code = pl.col("error").fill_null("").str.extract(_CODE, 1)
+    code = pl.col("error").fill_null("").str.extract(CODE, 1)
     failed = (
         run.samples.filter(~OK | pl.col("error").is_not_null())
         .group_by(pl.col("outcome").cast(pl.String), code)
@@ -73,6 +73,12 @@ def _failures(run: Run) -> tuple[Failure, ...]:
     )
     commonest = failed.sort("n", "outcome", "error", descending=[True, False, False]).head(MOST_FAILURES)
     return tuple(Failure(**row) for row in commonest.collect().iter_rows(named=True))
+
+
+def cut_share(run: Run) -> float:
+    """Of the steady phase's answers, those that max_tokens ended: asked for more, they would have been longer."""
+    cut = run.samples.filter(OK & STEADY).select((pl.col("finish_reason").cast(pl.String) == "length").mean())
+    return float(cut.collect(engine="streaming").item() or 0.0)
 
 
 def _per(amount: int, seconds: float) -> float:

@@ -92,7 +92,7 @@ def _planned(plan: Plan, scope: Scope) -> str:
     need = None if plan.ahead is None else plan.ahead.need
     if need is None and plan.ahead is not None:
         return ""
-    needed = deployments_needed(plan.what_if) if need is None else need.deployments
+    needed = deployments_needed(plan.what_if, scope.settings.refused_share) if need is None else need.deployments
     number = f"more than {plan.what_if[-1].deployments}" if needed is None else f"{needed}"
     plural = "" if needed == 1 else "s"
     return (
@@ -177,7 +177,8 @@ def _of_quota(plan: Plan, scope: Scope) -> list[str]:
         f"and counts {quota.admission} for each request. How Azure enforces that is not documented, so four ways are "
         "replayed.",
         f"Replayed: {watched_part(scope.planned).source}, dealt in turn to the deployments; a refused request is not "
-        f"tried again. Enough is where each of the four ways refuses at most {REFUSED_SHARE:.0%} of the requests.",
+        f"tried again. Enough is where each of the four ways refuses at most "
+        f"{scope.settings.refused_share:.0%} of the requests.",
     ]
     too_large = {row.window: row.never_fit for row in plan.what_if if row.never_fit}
     for window, requests in too_large.items():
@@ -185,7 +186,7 @@ def _of_quota(plan: Plan, scope: Scope) -> list[str]:
             f"{requests:,} requests are larger than a {window} ever admits: enforced so, "
             "no number of deployments would serve them; they are not counted among those refused."
         )
-    if not too_large and deployments_needed(plan.what_if) is None:
+    if not too_large and deployments_needed(plan.what_if, scope.settings.refused_share) is None:
         lines.append(f"{plan.what_if[-1].deployments} deployments are the most that were tried, and not enough.")
     return lines
 
@@ -231,8 +232,9 @@ def _of_managed(plan: Plan, scope: Scope) -> list[str]:
         f"{three_digits(estimate.peak_requests_per_s)} requests/s in the busiest minute, "
         f"{three_digits(estimate.time_in_system_s)} s each, {estimate.concurrency_per_instance} at once on an instance "
         f"({estimate.concurrency_source}).",
-        "Every instance type is taken to hold as many at once, and to answer as fast as was measured here. Instances "
-        f"run {HOURS_PER_MONTH} hours a month; production should have three or more.",
+        "What other instance types than the one planned hold at once, and how fast they answer, is not known: their "
+        f"costs are of as many instances. Instances run {HOURS_PER_MONTH} hours a month; production should have three "
+        "or more.",
     ]
     if plan.managed and plan.managed[0].region != scope.region:
         lines.append(f"The price book has no price for {scope.region}: those of {plan.managed[0].region} stand in.")

@@ -77,7 +77,7 @@ def test_a_baseline_has_no_record_and_so_no_distribution(folder: Path) -> None:
     found = comparing.compared(named, folder / "new", TERMS)
     drawn = comparison_report.draw(found.comparison, {"base": [], "new": [Run.open(folder / "new" / "01")]})
     assert drawn["overlaid"] == [] and len(drawn["changes"]) == 1
-    comparing.report(named, folder / "new", folder / "baseline.html", folder)
+    comparing.report(named, folder / "new", folder / "baseline.html", TERMS)
     assert "Distributions" not in (folder / "baseline.html").read_text("utf-8")
 
 
@@ -121,4 +121,4 @@ def test_a_page_that_cannot_be_written_is_said(folder: Path, tmp_path: Path) -> 
     streams(tmp_path, "one", 1)
     streams(tmp_path, "two", 2)
     with pytest.raises(RunFolderError, match="cannot write the report"):
-        comparing.report(tmp_path / "one", tmp_path / "two", tmp_path / "no" / "such" / "page.html", tmp_path)
+        comparing.report(tmp_path / "one", tmp_path / "two", tmp_path / "no" / "such" / "page.html", TERMS)

@@ -122,3 +122,24 @@ def test_histograms_put_a_bound_into_the_bucket_below_it_and_add_up_over_looks(f
     assert found["time_to_first_chunk", "streaming", None].total == 500_000_000
     assert {key[1] for key in found if key[0] == "time_to_first_chunk"} == {"streaming"}
     assert found["usage", "chat", None].total == 200 and ("usage", "chat", "429") not in found
+
+
+def test_a_part_that_cannot_be_read_costs_itself_alone_and_is_tried_once_more(folder):
+    record, recorder, other = GrowingRecord(folder, config(processes=2), ALL), Recorder(folder, 0), Recorder(folder, 1)
+    grow(recorder, answered(0, 1.0))
+    grow(other, answered(1, 1.0))
+    part = next((folder / "parts").glob("samples-00000-*"))
+    whole = part.read_bytes()
+    part.write_bytes(b"PAR1")
+    assert record.read().samples["seq"].to_list() == [1]
+    part.write_bytes(whole)
+    assert record.read().samples["seq"].to_list() == [0]
+    assert record.read().samples.is_empty()
+
+
+def test_what_a_server_says_beside_its_code_is_not_shown(folder):
+    record, recorder = GrowingRecord(folder, config(), ALL), Recorder(folder, 0)
+    grow(recorder, refused(0, 1.0, error="content_filter: the prompt 'my secret' is blocked"))
+    grow(recorder, refused(1, 1.0, error="error_in_stream: oops: my secret"))
+    errors = Current().look(record.read(), t_s=1.0, sent=2).errors
+    assert errors == {"429 content_filter": 1, "429 error_in_stream: oops": 1}

@@ -170,7 +170,7 @@ def test_a_position_that_cannot_be_replayed_costs_no_report(run: Run) -> None:
 
 
 def test_a_sequence_repeated_never_goes_back_in_time() -> None:
-    columns = dict.fromkeys(("prompt_tokens", "max_tokens", "completion_tokens"), [1, 1])
+    columns = {name: [1, 1] for name in ("prompt_tokens", "max_tokens", "completion_tokens")}
     for part in range(50):  # of some spans the multiples round down, and their sums with the last arrival up
         span_s = 38.2713 + part / 7
         demand = Demand(pl.DataFrame({"at_s": [0.0, span_s]} | columns), span_s, "")

@@ -66,7 +66,7 @@ def test_the_verdict_and_what_may_be_doubted_come_before_the_figures(width: int)
     in_order = [
         *(
             "INVALID",
-            "The deployment serves",
+            "Invalid run, do not plan from it.",
             reasons[0],
             doubts[0],
             "Objectives",
@@ -175,7 +175,7 @@ def test_a_log_gets_one_plain_line_each_five_seconds() -> None:
     assert [line.split(" of ")[0].strip() for line in lines] == ["0", "5", "10"]
     assert lines[1] == (
         "   5 of 60 s: 70 sent, 60 ok, 2 throttled, 1 failed, 3 dropped, 9 in flight, 0 waiting; "
-        "360 requests/min, 151,000 tokens/min; first token p50 83.1 ms"
+        "360 requests/min, 151,000 reserved tokens/min; first token p50 83.1 ms"
     )
 
 
@@ -209,6 +209,21 @@ def test_after_the_last_arrival_no_time_is_left_and_no_colour_is_needed() -> Non
     text = watched(console, progress(61.0, **FULL))
     assert "60 of 60 s, waiting for the last answers" in text
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]", text)
+
+
+def test_a_log_does_not_count_past_the_end() -> None:
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    assert watched(console, progress(86.0)).startswith("  60 of 60 s: ")
+
+
+def test_a_title_that_the_border_would_cut_stands_inside_and_one_row_is_called_budget() -> None:
+    console = Console(width=60, file=io.StringIO(), force_terminal=True, legacy_windows=False)
+    title = "Phi-3-mini-4k-Instruct at https://phi-3.westus3.models.ai.azure.com/v1"
+    text = squeezed(
+        re.sub(r"\x1b\[[0-9;]*m", "", watched(console, progress(12.0, **FULL), title=title)).replace("│", " ")
+    )
+    drawn = text.partition("╭")[2].partition("╯")[0]
+    assert title.replace(" ", "") in drawn.replace(" ", "") and drawn.count("budget") == 1
 
 
 def test_a_log_says_the_latencies_and_errors_that_it_knows_of() -> None:

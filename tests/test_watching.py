@@ -322,7 +322,7 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused(tmp_path, address)
 def test_without_the_extra_nothing_is_sent_and_the_remedy_is_named(tmp_path):
     with patch.dict(sys.modules, {"opentelemetry.exporter.otlp.proto.http.metric_exporter": None}):
         done = told(tmp_path, "run", "--otlp", "env", "--out", "run")
-    assert done.returncode == 2 and "pip install 'headroom[otel]'" in done.stderr
+    assert done.returncode == 2 and ".venv/bin/pip install -e '.[otel]'" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -344,6 +344,15 @@ def test_a_reader_that_is_gone_or_asleep_holds_up_nothing(gone):
         with os.fdopen(reader) as told_:
             lines = [json.loads(line) for line in told_]
         assert [line.get("n") for line in lines] == [None, *range(len(lines) - 1)] and len(lines) > 100
+
+
+def test_a_reader_that_is_asleep_holds_up_the_start_and_the_end_for_a_second_alone():
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "w") as stderr, patch.object(sys, "stderr", stderr):
+        for _ in range(3_000):
+            tell_json("progress", {"text": "x" * 100})
+        with patch("headroom.audience.WAITED_S", 0.05):
+            tell_json("ended", {"text": "x" * 10_000})
 
 
 # Who is told what.

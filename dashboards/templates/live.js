@@ -121,7 +121,7 @@
   };
 
   const gauges = (last) => {
-    const rows = [["Tokens a minute", last.tokens_per_minute, about.tokens_per_minute],
+    const rows = [["Tokens reserved, a minute", last.tokens_per_minute, about.tokens_per_minute],
       ["Requests a minute", last.requests_per_minute, about.requests_per_minute]];
     const limits = rows.map(([label, rate, limit]) => limit
       ? gauge(label, `${whole(rate)} of ${whole(limit)}`, rate / limit)

@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from headroom import __version__
 
 INCONCLUSIVE, INVALID, MISSED = 3, 4, 99
 REGRESSED = 98
+WELCH, BASELINES = "welch", Path(".headroom")  # how runs are compared, and where what they were like is kept
 INTERRUPTED, AUTO_STOPPED, BUDGET_USED = 105, 108, 111
+
+MEASURE, SHOW, JUDGE, SERVE, TOOLS = (
+    *("Measure", "Report and plan", "Compare and gate", "The service: jobs that wait their turn", "Tools"),
+)  # groups of commands
+ORDER = (
+    *("run", "sweep", "worker", "report", "plan", "prices", "compare", "ab", "baseline", "check"),
+    *("serve", "submit", "jobs", "cancel", "simulate", "calibrate", "recover", "export", "import"),
+)
+EXAMPLES = """Examples:
+
+headroom run
+
+headroom run --target https://NAME.REGION.models.ai.azure.com --rate 2/s --duration 60
+
+headroom plan runs/2026-11-21-144745 --growth 3x
+
+headroom COMMAND --help says more of each."""
+
+
+class InOrder(TyperGroup):
+    """Commands as one comes to need them, in the groups of the help."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All there are."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
 
 app = typer.Typer(
     name="headroom",
+    cls=InOrder,
+    epilog=EXAMPLES,
     help="How much headroom an LLM deployment has, and what more would cost.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they print local variables, and with them keys
@@ -36,6 +67,17 @@ Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE|-", help="Write the verdict as JSON; - prints it alone."),
 ]
+
+FailOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="METRIC.pN:+X%",
+        help="A slowdown that must not be missed, like ttft.p95:+10%; repeatable.",
+    ),
+]
+TestName = Annotated[str, typer.Option("--test", help="welch, or ranks where some runs start cold.")]
+Baselines = Annotated[Path, typer.Option("--dir", help="The folder of baselines.")]
 
 Otlp = Annotated[
     str | None,

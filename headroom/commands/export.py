@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, app
+from headroom.commands.app import INTERRUPTED, TOOLS, app
 from headroom.commands.load import also_of, flags_of, parameter_of, place_of, run
 from loadgen.loadtest import FLAG_OF, SHAPES
 
 export = typer.Typer(help="Write a workload for another tool.", no_args_is_help=True)
-app.add_typer(export, name="export")
+app.add_typer(export, name="export", rich_help_panel=TOOLS)
 import_ = typer.Typer(help="Read what another tool asks of a run.", no_args_is_help=True)
-app.add_typer(import_, name="import")
+app.add_typer(import_, name="import", rich_help_panel=TOOLS)
 _NO_PART = (  # the service decides how load is spread, and nothing there keeps a quota or tries again
     *("load.trace", "load.auto_stop", "load.throttle", "load.retries", "load.split", "budget.", "output.", "plan."),
     *("load.processes", "load.master", "load.bind", "load.workers", "quota.", "telemetry."),

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from headroom.commands.app import GitHub, Json, JUnit, Markdown, Thresholds, app
+from headroom.commands.app import JUDGE, GitHub, Json, JUnit, Markdown, Thresholds, app
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def check(
     run_folders: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, or sets of runs that --repeat played.")

@@ -15,6 +15,7 @@ import typer
 
 from headroom.commands.app import (
     INTERRUPTED,
+    MEASURE,
     GitHub,
     Json,
     JUnit,
@@ -31,7 +32,7 @@ from loadgen.errors import ConfigError
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def run(
     file: Annotated[Path | None, typer.Argument(help="A loadtest.toml; flags override it.")] = None,
     check: Annotated[
@@ -144,7 +145,7 @@ def run(
         raise typer.Exit(INTERRUPTED) from None
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def worker(
     connect: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="Where the master listens.")],
     out: Annotated[

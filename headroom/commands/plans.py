@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headroom.commands.app import Objectives, app
+from headroom.commands.app import BASELINES, SHOW, WELCH, Baselines, FailOn, Objectives, TestName, app
+from headroom.commands.load import also_of
 from loadgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headroom.planning import Options
 
 Growth = Annotated[str | None, typer.Option(help="Plan for so many times the demand, like 3x.")]
 Region = Annotated[str | None, typer.Option(help="Where managed instances would run.")]
 Prices = Annotated[Path | None, typer.Option(help="A price book of your own.")]
 
 
+_OF_DEMAND = ("demand", "slo", "growth", "region", "prices", "tpm", "rpm")
+_PLAN_ALONE = ("run_folders", "prompt_tokens", "completion_tokens", "max_tokens", "details", "as_json")
+
 EXAMPLES = """Examples:
 
-headroom plan runs/20261120-2343-7f3a --slo 'ttft.p95<1s'
+headroom plan runs/2026-11-21-144745 --slo 'ttft.p95<1s'
 
 headroom plan runs/sweep --demand trace.csv --growth 3x --spare 1
 
@@ -32,7 +39,7 @@ Exit codes: 0 planned; 2 a flag is amiss, an objective impossible, or requests n
 invalid."""
 
 
-@app.command(epilog=EXAMPLES)
+@app.command(epilog=EXAMPLES, rich_help_panel=SHOW)
 def plan(
     run_folders: Annotated[
         list[Path] | None,
@@ -76,31 +83,22 @@ def plan(
     from headroom import planning  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
-    settings = {
-        "sku": sku,
-        "max_concurrency": max_concurrency,
-        "concurrency_per_instance": concurrency_per_instance,
-        "spare": spare,
-        "min_instances": min_instances,
-        "boot_minutes": boot_minutes,
-        "hours_on_per_week": on_hours_per_week,
-        "growth_per_month": growth_per_month,
+    of_plan = {
+        **{"demand": demand, "slo": slo, "growth": growth, "region": region, "prices": prices, "tpm": tpm, "rpm": rpm},
+        **{"sku": sku, "max_concurrency": max_concurrency, "concurrency_per_instance": concurrency_per_instance},
+        **{"spare": spare, "min_instances": min_instances, "boot_minutes": boot_minutes},
+        **{"on_hours_per_week": on_hours_per_week, "growth_per_month": growth_per_month},
     }
-    given = {name: value for name, value in settings.items() if value is not None}
     lengths = (prompt_tokens, completion_tokens)
     if run_folders:
         if lengths != (None, None):
             raise ConfigError("--prompt-tokens and --completion-tokens go without a run, whose requests have lengths")
-        options = planning.Options(
-            demand=demand, slo=slo, growth=growth, region=region, prices=prices, tpm=tpm, rpm=rpm, settings=given
-        )
+        options = _options_of(of_plan)
         raise typer.Exit(planning.plan_from_runs(run_folders, options, as_json=as_json, details=details))
     if demand is None:
         raise ConfigError("plan needs a run folder, or --demand with a trace")
-    _refuse_idle(
-        {"--slo": slo, "--region": region, "--prices": prices, "--details": details or None}
-        | {f"--{planning.FLAGS.get(key, key).replace('_', '-')}": value for key, value in given.items()}
-    )
+    heeded = ("demand", "growth", "tpm", "rpm")
+    _refuse_idle({**{name: of_plan[name] for name in of_plan if name not in heeded}, "details": details or None})
     limits = {"quota.tokens_per_minute": tpm, "quota.requests_per_minute": rpm}
     quota = load_config(None, {name: value for name, value in limits.items() if value is not None}, {}).quota
     if prompt_tokens is not None and completion_tokens is not None:
@@ -112,14 +110,31 @@ def plan(
         raise ConfigError("--prompt-tokens and --completion-tokens make a demand together: give both")
 
 
+def _options_of(of_plan: Mapping[str, Any]) -> Options:
+    """From the flags that `plan` and `report` share, by their Python names."""
+    from headroom import planning  # noqa: PLC0415
+
+    keys = {flag: key for key, flag in planning.FLAGS.items()}
+    settings = {keys.get(name, name): value for name, value in of_plan.items() if name not in _OF_DEMAND}
+    return planning.Options(
+        **{name: of_plan[name] for name in _OF_DEMAND},
+        settings={key: value for key, value in settings.items() if value is not None},
+    )
+
+
+def _given(flags: Mapping[str, object]) -> str:
+    """Of these by their Python names, those that are given, as they are typed."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None)
+
+
 def _refuse_idle(flags: Mapping[str, object]) -> None:
     """Without a run nothing says what an instance serves or costs, so these would do nothing."""
-    idle = [flag for flag, value in flags.items() if value is not None]
-    if idle:
-        raise ConfigError(f"{', '.join(idle)}: without a RUN only the quota is planned; leave it out, or give a run")
+    if idle := _given(flags):
+        raise ConfigError(f"{idle}: without a RUN only the quota is planned; leave it out, or give a run")
 
 
-@app.command()
+@app.command(rich_help_panel=SHOW)
+@also_of(plan, but=lambda name: name in _PLAN_ALONE)
 def report(
     folders: Annotated[
         list[Path],
@@ -129,15 +144,12 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("report.html"),
     png: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each figure there too, as a picture.")] = None,
-    demand: Annotated[
-        str | None, typer.Option(metavar="FILE|RATE", help="Plan for a trace, or for a rate, like 20/s.")
-    ] = None,
-    slo: Objectives = None,
-    growth: Growth = None,
-    region: Region = None,
-    prices: Prices = None,
+    fail_on: FailOn = None,
+    test: TestName = WELCH,
+    baselines: Baselines = BASELINES,
+    **of_plan: Any,
 ) -> None:
-    """Draw a run, or a comparison of two, as one HTML file that opens offline."""
+    """Draw a run and its plan, or a comparison of two, as one HTML file that opens offline."""
     if len(folders) > 2:
         raise ConfigError(
             f"report takes one run, or two to compare: {len(folders)} were given; headroom plan takes several"
@@ -145,15 +157,11 @@ def report(
     from headroom import comparing, planning  # noqa: PLC0415
 
     if len(folders) == 2:
-        _refuse_idle_beside_two(
-            {"--demand": demand, "--slo": slo, "--growth": growth, "--region": region, "--prices": prices, "--png": png}
-        )
-        return comparing.report(folders[0], folders[1], out, Path(".headroom"))
-    options = planning.Options(demand=demand, slo=slo, growth=growth, region=region, prices=prices)
-    return planning.report(folders[0], out, options, png=png)
-
-
-def _refuse_idle_beside_two(flags: Mapping[str, object]) -> None:
-    idle = [flag for flag, value in flags.items() if value is not None]
-    if idle:
-        raise ConfigError(f"{', '.join(idle)}: a comparison makes no use of it; leave it out, or give one run")
+        if idle := _given({**of_plan, "png": png}):
+            raise ConfigError(f"{idle}: a comparison makes no use of it; leave it out, or give one run")
+        terms = comparing.Terms.parse(fail_on, test, baselines)
+        return comparing.report(folders[0], folders[1], out, terms)
+    moved = {"test": test if test != WELCH else None, "dir": baselines if baselines != BASELINES else None}
+    if idle := _given({"fail_on": fail_on, **moved}):
+        raise ConfigError(f"{idle}: nothing is compared; leave it out, or give BASE and NEW")
+    return planning.report(folders[0], out, _options_of(of_plan), png=png)

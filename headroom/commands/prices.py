@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from headroom.commands.app import app
+from headroom.commands.app import SHOW, app
 
 RETAIL_PRICES = "https://prices.azure.com/api/retail/prices"
 prices_app = typer.Typer(
@@ -18,7 +18,7 @@ prices_app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(prices_app)
+app.add_typer(prices_app, rich_help_panel=SHOW)
 
 
 @prices_app.command("show")

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from headroom.commands.app import app
+from headroom.commands.app import TOOLS, app
 from loadgen.errors import HeadroomError
 
 
-@app.command()
+@app.command(rich_help_panel=TOOLS)
 def recover(
     run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a worker's own.")],
 ) -> None:

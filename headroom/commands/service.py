@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, app
+from headroom.commands.app import INTERRUPTED, SERVE, app
 from loadgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ TOKEN = "HEADROOM_TOKEN"  # noqa: S105 - a variable's name: on the command line 
 HERE = "http://127.0.0.1:8089"
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def serve(
     runs: Annotated[Path, typer.Option(help="The folder of the run folders; the queue is kept in it too.")] = Path(
         "runs"
@@ -75,7 +75,7 @@ def serve(
     serve_on(settings)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def submit(
     file: Annotated[Path, typer.Argument(help="A loadtest.toml, or a plan's fields with its runs.")],
     server: ServerUrl = HERE,
@@ -104,7 +104,7 @@ def submit(
         raise typer.Exit(_wait(client, made["job"]["id"], quiet=quiet))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def jobs(
     job: Annotated[str | None, typer.Argument(metavar="[ID]", help="One of them.")] = None,
     server: ServerUrl = HERE,
@@ -126,7 +126,7 @@ def jobs(
         print_job(found)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def cancel(
     job: Annotated[str, typer.Argument(metavar="ID", help="Of a job, or of a schedule.")], server: ServerUrl = HERE
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, app
+from headroom.commands.app import INTERRUPTED, MEASURE, app
 from headroom.commands.load import also_of, flags_of, parameter_of, place_of, run
 from loadgen.loadtest import FLAG_OF, SHAPES
 
@@ -21,7 +21,7 @@ _SHARED |= {"check", "quiet", "progress", "live", "live_port"}
 _SHARED -= {"master", "bind", "workers"}  # a step has this machine's processes
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 @also_of(run, but=lambda name: name not in _SHARED)
 def sweep(
     file: Annotated[

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, app
+from headroom.commands.app import INTERRUPTED, TOOLS, app
 
 
-@app.command()
+@app.command(rich_help_panel=TOOLS)
 def calibrate(
     duration: Annotated[str, typer.Option(help="How long the load lasts, 8s at least.")] = "15s",
     streams: Annotated[int, typer.Option(min=1, max=2_000, help="So many streams at once.")] = 200,
@@ -33,6 +33,7 @@ def calibrate(
 
 
 @app.command(
+    rich_help_panel=TOOLS,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )

@@ -9,20 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
-from headroom.commands.app import INTERRUPTED, GitHub, JUnit, Markdown, app
+from headroom.commands.app import (
+    BASELINES,
+    INTERRUPTED,
+    JUDGE,
+    WELCH,
+    Baselines,
+    FailOn,
+    GitHub,
+    JUnit,
+    Markdown,
+    TestName,
+    app,
+)
 from headroom.commands.load import also_of, flags_of, place_of, run
 from loadgen.errors import ConfigError
 
-FailOn = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fail-on",
-        metavar="METRIC.pN:+X%",
-        help="A slowdown that must not be missed, like ttft.p95:+10%; repeatable.",
-    ),
-]
-TestName = Annotated[str, typer.Option("--test", help="welch, or ranks where some runs start cold.")]
-Baselines = Annotated[Path, typer.Option("--dir", help="The folder of baselines.")]
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE|-", help="Write the comparison as JSON; - prints it alone."),
@@ -31,14 +33,14 @@ KeyPlace = Annotated[str | None, typer.Option(metavar="PLACE", help="Where its k
 _OWN = ("file", "check", "target", "repeat", "out", "quiet", "no_report", "slo", "junit", "markdown", "github", "json_")
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(metavar="BASE NEW", help="Each a run folder, a folder of runs, or a baseline's file or name."),
     ],
     fail_on: FailOn = None,
-    test: TestName = "welch",
+    test: TestName = WELCH,
     confirm: Annotated[
         Path | None, typer.Option(metavar="RUNS", help="Fresh runs that must show a regression too.")
     ] = None,
@@ -49,7 +51,7 @@ def compare(
         str | None,
         typer.Option(metavar="DAY", help="With --history: a slowdown before this day or time is known and accepted."),
     ] = None,
-    baselines: Baselines = Path(".headroom"),
+    baselines: Baselines = BASELINES,
     junit: JUnit = None,
     markdown: Markdown = None,
     github: GitHub = False,
@@ -64,7 +66,7 @@ def compare(
     outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github, "json_": json_})
     if history:
         given = {"--confirm": confirm, "--junit": junit, "--markdown": markdown, "--github": github}
-        unheeded = [flag for flag, value in given.items() if value] + (["--test"] if test != "welch" else [])
+        unheeded = [flag for flag, value in given.items() if value] + (["--test"] if test != WELCH else [])
         if unheeded:
             raise ConfigError(f"--history makes no use of {', '.join(unheeded)}")
         raise typer.Exit(comparing.history(runs, terms, since=since, outputs=outputs, quiet=quiet))
@@ -76,7 +78,7 @@ def compare(
     raise typer.Exit(comparing.verdict(base, new, terms, confirm=confirm, outputs=outputs, quiet=quiet))
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 @also_of(run, but=lambda name: name in _OWN)
 def ab(
     file: Annotated[Path | None, typer.Argument(help="A loadtest.toml; flags override it.")] = None,
@@ -86,7 +88,7 @@ def ab(
     b_key: KeyPlace = None,
     pairs: Annotated[int, typer.Option(help="So many runs of each, in turns: A B, B A, A B.")] = 10,
     fail_on: FailOn = None,
-    test: TestName = "welch",
+    test: TestName = WELCH,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="After a regression play them all again: it must show twice.")
     ] = False,
@@ -109,7 +111,7 @@ def ab(
     config = load_config(file, flags_of({**of_run, "out": out}), os.environ)
     gating.say_not_judged(config)
     places = {name: place_of(name) for name in config.scenarios}
-    terms = comparing.Terms.parse(fail_on, test, Path(".headroom"))
+    terms = comparing.Terms.parse(fail_on, test, BASELINES)
     outputs = Outputs.of({"junit": junit, "markdown": markdown, "github": github, "json_": json_})
     arms = ((a, a_key), (b, b_key))
     try:
@@ -125,14 +127,14 @@ def ab(
 
 
 baseline_commands = typer.Typer(no_args_is_help=True, help="Keep what runs were like, for later ones.")
-app.add_typer(baseline_commands, name="baseline")
+app.add_typer(baseline_commands, name="baseline", rich_help_panel=JUDGE)
 
 
 @baseline_commands.command()
 def save(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
     name: Annotated[str, typer.Option(help="What `compare` will call it.")],
-    baselines: Baselines = Path(".headroom"),
+    baselines: Baselines = BASELINES,
 ) -> None:
     """Write DIR/NAME.json, for the repository under test."""
     from headroom import comparing  # noqa: PLC0415
@@ -141,7 +143,7 @@ def save(
 
 
 @baseline_commands.command("list")
-def list_(baselines: Baselines = Path(".headroom")) -> None:
+def list_(baselines: Baselines = BASELINES) -> None:
     """Name the baselines there are."""
     from headroom import comparing  # noqa: PLC0415
 
@@ -151,7 +153,7 @@ def list_(baselines: Baselines = Path(".headroom")) -> None:
 @baseline_commands.command()
 def show(
     name: Annotated[str, typer.Argument(help="Of a baseline.")],
-    baselines: Baselines = Path(".headroom"),
+    baselines: Baselines = BASELINES,
     as_json: Annotated[bool, typer.Option("--json", help="Print the file.")] = False,
 ) -> None:
     """Show what is in a baseline."""
