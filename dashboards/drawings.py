@@ -69,7 +69,7 @@ def _headroom(run: Run, plan: Plan) -> list[Drawing]:
     stretch = steady_stretch(run)
     frame = pictured.demand_over_time(demand_of_run(run, stretch), stretch, plan, run)
     if plan.quota is not None and not frame.is_empty():
-        title = summaries.share_of_limits(plan).capitalize()
+        title = summaries.share_of_limits(plan)
         figure = figures_load.demand_against_limits(frame, plan.quota, sound=plan.validity.valid)
         drawings.append(Drawing("headroom", title, figure, summaries.busiest(plan.quota)))
     growth = pictured.growth_by_month(plan)

@@ -23,10 +23,10 @@ def headroom(quota: QuotaUse) -> str:
 def share_of_limits(plan: Plan) -> str:
     """For a title."""
     if plan.quota is None or not plan.validity.valid:
-        return "share of each limit"
+        return "Demand of the minute before, share of each limit"
     if plan.quota.target is not None:
-        return "share of what all targets admit together"
-    return f"share of each limit: {headroom(plan.quota)}"
+        return "Demand of the minute before, share of what all targets admit together"
+    return f"Share of each limit: {headroom(plan.quota)}"
 
 
 def busiest(quota: QuotaUse) -> str:

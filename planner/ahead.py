@@ -195,8 +195,8 @@ def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: Instance
         yield f"instances are counted with {timed.time_in_system_s:.3g} s a request, and are a guess: {other}"
     if is_cut(scope):
         yield (
-            f"max_tokens ended {100 * cut_share(scope.run):.0f} % of the answers: with a higher one they would be longer "
-            "and cost more, by how much is not known"
+            f"max_tokens ended {100 * cut_share(scope.run):.0f} % of the answers: with a higher one they would be "
+            "longer and cost more, by how much is not known"
         )
     if settings.max_concurrency is not None and model is None:
         yield (
