@@ -426,6 +426,8 @@ def test_the_curve_of_a_sweep_is_on_its_page_and_on_that_of_each_step(swept_fold
     named = [each.name for each in sweep_report.draw(swept.read(swept_folder))]
     assert named[:3] == ["versus-load-ttft", "versus-load-itl", "versus-load-service_time"]
     assert named[3:] == ["versus-load-response_time", "versus-load-completed", "versus-load-in_flight"]
+    page = sweep_report.render(swept.read(swept_folder))
+    assert ">COMPLETE</span>" in page and '<a href="#steps">' in page
     of_step = curve_of_step(Run.open(swept_folder / "steps" / "at-5"))
     assert of_step.measured.equals(curve.measured) and of_step.modelled.equals(curve.modelled)
 
