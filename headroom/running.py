@@ -141,6 +141,7 @@ class Played:
     """How the load process ended."""
 
     def __init__(self) -> None:
+        self.scheduling = False  # the schedule is being made
         self.started = False
         self.interrupted = False
         self.planned: int | None = None
@@ -155,11 +156,16 @@ class Played:
         self.last_words = ""
 
 
-def _store_schedule(folder: Path, manifest: Manifest) -> None:
-    """A folder whose schedule cannot be written is none."""
+def _store_schedule(folder: Path, manifest: Manifest, played: Played) -> None:
+    """A folder whose schedule cannot be written, or is interrupted before it is, is none."""
     try:
+        played.scheduling = True
+        if played.interrupted:
+            raise KeyboardInterrupt
         store_schedule(folder, RunConfig.model_validate(manifest.config))
-    except HeadroomError:
+        played.scheduling = False
+    except (HeadroomError, KeyboardInterrupt):
+        played.scheduling = False
         shutil.rmtree(folder)
         raise
 
@@ -184,7 +190,7 @@ def play(
         tempfile.TemporaryFile("w+") as words,
         audience.watching(folder, manifest) as watched,
     ):
-        _store_schedule(folder, manifest)
+        _store_schedule(folder, manifest, played)
         process = played.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=dict(environment),
             start_new_session=True, text=True, close_fds=False,  # it holds the simulated deployment open
@@ -235,6 +241,8 @@ def _follow(lines: IO[str], folder: Path, manifest: Manifest, played: Played, sh
 def _forwarding_signals(played: Played) -> Iterator[None]:
     def forward(number: int, _: Any) -> None:
         played.interrupted = True
+        if played.scheduling:  # which may take minutes, and nothing has been sent
+            raise KeyboardInterrupt
         if played.process is not None and played.process.poll() is None:
             played.process.send_signal(number)
 

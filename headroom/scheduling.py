@@ -19,6 +19,11 @@ def _trace_of(load: LoadConfig) -> Trace:
     return trace_of(load)
 
 
+def forget_trace() -> None:
+    """Read it anew when it is asked for next: the file may be another by then."""
+    _trace_of.cache_clear()
+
+
 def stated_rows(config: RunConfig) -> list[TraceRow]:
     """Those of the config's trace that are played. Raises ConfigError for a trace that cannot be."""
     load = config.load
@@ -37,7 +42,7 @@ def store_schedule(folder: Path, config: RunConfig) -> None:
         write_schedule(folder, shaped(load.arrivals, load.shape, mix, load.seed, gamma_shape=load.gamma_shape))
         return
     trace = _trace_of(load)
-    _trace_of.cache_clear()  # a million rows are not kept while the load lasts
+    forget_trace()  # a million rows are not kept while the load lasts
     rows = played_rows(trace, load, mix)
     limits = {"from_s": load.from_, "scale": load.scale}
     write_schedule(folder, replayed(rows, load.speed, load.duration, mix, load.seed, **limits))

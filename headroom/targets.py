@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from headroom.processes import serving
-from headroom.scheduling import stated_rows
+from headroom.scheduling import forget_trace, stated_rows
 from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig, ThrottleMode
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.pictures import pictures_in
 from loadgen.probe import probe
-from loadgen.prompts import Prompts
+from loadgen.prompts import Prompts, read_prompts
 from loadgen.proxy import proxy_of
 from loadgen.quota import admitting
 from loadgen.schedule import TraceRow
@@ -56,6 +57,13 @@ def check(config: RunConfig, environment: Mapping[str, str] | None = None) -> No
             _check_requests_fit(config, target, stated)
     Prompts(config.prompts, max_tokens=config.load.max_tokens)
     read_prices(config.plan.prices)
+
+
+def forget_files() -> None:
+    """Of what was read to check a config, which a process of many of them would hold against later ones."""
+    forget_trace()
+    read_prompts.cache_clear()
+    pictures_in.cache_clear()
 
 
 @contextmanager

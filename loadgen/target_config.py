@@ -72,7 +72,9 @@ class TargetConfig(Section):
     key: str | None = Field(
         None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
     )
-    api_version: str = Field("2024-05-01-preview", description="api-version of the azure dialect")
+    api_version: str = Field(
+        "2024-05-01-preview", pattern=r"^[A-Za-z0-9.-]{1,40}$", description="api-version of the azure dialect"
+    )
     extra_parameters: ExtraParameters | None = Field(
         None,
         description="the header `extra-parameters` of the azure dialect, for parameters that its API does not define: "

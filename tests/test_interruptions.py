@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.samples import Run
+from headroom import running
+from loadgen.config import RunConfig
+from loadgen.samples import Run, create
 from tests.commands import INTO_RUN, PLENTY, deployment, start, told, wait_for_rows
 from tests.servers import Server
 
@@ -131,3 +133,22 @@ def test_a_killed_command_takes_its_processes_with_it_and_the_folder_opens(begun
     assert set(rows["outcome"]) <= {"ok", "cancelled"}, "the end of the simulated deployment is no answer"
     done = told(cwd, "plan", "run")
     assert done.returncode == 4 and "INVALID" in done.stdout
+
+
+def test_ctrl_c_while_the_schedule_is_made_ends_at_once_and_leaves_nothing(tmp_path, monkeypatch):
+    folder, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
+    config = RunConfig.model_validate({"load": {"rate": 1, "duration": 10, "warmup": 0}})
+    manifest = running.manifest_of(config, {})
+    create(folder, manifest)
+
+    def take_long(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(30)
+
+    monkeypatch.setattr(running, "store_schedule", take_long)
+    asked_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        running.play(folder, manifest, {}, {})
+    assert time.monotonic() - asked_s < 10
+    assert not folder.exists()
+    assert signal.getsignal(signal.SIGINT) is before

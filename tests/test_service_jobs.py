@@ -67,6 +67,8 @@ def test_a_job_that_runs_is_cancelled_within_seconds_and_its_record_is_whole(ser
     pid = claims.read(claim_of(service.runs, job)).pid
     addresses = listening([pid, *descendants(pid)])
     assert len(addresses) == 1 and addresses[0].startswith("0100007F:"), "the simulated deployment, on loopback alone"
+    page = httpx.get(f"http://127.0.0.1:{int(addresses[0].partition(':')[2], 16)}/", trust_env=False)
+    assert page.status_code == 404 and "locust" not in page.text.lower(), "no page of Locust's"
     assert f"{job}: running" in told(tmp_path, "jobs", job, "--server", service.url).stdout
     asked_s = time.monotonic()
     assert told(tmp_path, "cancel", job, "--server", service.url).stdout == "it is told to end\n"
@@ -121,6 +123,8 @@ def test_a_second_service_on_the_same_runs_is_refused(service, tmp_path):
         (("--host", "0.0.0.0", "--token-file", "none"), "--token-file none cannot be read"),
         (("--allow-target", "https://a.example,secret"), "where the key is"),
         (("--allow-target", "a.example"), "is no address"),
+        (("--allow-target", "https://a.example,env:NOT_SET"), "on the service's machine, the key is to come from"),
+        (("--allow-target", "https://a.example,file:none"), "none, which cannot be read"),
         (("--data", "none"), "--data none is no folder"),
         (("--max-duration", "long"), "long"),
         (("--port", "1", "--host", "192.0.2.1", "--token-file", "token"), "cannot be had"),
@@ -130,6 +134,31 @@ def test_a_service_that_cannot_be_as_asked_does_not_start(tmp_path, flags, fault
     (tmp_path / "token").write_text("0123456789abcdef\n")
     refused = told(tmp_path, "serve", *flags)
     assert refused.returncode == 2 and fault in refused.stderr, refused
+
+
+def test_whoever_ends_the_service_is_told_what_goes_on_without_it(tmp_path):
+    service = started(tmp_path / "runs")
+    try:
+        with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
+            job = submit(client, LONG)
+            while not claims.lives(claim_of(tmp_path / "runs", job)):
+                time.sleep(0.05)
+        service.process.send_signal(signal.SIGINT)
+        _, words = service.process.communicate(timeout=20)
+        assert service.process.returncode == 0
+        assert f"1 job is still running ({job})" in words
+        assert f"to stop it: touch {tmp_path / 'runs' / job / 'STOP'}" in words
+    finally:
+        service.process.kill()
+        end_jobs(tmp_path / "runs")
+
+
+def test_the_unit_of_systemd_leaves_running_jobs_alone_and_starts_the_service_with_flags_it_has(tmp_path):
+    unit = (Path(__file__).parent.parent / "deploy" / "headroom.service").read_text()
+    (command,) = (line for line in unit.splitlines() if line.startswith("ExecStart="))
+    help_text = told(tmp_path, "serve", "--help").stdout
+    assert "KillMode=process" in unit.splitlines()
+    assert all(word in help_text for word in command.split() if word.startswith("--"))
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """The queue of the batch service: what SQLite keeps, what a claim proves, when a schedule is due."""
 
+import fcntl
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -337,16 +339,147 @@ def test_a_key_is_given_by_where_it_is():
         AllowedTarget.parse("https://a.example/x,secret")
 
 
-def test_the_environment_of_a_job_holds_only_the_keys_that_are_offered(tmp_path, monkeypatch):
-    for name in ("HEADROOM_TOKEN", "AZURE_INFERENCE_CREDENTIAL", "AZURE_INFERENCE_ENDPOINT", "EAST_KEY"):
+def test_a_file_that_holds_a_key_is_that_of_where_the_service_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert AllowedTarget.parse("https://a.example,file:key").key == f"file:{tmp_path / 'key'}"
+
+
+KEYS = ("AZURE_INFERENCE_CREDENTIAL", "EAST_KEY")
+
+
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        ({"url": "https://a.example", "key": "env:AZURE_INFERENCE_CREDENTIAL"}, {"AZURE_INFERENCE_CREDENTIAL"}),
+        ({"url": "https://b.example"}, set()),  # a client that is given no key looks for a variable of that name
+        ([{"key": "env:EAST_KEY"}, {"url": "https://b.example"}], {"EAST_KEY"}),
+        ({"url": "https://c.example", "key": "file:/env:EAST_KEY"}, set()),
+        ({"url": "https://c.example", "key": "entra"}, set()),
+        (None, set()),
+    ],
+)
+def test_a_job_has_the_keys_of_its_own_targets_and_no_others(tmp_path, monkeypatch, queue, target, names):
+    for name in ("HEADROOM_TOKEN", "AZURE_INFERENCE_ENDPOINT", *KEYS):
         monkeypatch.setitem(os.environ, name, "x")
-    offered = AllowedTarget.parse("https://a.example,env:AZURE_INFERENCE_CREDENTIAL")
-    names = set(launching.environment_of_jobs(Settings(runs=tmp_path, targets=(offered,))))
-    assert {"PATH", "AZURE_INFERENCE_CREDENTIAL"} <= names
-    assert not names & {"HEADROOM_TOKEN", "AZURE_INFERENCE_ENDPOINT"}
+    offered = (
+        "https://a.example,env:AZURE_INFERENCE_CREDENTIAL",
+        "https://east.example,env:EAST_KEY",
+        "https://b.example",
+    )
+    settings, started = Settings(runs=tmp_path, targets=tuple(map(AllowedTarget.parse, offered))), []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **given: started.append(given["env"]))
+    job = queue.add(ASKED, most_queued=10)
+    launching.launch(settings, job, {} if target is None else {"target": target})
+    (environment,) = started
+    assert "PATH" in environment and not {"HEADROOM_TOKEN", "AZURE_INFERENCE_ENDPOINT"} & set(environment)
+    assert set(KEYS) & set(environment) == names
 
 
-@pytest.mark.parametrize("name", ["jobs", "shelf", "claims", "job_process", "launching", "runner", "admission", "desk"])
+def starting(runner, queue, config, kind=Kind.LOADTEST, **settings):
+    """What a job that waited has come to as soon as a service with such settings has its turn."""
+    runner._settings = replace(runner._settings, parallel=1, **settings)
+    job = queue.add(replace(ASKED, kind=kind, config=config), most_queued=10)
+    runner.step()
+    return queue.get(job.id)
+
+
+TAKEN_BACK = {"target": {"url": "https://a.example", "allow_hosts": ["a.example"], "key": "env:A_KEY"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "end"),
+    [
+        (TAKEN_BACK, Kind.LOADTEST, (2, "this service does not load")),
+        ({"budget": {"requests": 100_001}}, Kind.LOADTEST, (2, "more than the 100,000")),
+        ({"load": {"trace": "/etc/passwd"}}, Kind.LOADTEST, (2, "--data")),
+        ({"target": {"url": "http://b.example"}, "budget": {}}, Kind.LOADTEST, (112, "unencrypted")),
+        ({"runs": []}, Kind.PLAN, (2, "at least 1")),
+        ({"runs": ["run"], "slo": ["a\u0000b"]}, Kind.PLAN, (None, "")),
+        ({"runs": ["run"], "region": "\ud800"}, Kind.PLAN, (None, "")),
+    ],
+)
+def test_a_job_that_this_service_does_not_offer_fails_at_its_start_and_the_next_one_has_its_turn(
+    runner, queue, config, kind, end
+):
+    ended = starting(runner, queue, config, kind, targets=(AllowedTarget.parse("http://b.example,env:HOME"),))
+    assert ended.state == "failed" and ended.exit_code == (end[0] or ended.exit_code) and end[1] in ended.error, ended
+    queue.start(queue.add(ASKED, most_queued=10).id)
+    assert queue.counts()[State.RUNNING] == 1
+
+
+def test_a_job_starts_with_the_key_that_its_target_has_now(runner, queue, monkeypatch):
+    monkeypatch.setitem(os.environ, "NEW_KEY", "x")
+    started = []
+    monkeypatch.setattr(launching, "launch", lambda settings, job, config: started.append(config))
+    starting(runner, queue, TAKEN_BACK, targets=(AllowedTarget.parse("https://a.example/,env:NEW_KEY"),))
+    assert started[0]["target"] == TAKEN_BACK["target"] | {"key": "env:NEW_KEY"}
+
+
+def test_a_schedule_that_cannot_be_read_keeps_no_job_from_its_end(runner, queue):
+    queue.add_schedule(ASKED, "no cron", NOON - timedelta(hours=1), most=5)
+    job, folder = running(runner, queue)
+    claim_of_the_dead(folder)
+    with pytest.raises(Refusal):  # so that the service says that something is wrong
+        runner.step()
+    assert queue.get(job.id).state == "interrupted"
+
+
+@pytest.mark.parametrize(("late_s", "queued"), [(0, 1), (59, 1), (61, 0), (86_400, 0)])
+def test_times_that_passed_while_no_service_ran_are_not_made_up_for(runner, queue, late_s, queued):
+    runner._clock = lambda: NOON
+    runner._thread = threading.Thread(target=runner.step)
+    queue.add_schedule(ASKED, "0 3 * * *", NOON - timedelta(seconds=late_s), most=5)
+    runner.start()
+    runner._thread.join()
+    assert queue.counts()[State.QUEUED] == queued
+    assert [each.next_utc for each in queue.schedules()] == ["2026-11-21T03:00:00.000Z"]
+
+
+HANGING = """
+import subprocess, sys, time
+from pathlib import Path
+from headroom.service import claims
+claims.take(Path(sys.argv[1]))
+child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, close_fds=False)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_hangs_after_its_parents_death_is_killed_when_it_was_told_long_ago(runner, queue):
+    job, folder = running(runner, queue)
+    claim = claim_path(folder, 1)
+    parent = subprocess.Popen([sys.executable, "-c", HANGING, str(claim)], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    os.kill(child, signal.SIGSTOP)
+    parent.kill()
+    parent.communicate(timeout=10)
+    queue.ask_cancel(job.id)
+    runner.step()
+    assert claims.lives(claim), "it is given its time"
+    runner._told_s[job.id] -= 31
+    runner.step()
+    deadline = time.monotonic() + 10
+    while claims.lives(claim) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    runner.step()
+    assert queue.get(job.id).state == "cancelled"
+
+
+def test_a_job_is_told_to_end_once_over_a_restart_of_the_service(runner, queue, monkeypatch):
+    told, (job, folder) = [], running(runner, queue)
+    with claim_path(folder, 1).open("w") as claim:
+        fcntl.flock(claim, fcntl.LOCK_EX)
+        monkeypatch.setattr(claims, "tell", lambda path, number: told.append(number))
+        queue.ask_cancel(job.id)
+        runner.step()
+        Runner(runner._settings, queue).step()
+    assert told == [signal.SIGINT]
+
+
+@pytest.mark.parametrize(
+    "name", ["jobs", "shelf", "claims", "job_process", "launching", "runner", "admission", "bounds", "desk"]
+)
 def test_what_queues_and_runs_knows_nothing_of_http(name):
     source = (Path(launching.__file__).parent / f"{name}.py").read_text()
     assert not {"starlette", "uvicorn", "httpx"} & set(re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE))

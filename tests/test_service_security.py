@@ -238,8 +238,14 @@ def capped(tmp_path_factory):
     (folder / "data").mkdir()
     (folder / "data" / "lengths.txt").write_text("10\n20\n")
     (folder / "data" / "out").symlink_to("/etc")
+    for name in ("pictures", "run/parts"):
+        (folder / "data" / name).mkdir(parents=True)
+        (folder / "data" / name / "1.png").symlink_to(folder / "key")
     (folder / "key").write_text("a-key")
-    targets = (f"https://a.example/x,file:{folder / 'key'}", "https://b.example")
+    targets = (
+        f"https://a.example/x,file:{folder / 'key'}",
+        *("https://b.example", "http://c.example", "https://d.example,env:AZURE_INFERENCE_CREDENTIAL"),
+    )
     caps = Caps(requests=100, tokens=10_000, duration_s=60.0, queued=500)
     allowed = tuple(map(AllowedTarget.parse, targets))
     return app_on(folder / "runs", targets=allowed, data=folder / "data", caps=caps)
@@ -266,6 +272,8 @@ BAD_JOBS = {
     "a trace outside": {"load": {"trace": "/etc/passwd"}},
     "a trace above": {"load": {"trace": "../key"}},
     "a trace by a link": {"load": {"trace": "out/passwd"}},
+    "pictures by a link in their folder": {"prompts": {"images": "pictures"}},
+    "a run with a link in its folder": {"load": {"trace": "run"}},
     "a trace that is not there": {"load": {"trace": "nothing.csv"}},
     "the data folder itself": {"load": {"trace": "."}},
     "prompts outside": {"prompts": {"file": "/etc/passwd"}},
@@ -287,6 +295,17 @@ BAD_JOBS = {
     "a drain without end": {"load": {"drain": "1h"}},
     "answers without end": {"timeouts": {"total": "1h"}},
     "a thousand processes": {"load": {"processes": 1_000}},
+    "more arrivals than are ever sent": {"load": {"rate": "20/s", "duration": "60s"}, "budget": {"requests": 10}},
+    "more arrivals by a spike": {"load": {"rate": 1, "spike": "1000/s:10s@9s"}},
+    "nine targets": {"target": [{"url": "sim"}] * 9},
+    "answers that nothing is reserved for": {"parameters": {"n": 2}},
+    "a number of answers in words": {"parameters": {"n": "2"}},
+    "longer answers than are reserved for": {"load": {"max_tokens": 5}, "parameters": {"max_completion_tokens": 6}},
+    "a version with a parameter behind it": {"target": {**A, "api_version": "2024&admin=1"}},
+    "a version with a line behind it": {"target": {**A, "api_version": "2024\r\nHost: evil"}},
+    "a version with a newline": {"target": {**A, "api_version": "2024\n"}},
+    "a version beyond ASCII": {"target": {**A, "api_version": "\u00e9"}},
+    "no version": {"target": {**A, "api_version": ""}},
 }
 
 
@@ -317,6 +336,20 @@ def test_a_job_may_name_files_of_the_data_folder(capped):
     data = capped.app.state.desk.settings.data.resolve()
     config = admitted(capped, {"prompts": {"tokens": "file:lengths.txt"}, "load": {"duration": "50s"}})
     assert config["prompts"]["tokens"] == f"file:{data / 'lengths.txt'}"
+
+
+def test_a_file_is_read_anew_for_each_job(capped):
+    file = capped.app.state.desk.settings.data / "prompts.jsonl"
+    job = {"config": {"prompts": {"file": file.name}, "load": {"duration": "50s"}}}
+    for text, status in (('{"prompt": "a"}', 201), ("{}", 422), ('{"prompt": "b"}', 201)):
+        file.write_text(text)
+        assert capped.post("/api/jobs", json=job).status_code == status
+
+
+def test_the_key_of_one_deployment_is_not_looked_at_for_another(capped, monkeypatch):
+    """It would be refused, because the key would go unencrypted."""
+    monkeypatch.setenv("AZURE_INFERENCE_CREDENTIAL", "x")
+    assert admitted(capped, {"target": {"url": "http://c.example"}, "load": {"duration": "50s"}})["target"]
 
 
 def test_without_a_data_folder_no_file_can_be_named(client):

@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headroom import targets
 from headroom.aborting import check_delays
 from headroom.commands.load import place_of
+from headroom.service.bounds import FILE, check_bounds, complete_budget
 from headroom.service.jobs import Asked, Kind
-from headroom.service.launching import environment_of_jobs
+from headroom.service.launching import environment_for
 from headroom.service.plan_request import plan_of
 from headroom.service.refusals import Refusal
-from headroom.service.settings import AllowedTarget, Caps, Settings
+from headroom.service.settings import AllowedTarget, Settings
 from headroom.service.toml import to_toml
 from loadgen.config import SIMULATED, RunConfig
 from loadgen.errors import ConfigError, HeadroomError
 from loadgen.loadtest import config_of, parse
 from loadgen.target import address_of
 
-FILE = Path("loadtest.toml")  # what messages call a job's configuration
 JOB_KEYS = ("kind", "name", "tags", "config", "schedule")
 LONGEST_NAME, MOST_TAGS = 100, 20
-LONGEST_ANSWER_S = 600.0
 TAG = re.compile(r"[^\s,][^,\n\r\t]{0,39}")
 PATHS = (("load", "trace"), ("prompts", "file"), ("prompts", "images"), ("plan", "prices"))
 LENGTHS = (("prompts", "tokens"), ("prompts", "completion"), ("prompts", "turns"))  # which may name a file
@@ -47,7 +46,7 @@ def admit(job: Mapping[str, Any], settings: Settings, folder_of_run: Callable[[s
     """Of `{kind, name, tags, config}`, or raises Refusal (422) that names the field. `folder_of_run` raises it too."""
     _check_keys(job)
     kind = _kind(job.get("kind", "loadtest"))
-    name, tags = _name(job.get("name", "")), _tags(job.get("tags", []))
+    name, tags = _name(job.get("name", "")), tags_of(job.get("tags", []))
     try:
         values = _table(job.get("config", {}))
         if kind is Kind.LOADTEST:
@@ -58,6 +57,23 @@ def admit(job: Mapping[str, Any], settings: Settings, folder_of_run: Callable[[s
     for run in request.runs:
         folder_of_run(run)
     return Asked(kind=kind, name=name, tags=tags, config=request.model_dump(mode="json", exclude_none=True))
+
+
+def admit_again(kind: Kind, config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The configuration of a job that was admitted, perhaps by a service that offered more, as this one lets it start.
+
+    Its targets have the keys of now. Raises HeadroomError and Refusal for what is offered no more.
+    """
+    if kind is Kind.PLAN:
+        return plan_of(dict(config)).model_dump(mode="json", exclude_none=True)
+    values = _table(dict(config))
+    given = values.get("target", {})
+    whole = [_without_offer(each) for each in (given if isinstance(given, list) else [given])]
+    return _loadtest(values | {"target": whole if isinstance(given, list) else whole[0]}, settings)
+
+
+def _without_offer(target: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in target.items() if key not in ("key", "allow_hosts")}
 
 
 def _table(config: object) -> dict[str, Any]:
@@ -72,18 +88,25 @@ def _loadtest(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
     _refuse_forbidden(values)
     _place_files(values, settings.data)
     _offer_targets(values, settings.targets)
-    _complete_budget(values, settings.caps)
+    complete_budget(values, settings.caps)
     to_toml(values)  # what cannot be written down cannot be run
-    config = config_of(_copy(values), FILE, {}, {})
+    try:
+        config = config_of(_copy(values), FILE, {}, {})
+        _check_config(config, settings)
+    finally:
+        targets.forget_files()  # which may be others when the next job names them
+    return values
+
+
+def _check_config(config: RunConfig, settings: Settings) -> None:
     _check_places(config, settings)
-    _check_caps(config, settings.caps)
+    check_bounds(config, settings.caps)
     for scenario in config.scenarios:
         if ":" in scenario or "/" in scenario:
             raise ConfigError(f"{FILE}: scenarios: jobs play those that Headroom has, and name no file of their own")
         place_of(scenario)
-    targets.check(config, environment_of_jobs(settings))
+    targets.check(config, environment_for(settings, [target.key for target in config.targets]))
     check_delays(config)
-    return values
 
 
 def _check_places(config: RunConfig, settings: Settings) -> None:
@@ -107,24 +130,6 @@ def _check_places(config: RunConfig, settings: Settings) -> None:
 
 def is_file(text: str | None) -> bool:
     return text is not None and text.startswith("file:")
-
-
-def _check_caps(config: RunConfig, caps: Caps) -> None:
-    budget, load = config.budget, config.load
-    for place, asked, most, unit in (
-        ("budget.requests", budget.requests, caps.requests, "requests"),
-        ("budget.tokens", budget.tokens, caps.tokens, "tokens"),
-        ("budget.wall", budget.wall, caps.duration_s, "s"),
-        ("load.duration", load.duration, caps.duration_s, "s"),
-        ("load.drain", load.drain, LONGEST_ANSWER_S, "s"),
-        ("timeouts.total", config.timeouts.total, LONGEST_ANSWER_S, "s"),
-        ("load.processes", load.processes, os.cpu_count() or 1, "processes"),
-    ):
-        if asked is None or not asked <= most:
-            raise ConfigError(
-                f"{FILE}: {place}: {0 if asked is None else asked:,g} {unit} are more than the {most:,g} that this "
-                "service allows a job"
-            )
 
 
 def _copy(value: Any) -> Any:
@@ -167,14 +172,20 @@ def _inside(data: Path | None, name: object, place: str) -> Path:
     root = data.resolve()
     try:
         path = (root / name).resolve()
-        there = path.exists()
+        there, led = path.is_file() or path.is_dir(), [path, *(link.resolve() for link in _links_in(path))]
     except (OSError, RuntimeError):  # too long a name, a loop of links
-        path, there = root, False
-    if path == root or not path.is_relative_to(root):
+        path, there, led = root, False, [root]
+    if path == root or not all(each.is_relative_to(root) for each in led):
         raise ConfigError(f"{FILE}: {place}: files are those in the service's data folder, named from there")
     if not there:
         raise ConfigError(f"{FILE}: {place}: the service's data folder has no {name!r}")
     return path
+
+
+def _links_in(folder: Path) -> Iterator[Path]:
+    """At any depth; none of a file."""
+    for place, folders, files in os.walk(folder):
+        yield from (link for name in (*folders, *files) if (link := Path(place, name)).is_symlink())
 
 
 def _offer_targets(values: dict[str, Any], offered: Sequence[AllowedTarget]) -> None:
@@ -208,15 +219,6 @@ def _offered(target: dict[str, Any], offered: Sequence[AllowedTarget]) -> dict[s
     return target
 
 
-def _complete_budget(values: dict[str, Any], caps: Caps) -> None:
-    """What the job does not limit, the service does."""
-    budget = values.setdefault("budget", {})
-    if isinstance(budget, dict):
-        for key, most in (("requests", caps.requests), ("tokens", caps.tokens), ("wall", caps.duration_s)):
-            if budget.get(key) is None:
-                budget[key] = most
-
-
 def _offer_of(url: object, offered: Sequence[AllowedTarget]) -> AllowedTarget | None:
     if url == SIMULATED or not isinstance(url, str):
         return None
@@ -242,8 +244,8 @@ def _name(name: object) -> str:
     return name.strip()
 
 
-def _tags(tags: object) -> tuple[str, ...]:
-    """As they are in a list, or between commas."""
+def tags_of(tags: object) -> tuple[str, ...]:
+    """Of a job or a run: as they are in a list, or between commas. Raises Refusal (422)."""
     given = tags.split(",") if isinstance(tags, str) else tags
     if not isinstance(given, list) or len(given) > MOST_TAGS or not all(isinstance(tag, str) for tag in given):
         raise Refusal(422, f"must be a list of at most {MOST_TAGS} texts", where="tags")
@@ -252,6 +254,3 @@ def _tags(tags: object) -> tuple[str, ...]:
         if not TAG.fullmatch(tag) or not tag.isprintable():
             raise Refusal(422, "a tag has at most 40 characters, and no comma", where="tags")
     return whole
-
-
-tags_of = _tags  # of a run, which has them as a job does

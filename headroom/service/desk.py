@@ -66,7 +66,10 @@ class Desk:
         job = self.jobs.get(job_id)
         if job.kind is not Kind.PLAN or not job.ended or job.exit_code is None:
             raise Refusal(404, "this job has no plan: it is none, or has not ended", where="id")
-        document = (launching.job_folder(self.settings, job.id) / "out").read_bytes()
+        try:
+            document = (launching.job_folder(self.settings, job.id) / "out").read_bytes()
+        except OSError:
+            raise Refusal(404, "the plan is gone: its files were removed", where="id") from None
         if not document.startswith(b"{"):
             raise Refusal(404, f"there is no plan: {job.error or 'it failed'}", where="id")
         return document

@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from headroom.service.jobs import MEANINGS
-from headroom.service.launching import environment_of_jobs, make_way
+from headroom.service.launching import environment_for, make_way
 from headroom.service.plan_request import CompareRequest, PlanRequest
 from headroom.service.refusals import Refusal
 from headroom.service.settings import Settings
 
 PATIENCE_S, LONGEST_S = 60.0, 300.0
+MOST_AT_ONCE = 8  # one at work, the others waiting
 REFUSED = 2
 
 
 class Errands:
-    """May be called from any thread; the third that comes while one is at work and one waits is turned away."""
+    """May be called from any thread; who comes while one is at work and seven wait is turned away."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._one_at_a_time, self._queue = threading.Lock(), threading.Semaphore(8)
+        self._one_at_a_time, self._queue = threading.Lock(), threading.Semaphore(MOST_AT_ONCE)
 
     def run(self, asked: PlanRequest | CompareRequest) -> dict[str, Any]:
         """`{exit_code, meaning, messages, document}`. Raises Refusal: 422 with the command's own message, or 503."""
@@ -65,12 +66,15 @@ class Errands:
 
     def _finish(self, arguments: Sequence[str]) -> tuple[int, bytes, list[str]]:
         """The exit code of a `headroom`, what it printed, and what it said."""
-        environment = environment_of_jobs(self._settings) | {"POLARS_MAX_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headroom", *arguments],
-            cwd=self._settings.runs, env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        environment = environment_for(self._settings) | {"POLARS_MAX_THREADS": "1"}
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "headroom", *arguments],
+                cwd=self._settings.runs, env=environment, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+        except ValueError:
+            raise Refusal(422, "a text holds a character that a command line cannot (a null, half of one)") from None
         make_way(process)
         try:
             document, words = process.communicate(timeout=LONGEST_S)

@@ -23,6 +23,11 @@ def exit_path(folder: Path, launch: int) -> Path:
     return folder / f"exit-{launch}.json"
 
 
+def told_path(folder: Path, launch: int) -> Path:
+    """There as soon as the process was told to end, by whichever service: a second signal would cut its work short."""
+    return folder / f"told-{launch}"
+
+
 def exit_code_of(folder: Path, launch: int) -> int | None:
     """None where the process has not come to its end by itself."""
     try:

@@ -291,6 +291,14 @@ class Jobs:
             asked = Asked(kind=schedule.kind, name=schedule.name, tags=schedule.tags, config=json.loads(due[0]))
             return _insert(database, asked, self._clock(), schedule.id)
 
+    def pass_over(self, schedule: Schedule, next_at: datetime) -> None:
+        """Say when it is next, and queue nothing."""
+        with self._writing() as database:
+            database.execute(
+                "UPDATE schedules SET next_utc = ? WHERE id = ? AND next_utc = ?",
+                [stamp(next_at), schedule.id, schedule.next_utc],
+            )
+
     def tag_run(self, run: str, tags: Sequence[str]) -> None:
         with self._writing() as database:
             database.execute("INSERT OR REPLACE INTO run_tags VALUES (?, ?)", [run, json.dumps(list(tags))])

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from headroom.service import claims
-from headroom.service.job_process import claim_path
 from headroom.service.jobs import Job, Kind
 from headroom.service.plan_request import plan_of
 from headroom.service.settings import Settings
@@ -34,23 +32,35 @@ def job_folder(settings: Settings, job_id: str) -> Path:
     return settings.state / "jobs" / job_id
 
 
-def environment_of_jobs(settings: Settings) -> dict[str, str]:
-    """The service's, without its token and without keys that it does not offer."""
-    offered = {target.key.removeprefix("env:") for target in settings.targets if target.key is not None}
-    hidden = {TOKEN_VARIABLE, *ENDPOINT_VARIABLES, *KEY_VARIABLES} - offered
+def environment_for(settings: Settings, keys: Collection[str | None] = ()) -> dict[str, str]:
+    """The service's, with those of its secrets that `keys` name (`env:NAME`) and no other: what one deployment is
+    loaded with is kept from all others, which would find it in a variable that is looked at where none is named.
+    """
+    offered = {name for target in settings.targets if (name := _variable_of(target.key)) is not None}
+    hidden = {TOKEN_VARIABLE, *ENDPOINT_VARIABLES, *KEY_VARIABLES, *offered} - {_variable_of(key) for key in keys}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     return kept | {"PYTHONSAFEPATH": "1"}  # they work among the runs, which are no packages, whatever they are called
 
 
+def _variable_of(key: str | None) -> str | None:
+    return key.removeprefix("env:") if key is not None and key.startswith("env:") else None
+
+
+def _keys_of(config: Mapping[str, Any]) -> list[str | None]:
+    """That the targets of a load test name; a plan has none."""
+    given = config.get("target", {})
+    return [target.get("key") for target in (given if isinstance(given, list) else [given])]
+
+
 def launch(settings: Settings, job: Job, config: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    """Start the process of a job whose start is written down. Raises OSError and HeadroomError."""
+    """Start the process of a job whose start is written down. Raises OSError, ValueError and HeadroomError."""
     folder = job_folder(settings, job.id)
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _arguments(job, config, folder)
     with (folder / "log").open("ab") as log, (folder / "out").open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "headroom.service.job_process", str(folder.absolute()), str(job.launch), *arguments],
-            cwd=settings.runs, env=environment_of_jobs(settings), start_new_session=True,
+            cwd=settings.runs, env=environment_for(settings, _keys_of(config)), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=out, stderr=log,
         )  # fmt: skip
     if job.kind is Kind.PLAN:
@@ -78,15 +88,11 @@ def recovering(settings: Settings, run: str) -> subprocess.Popen[bytes]:
     """`headroom recover` at work on a run."""
     process = subprocess.Popen(
         [sys.executable, "-m", "headroom", "recover", run],
-        cwd=settings.runs, env=environment_of_jobs(settings), start_new_session=True,
+        cwd=settings.runs, env=environment_for(settings), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     make_way(process)
     return process
-
-
-def lives(settings: Settings, job: Job) -> bool:
-    return claims.lives(claim_path(job_folder(settings, job.id), job.launch))
 
 
 def _tail(path: Path) -> list[bytes]:

@@ -16,12 +16,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from headroom.service import claims, launching
-from headroom.service.job_process import claim_path, exit_code_of
-from headroom.service.jobs import Job, Jobs, Kind, State
+from headroom.service.admission import admit_again
+from headroom.service.job_process import claim_path, exit_code_of, told_path
+from headroom.service.jobs import Job, Jobs, Kind, Schedule, State
+from headroom.service.refusals import Refusal
 from headroom.service.schedules import next_after
 from headroom.service.settings import Settings
 from loadgen.errors import HeadroomError
@@ -29,7 +33,16 @@ from loadgen.errors import HeadroomError
 LOOK_EVERY_S = 0.25
 CUT_AFTER_S = 3.0  # a load test that is cancelled waits so long for answers
 KILL_AFTER_S = 30.0  # for what does not end although it was told to; its record is recovered
+LATE = timedelta(seconds=60)  # a schedule that was due longer ago than this as a service starts is passed over
 NOTHING_MEASURED = (1, 2, 112)  # exit codes
+
+
+@contextmanager
+def _collecting(faults: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        faults.append(error)
 
 
 class Runner:
@@ -45,11 +58,22 @@ class Runner:
         self._settings, self._jobs, self._clock = settings, jobs, clock
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # of this service; those of an earlier one are adopted
         self._mending: dict[str, subprocess.Popen[bytes]] = {}
+        self.looked_s: float | None = None  # when the last look went well, by time.monotonic; None before the start
         self._told_s: dict[str, float] = {}  # when a job that is cancelled was told to end
         self._thread = threading.Thread(target=self._run, name="runner", daemon=True)
 
     def start(self) -> None:
+        self._pass_over_missed()
+        self.looked_s = time.monotonic()
         self._thread.start()
+
+    def _pass_over_missed(self) -> None:
+        """Times that passed while no service ran are not made up for."""
+        now = self._clock()
+        for schedule in self._jobs.schedules():
+            if datetime.fromisoformat(schedule.next_utc) < now - LATE:
+                with suppress(Refusal):  # it names no later instant, and stays due
+                    self._jobs.pass_over(schedule, next_after(schedule.cron, now))
 
     def stop(self) -> None:
         """Start nothing more. What runs is left to end by itself; the next service finds it."""
@@ -57,10 +81,15 @@ class Runner:
         self.wake.set()
         self._thread.join(timeout=10)
 
+    def still_running(self) -> list[Job]:
+        """Jobs whose processes live, the oldest first."""
+        return [job for job in reversed(self._jobs.all(states=[State.RUNNING])) if claims.lives(self._claim(job))]
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
                 self.step()
+                self.looked_s = time.monotonic()
             except Exception as error:  # a full disk, say: the next look may fare better
                 sys.stderr.write(f"headroom: the queue stands still: {type(error).__name__}: {error}\n")
                 self._stopping.wait(5)
@@ -68,11 +97,24 @@ class Runner:
             self.wake.clear()
 
     def step(self) -> None:
+        """What is wrong with one job or schedule keeps no other from its turn; the first such error is raised after."""
+        faults: list[Exception] = []
         for schedule in self._jobs.schedules():
-            if datetime.fromisoformat(schedule.next_utc) <= self._clock():
-                self._jobs.queue_due(schedule, next_after(schedule.cron, self._clock()))
+            with _collecting(faults):
+                self._queue_due(schedule)
         for job in self._jobs.all(states=[State.RUNNING]):
-            self._follow(job)
+            with _collecting(faults):
+                self._follow(job)
+        with _collecting(faults):
+            self._start_waiting()
+        if faults:
+            raise faults[0]
+
+    def _queue_due(self, schedule: Schedule) -> None:
+        if datetime.fromisoformat(schedule.next_utc) <= self._clock():
+            self._jobs.queue_due(schedule, next_after(schedule.cron, self._clock()))
+
+    def _start_waiting(self) -> None:
         while self._jobs.counts()[State.RUNNING] < self._settings.parallel and not self._stopping.is_set():
             waiting = self._jobs.next_queued()
             started = None if waiting is None else self._jobs.start(waiting.id)
@@ -81,15 +123,21 @@ class Runner:
             self._launch(started)
 
     def _launch(self, job: Job) -> None:
+        """Held once more to what this service offers: the job may have waited since another one."""
         try:
-            self._children[job.id] = launching.launch(self._settings, job, self._jobs.config_of(job.id))
-        except (OSError, HeadroomError) as error:
-            self._jobs.end(job.id, State.FAILED, exit_code=1, error=f"the job's process did not start: {error}")
+            config = admit_again(job.kind, self._jobs.config_of(job.id), self._settings)
+            self._children[job.id] = launching.launch(self._settings, job, config)
+        except Exception as error:  # whatever it was, it is this job's, and the next one has its turn
+            code = error.exit_code if isinstance(error, HeadroomError) else 2 if isinstance(error, Refusal) else 1
+            self._jobs.end(job.id, State.FAILED, exit_code=code, error=f"the job's process did not start: {error}")
+
+    def _claim(self, job: Job) -> Path:
+        return claim_path(launching.job_folder(self._settings, job.id), job.launch)
 
     def _follow(self, job: Job) -> None:
         child = self._children.get(job.id)
         ended = child is None or child.poll() is not None
-        claim = claim_path(launching.job_folder(self._settings, job.id), job.launch)
+        claim = self._claim(job)
         if claims.lives(claim):
             if job.cancel_asked:
                 self._tell_to_end(job)
@@ -103,14 +151,17 @@ class Runner:
                 self._jobs.requeue(job.id, job.launch)
 
     def _tell_to_end(self, job: Job) -> None:
-        now = time.monotonic()
-        claim = claim_path(launching.job_folder(self._settings, job.id), job.launch)
+        now, claim = time.monotonic(), self._claim(job)
         if job.id not in self._told_s:
             self._told_s[job.id] = now
-            claims.tell(claim, signal.SIGINT)
+            told = told_path(claim.parent, job.launch)
+            if not told.exists():
+                claims.tell(claim, signal.SIGINT)
+                with suppress(OSError):  # of a full disk: it has been told
+                    told.touch()
         waited_s = now - self._told_s[job.id]
         if waited_s > KILL_AFTER_S:
-            claims.tell(claim, signal.SIGKILL)
+            claims.kill_holders(claim)
         elif waited_s > CUT_AFTER_S:
             launching.cut(self._settings, job)
 

@@ -8,15 +8,18 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import uvicorn
 
+from dashboards.readable import readable
 from headroom.service.app import create_app
+from headroom.service.jobs import Job, Kind
 from headroom.service.launching import NICENESS
 from headroom.service.settings import Settings
 from loadgen.errors import ConfigError, RunFolderError
+from loadgen.guards import STOP_FILE
 
 BACKLOG, MOST_CONNECTIONS, END_S = 512, 256, 3
 LONGEST_HEAD = 16 << 10  # bytes
@@ -45,6 +48,8 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT; what runs then is left to end by itself. Raises ConfigError and RunFolderError."""
+    for target in settings.targets:
+        target.check_key(os.environ)
     with _alone(settings), _listener(settings) as listener:
         app = create_app(settings)
         config = uvicorn.Config(
@@ -72,6 +77,7 @@ def serve(settings: Settings) -> None:
             asyncio.run(server.serve(sockets=[listener]))
         finally:
             app.state.desk.runner.stop()
+            _part(settings, app.state.desk.runner.still_running())
             app.state.desk.jobs.close()
 
 
@@ -94,6 +100,19 @@ def _greet(settings: Settings) -> None:
             f"{settings.parallel} jobs run at once: load tests on one machine disturb each other's measurements"
         )
     sys.stderr.write("".join(f"headroom: {line}\n" for line in lines))
+
+
+def _part(settings: Settings, running: Sequence[Job]) -> None:
+    """Load goes on without the service, and whoever ends that should know."""
+    if not running:
+        return
+    jobs = "1 job is" if len(running) == 1 else f"{len(running)} jobs are"
+    lines = [
+        f"{jobs} still running ({', '.join(job.id for job in running)}), and `headroom serve --runs {settings.runs}` "
+        "will find what comes of it"
+    ]
+    lines += [f"to stop it: touch {settings.runs / job.id / STOP_FILE}" for job in running if job.kind is Kind.LOADTEST]
+    sys.stderr.write("".join(f"headroom: {readable(line)}\n" for line in lines))
 
 
 @contextmanager

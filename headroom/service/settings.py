@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loadgen.config import TargetConfig
 from loadgen.errors import ConfigError
-from loadgen.target import Address, address_of
+from loadgen.target import Address, address_of, credential_of
 
 STATE_FOLDER = ".service"  # beside the run folders: the queue, and each job's files
 SHORTEST_TOKEN = 16  # characters; shorter ones can be guessed by who may try for weeks
@@ -29,7 +31,18 @@ class AllowedTarget:
                 "--allow-target: what comes after the comma must say where the key is, not be the key: "
                 "URL,env:NAME or URL,file:PATH or URL,entra"
             )
+        if key.startswith("file:"):
+            key = f"file:{Path(key.removeprefix('file:')).absolute()}"  # jobs work in another folder
         return cls(address=address_of(url), key=key or None)
+
+    def check_key(self, environment: Mapping[str, str]) -> None:
+        """Raises ConfigError where there is none to be read; a token of Entra ID is asked for by each job."""
+        if self.key is None or self.key == "entra":
+            return
+        try:
+            credential_of(TargetConfig(key=self.key), environment)
+        except ConfigError as error:
+            raise ConfigError(f"--allow-target {self.address.origin}: on the service's machine, {error}") from None
 
     def covers(self, address: Address) -> bool:
         """Whether it is the same scheme, host and port, at this path or below it; a path that climbs is not."""
