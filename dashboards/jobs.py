@@ -15,11 +15,12 @@ from dashboards.text import UNKNOWN, count, readable, whole
 def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """A line a job, as the API tells it; the newest first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for name in ("id", "name", "state", "submitted, UTC", "tags"):
-        table.add_column(name, overflow="fold")
+    for name in ("id", "name", "what", "state", "submitted, UTC", "tags"):
+        table.add_column(name, overflow="fold", no_wrap=name == "id")  # which is copied
     for job in jobs:
         tags, created = ", ".join(job["tags"]), job["created_utc"][:16].replace("T", " ")
-        table.add_row(*(Text(readable(str(each))) for each in (job["id"], job["name"], _state(job), created, tags)))
+        cells = (job["id"], job["name"], job["what"], _state(job), created, tags)
+        table.add_row(*(Text(readable(str(each))) for each in cells))
     (console or Console()).print(table)
 
 
@@ -31,11 +32,19 @@ def print_schedules(schedules: Sequence[Mapping[str, Any]], console: Console | N
         (console or Console()).print(Text(readable(line)), soft_wrap=True)
 
 
-def print_job(shown: Mapping[str, Any], console: Console | None = None) -> None:
-    """One, how far it is, and the last that it said."""
-    lines = [line_of(shown), *(shown["job"]["error"] or shown["log"]).splitlines()]
+def print_job(shown: Mapping[str, Any], server: str, console: Console | None = None) -> None:
+    """One, how far it is, where what it found is, and the last that it said. `server`: the service's address."""
+    lines = [line_of(shown), f"what: {shown['job']['what']}", place_of(shown["job"], server)]
+    lines += (shown["job"]["error"] or shown["log"]).splitlines()
     for line in lines:
         (console or Console()).print(Text(readable(line)), soft_wrap=True)
+
+
+def place_of(job: Mapping[str, Any], server: str) -> str:
+    """Where what it found is read."""
+    if job["run"] is None:
+        return f"its page: {server}/jobs/{job['id']}"
+    return f"its run: {job['run']} in the folder of the runs; its page: {server}/runs/{job['run']}"
 
 
 def line_of(shown: Mapping[str, Any]) -> str:

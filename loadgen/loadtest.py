@@ -99,7 +99,7 @@ def parse(text: str, file: Path) -> dict[str, Any]:
     """The values of a loadtest.toml. Raises ConfigError, which calls it `file`."""
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and what int() refuses as too long
         raise ConfigError(f"{file} is not TOML: {error}") from None
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 import headroom.cli  # noqa: F401 - adds the commands
 from headroom.commands.app import app
+from headroom.service.plan_request import PlanRequest
 from loadgen.config import RunConfig, TargetConfig
 from loadgen.errors import HeadroomError
 from loadgen.quota import Quota
@@ -124,12 +125,14 @@ def test_every_metric_and_exit_code_is_documented():
 
 def test_the_configuration_of_the_readme_is_valid(tmp_path):
     examples = [tomllib.loads(each) for each in re.findall(r"```toml\n(.*?)```", README, re.DOTALL)]
-    configs = [RunConfig.model_validate(each) for each in examples if "toxic" not in each]
-    assert [
-        len(config.targets)
-        for config, each in zip(configs, (e for e in examples if "toxic" not in e), strict=True)
-        if "target" in each
-    ] == [2, 1]
+    assert [PlanRequest.model_validate(each) for each in examples if "runs" in each]
+    examples = [each for each in examples if not {"toxic", "runs"} & set(each)]
+    configs = [RunConfig.model_validate(each) for each in examples]
+    assert [len(config.targets) for config, each in zip(configs, examples, strict=True) if "target" in each] == [
+        2,
+        1,
+        1,
+    ]
 
 
 def test_the_faults_file_of_the_readme_is_valid(tmp_path):

@@ -79,7 +79,12 @@ ONLY_IN = {  # library -> the files allowed to know it
     "typer": ("headroom/",),
     "sqlite3": ("headroom/service/jobs.py",),
     "starlette": ("loadgen/simulator/", "headroom/live_page.py", "headroom/service/"),
-    "uvicorn": ("loadgen/simulator/", "headroom/live_page.py", "headroom/service/serving.py"),
+    "uvicorn": (
+        "loadgen/simulator/",
+        "headroom/live_page.py",
+        "headroom/service/serving.py",
+        "headroom/service/connections.py",
+    ),
     "opentelemetry": ("headroom/telemetry.py",),
     "polars": (
         "loadgen/samples.py",

@@ -1,11 +1,14 @@
 """The API of the batch service: every answer is as its document says, and what it refuses it says as the commands do."""
 
 import json
+import re
+from pathlib import Path
 
 import polars as pl
 import pytest
 from pydantic import TypeAdapter
 
+from headroom.service import openapi
 from headroom.service.api import ENDPOINTS
 from headroom.service.documents import CompareAnswer, PlanAnswer
 from headroom.service.jobs import State
@@ -84,6 +87,12 @@ def test_every_route_is_in_the_openapi_document(client):
     assert all(f'"{name}"' in text for name in document["components"]["schemas"])
 
 
+def test_every_status_that_is_refused_with_is_in_the_openapi_document(client):
+    files = Path(openapi.__file__).parent.glob("*.py")
+    used = {code for file in files for code in re.findall(r"Refusal\(\s*(\d+)", file.read_text())}
+    assert {"404", "409", "413", "422"} <= used <= set(openapi.ERRORS)
+
+
 CONFIGS = {  # config -> flags that make `headroom run` refuse the same, in the same words
     "a key that is not": "[load]\nrat = 5",
     "a rate that is none": '[load]\nrate = "5 per day"',
@@ -107,6 +116,10 @@ def test_a_job_is_refused_in_the_words_of_the_command_line(client, tmp_path, con
     assert message == "\n".join(line.removeprefix("headroom: ") for line in by_hand.stderr.strip().splitlines())
 
 
+def nested(depth):
+    return {} if depth == 0 else {"a": nested(depth - 1)}
+
+
 @pytest.mark.parametrize(
     ("job", "status", "where"),
     [
@@ -128,6 +141,14 @@ def test_a_job_is_refused_in_the_words_of_the_command_line(client, tmp_path, con
         ({"config": {"target": 5}}, 422, "config"),
         ({"config": {"budget": 5}}, 422, "config"),
         ({"config": {"parameters": {"a": "\ud800"}}}, 422, "config"),
+        ({"config": {"parameters": nested(600)}}, 422, "config"),
+        ({"config": f"parameters = {'{a = ' * 60}1{'}' * 60}"}, 422, "config"),
+        ({"config": {"budget": {"requests": 10**401}}}, 422, "config"),
+        ({"config": {"budget": {"requests": -(10**401)}}}, 422, "config"),
+        ({"config": f"budget.requests = 1{'0' * 5_000}"}, 422, "config"),
+        ({"kind": "plan", "config": {"runs": ["base"], "slo": ["a\x00b"]}}, 422, "slo.0"),
+        ({"kind": "plan", "config": {"runs": ["base"], "region": "\ud800"}}, 422, "region"),
+        ({"kind": "plan", "config": {"runs": ["base"], "demand": "20"}}, 422, "demand"),
         ({"kind": "plan", "config": {}}, 422, "runs"),
         ({"kind": "plan", "config": {"runs": ["base"], "prices": "/etc/passwd"}}, 422, "prices"),
         ({"kind": "plan", "config": {"runs": ["base"], "demand": "/etc/passwd"}}, 422, "demand"),
@@ -150,7 +171,8 @@ def test_a_job_may_come_as_toml(client):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"name": 1' + b"0" * 5_000 + b"}"]
+    "body",
+    [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"name": 1' + b"0" * 5_000 + b"}", b'{"name": NaN}'],
 )
 def test_a_body_that_is_no_table_is_refused(client, body):
     answer = client.post("/api/jobs", content=body, headers={"content-type": "application/json"})
@@ -277,3 +299,34 @@ def test_the_progress_of_a_job_comes_as_events_until_its_end(client):
     assert [json.loads(data.removeprefix("data: ")) for _, data in events[1:3]] == [{"title": "t"}, {"sent": 7}]
     client.app.state.readers = 50
     assert client.get(f"/api/jobs/{job}/events").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ("/api/jobs?sate=running", "sate"),
+        ("/api/jobs?tag=x", "tag"),
+        ("/api/runs?tags=x", "tags"),
+        ("/api/runs?before=none", "before"),
+        ("/api/runs?limit=0", "limit"),
+    ],
+)
+def test_a_question_that_is_none_is_refused_by_its_key(client, place, where):
+    assert refusal(client.get(place))[:2] == (422, where)
+
+
+def test_runs_are_listed_in_pages(client):
+    every = [run["id"] for run in client.get("/api/runs").json()["runs"]]
+    first = client.get("/api/runs?limit=1").json()["runs"][0]["id"]
+    rest = client.get(f"/api/runs?before={first}").json()["runs"]
+    assert [first, *(run["id"] for run in rest)] == every and len(every) == 2
+
+
+@pytest.mark.parametrize("body", [{"tags": "a,b"}, {"tags": ["a"], "x": 1}, {}])
+def test_tags_come_as_a_list_alone(client, body):
+    assert client.put("/api/runs/base/tags", json=body).status_code == 422
+
+
+def test_a_media_type_is_read_whichever_way_it_is_written(client):
+    answer = client.post("/api/jobs", content='name = "n"', headers={"content-type": "Application/TOML; charset=utf-8"})
+    assert answer.status_code == 201

@@ -85,9 +85,9 @@ def test_what_cannot_be_answered_is_said_by_the_commands(service, tmp_path):
     (tmp_path / "bad.toml").write_text("[load]\nrat = 5\n")
     refused = told(tmp_path, "submit", "bad.toml", "--server", service.url)
     assert refused.returncode == 2
-    assert refused.stderr == "headroom: loadtest.toml: load.rat: unknown key; did you mean 'rate'?\n"
+    assert refused.stderr == "headroom: bad.toml: load.rat: unknown key; did you mean 'rate'?\n"
     gone = told(tmp_path, "cancel", "nothing", "--server", service.url)
-    assert (gone.returncode, gone.stderr) == (2, "headroom: there is no such job\n")
+    assert (gone.returncode, gone.stderr) == (2, "headroom: there is no job 'nothing'\n")
     away = told(tmp_path, "jobs", "--server", "http://127.0.0.1:9")
     assert away.returncode == 1 and "is `headroom serve` running?" in away.stderr
     (tmp_path / "good.toml").write_text('[load]\nrate = 5\nduration = "10s"\n')
@@ -99,7 +99,7 @@ def test_what_cannot_be_answered_is_said_by_the_commands(service, tmp_path):
     assert schedule not in told(tmp_path, "jobs", "--server", service.url).stdout
     (tmp_path / "plan.toml").write_text('runs = ["gone"]\ngrowth = "3x"\n')
     no_run = told(tmp_path, "submit", "plan.toml", "--server", service.url)
-    assert (no_run.returncode, no_run.stderr) == (2, "headroom: there is no such run\n")
+    assert (no_run.returncode, no_run.stderr) == (2, "headroom: there is no run 'gone'\n")
     nowhere = told(tmp_path, "jobs", "--server", "somewhere")
     assert nowhere.returncode == 2 and "--server" in nowhere.stderr
 
@@ -126,7 +126,7 @@ def test_a_second_service_on_the_same_runs_is_refused(service, tmp_path):
         (("--allow-target", "https://a.example,env:NOT_SET"), "on the service's machine, the key is to come from"),
         (("--allow-target", "https://a.example,file:none"), "none, which cannot be read"),
         (("--data", "none"), "--data none is no folder"),
-        (("--max-duration", "long"), "long"),
+        (("--max-duration", "long"), "--max-duration: 'long'"),
         (("--port", "1", "--host", "192.0.2.1", "--token-file", "token"), "cannot be had"),
     ],
 )

@@ -253,7 +253,7 @@ def test_who_has_the_token_signs_in_and_who_has_not_sees_nothing(browser: Browse
         expect(page.get_by_role("alert")).to_contain_text("that is not this service's token")
         page.get_by_label("Token").fill(TOKEN)
         page.keyboard.press("Enter")
-        expect(page.get_by_role("heading", level=1)).to_have_text("Queue")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Runs")  # which was asked for
         assert TOKEN not in page.content() and TOKEN not in str(page.context.cookies())
 
 
@@ -280,12 +280,12 @@ def test_what_a_form_asks_for_in_vain_is_told(where: Site, given: dict[str, str]
 @pytest.mark.parametrize(
     ("place", "status", "message"),
     [
-        ("/runs/none", 404, "there is no such run"),
-        ("/jobs/none", 404, "there is no such job"),
+        ("/runs/none", 404, "there is no run 'none'"),
+        ("/jobs/none", 404, "there is no job 'none'"),
         ("/nowhere", 404, "there is nothing here"),
         ("/assets/report.js", 404, "there is nothing here"),
         ("/jobs/none/cancel", 405, "this cannot be done here"),
-        ("/compare/report?base=before&new=none", 404, "there is no such run"),
+        ("/compare/report?base=before&new=none", 404, "there is no run 'none'"),
     ],
 )
 def test_what_is_not_there_is_told_to_a_browser_as_a_page_and_to_a_program_as_json(
@@ -295,7 +295,7 @@ def test_what_is_not_there_is_told_to_a_browser_as_a_page_and_to_a_program_as_js
         httpx.get(f"{where.url}{place}", headers={"accept": kind}) for kind in ("text/html,*/*", "application/json")
     )
     assert (page.status_code, answer.status_code) == (status, status)
-    assert "<h1>" in page.text and message in page.text
+    assert "<h1>" in page.text and message in html.unescape(page.text)
     assert answer.json()["error"]["message"] == message
     assert "script-src 'self'" in page.headers["content-security-policy"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import re
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from headroom.service.client import Client
 
 ServerUrl = Annotated[str, typer.Option("--server", metavar="URL", help="Where `headroom serve` listens.")]
-TOKEN = "HEADROOM_TOKEN"  # noqa: S105 - a variable's name: on the command line everybody could read it
+SAY_EVERY_S = 5.0
 HERE = "http://127.0.0.1:8089"
 
 
@@ -55,21 +56,26 @@ def serve(
     ] = 1,
 ) -> None:
     """Queue load tests and plans for a team: an HTTP API, and pages."""
+    from headroom.service.bearer import token_of  # noqa: PLC0415
     from headroom.service.serving import serve as serve_on  # noqa: PLC0415
     from headroom.service.settings import AllowedTarget, Caps, Settings  # noqa: PLC0415
     from loadgen.slo import parse_duration_ns  # noqa: PLC0415
 
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data} is no folder")
+    try:
+        longest_s = parse_duration_ns(max_duration) / 1e9
+    except ConfigError as error:
+        raise ConfigError(f"--max-duration: {error}") from None
     settings = Settings(
         runs=runs.absolute(),
         host=host,
         port=port,
-        token=_token(token_file),
+        token=token_of(token_file),
         parallel=parallel,
         targets=tuple(map(AllowedTarget.parse, allow_target or ())),
         hosts=tuple(map(str.lower, allow_host or ())),
-        caps=Caps(requests=max_requests, tokens=max_tokens, duration_s=parse_duration_ns(max_duration) / 1e9),
+        caps=Caps(requests=max_requests, tokens=max_tokens, duration_s=longest_s),
         data=data,
     )
     serve_on(settings)
@@ -93,7 +99,10 @@ def submit(
     client = _client(server)
     kind, text = _read(file)
     job: dict[str, Any] = {"kind": kind, "config": text, "name": name or file.stem[:100], "tags": tag or []}
-    made = client.submit(job if schedule is None else {**job, "schedule": schedule})
+    try:
+        made = client.submit(job if schedule is None else {**job, "schedule": schedule})
+    except ConfigError as error:  # the service calls each job's configuration loadtest.toml
+        raise ConfigError(re.sub(r"(?m)^loadtest\.toml(?=:| is )", lambda _: str(file), str(error))) from None
     if "schedule" in made:
         sys.stdout.write(f"{made['schedule']['id']}\n")
         _say(f"scheduled; next at {made['schedule']['next_utc']}", quiet=quiet)
@@ -123,7 +132,7 @@ def jobs(
         print_jobs(found)
         print_schedules(client.schedules())
     else:
-        print_job(found)
+        print_job(found, client.server)
 
 
 @app.command(rich_help_panel=SERVE)
@@ -136,18 +145,10 @@ def cancel(
 
 
 def _client(server: str) -> Client:
+    from headroom.service.bearer import token_of  # noqa: PLC0415
     from headroom.service.client import Client  # noqa: PLC0415
 
-    return Client(server, os.environ.get(TOKEN) or None)
-
-
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get(TOKEN) or None
-    try:
-        return file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token-file {file} cannot be read: {error}") from None
+    return Client(server, token_of())
 
 
 def _read(file: Path) -> tuple[str, str]:
@@ -164,15 +165,16 @@ def _read(file: Path) -> tuple[str, str]:
 
 
 def _wait(client: Client, job_id: str, *, quiet: bool) -> int:
-    from dashboards.jobs import line_of  # noqa: PLC0415
+    from dashboards.jobs import line_of, place_of  # noqa: PLC0415
 
-    last = shown = None
+    state = shown = None
+    said_s = 0.0
     for shown in client.follow(job_id):
-        line = line_of(shown)
-        if line != last:
-            _say(line, quiet=quiet)
-            last = line
+        if shown["job"]["state"] != state or (state == "running" and time.monotonic() - said_s > SAY_EVERY_S):
+            state, said_s = shown["job"]["state"], time.monotonic()
+            _say(line_of(shown), quiet=quiet)
     assert shown is not None
+    _say(place_of(shown["job"], client.server), quiet=quiet)
     code = shown["job"]["exit_code"]
     if code in (1, 2, 112):
         _say(str(shown["job"]["error"] or ""), quiet=False)

@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from dashboards.service_pages import page
 from headroom.service.refusals import Refusal
+from headroom.service.security import FORM_FIELD
 
 TITLES = {
     400: "The request was not understood",
@@ -16,11 +17,14 @@ TITLES = {
     403: "Not allowed",
     404: "Not found",
     409: "Too late",
+    405: "Not here",
+    408: "Too slow",
     413: "Too large",
     415: "The request was not understood",
     422: "This was not accepted",
     429: "Too much at once",
     503: "Busy",
+    507: "No room",
 }
 
 
@@ -37,7 +41,7 @@ def told(refusal: Refusal | None) -> dict[str, str] | None:
     """For the form that it is about. Its message names the place in a configuration itself."""
     if refusal is None:
         return None
-    place = f"{refusal.where}: " if refusal.where not in (None, "config", "id") else ""
+    place = f"{refusal.where}: " if refusal.where not in (None, "config", "id", FORM_FIELD) else ""
     return {"title": TITLES.get(refusal.status, "It went wrong"), "message": f"{place}{refusal.message}"}
 
 

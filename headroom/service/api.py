@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 import tomllib
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from headroom.service import documents as d
@@ -19,22 +20,17 @@ from headroom.service import events
 from headroom.service.desk import Desk
 from headroom.service.jobs import Job, State
 from headroom.service.metrics import metrics_of
-from headroom.service.plan_request import CompareRequest, PlanRequest
+from headroom.service.plan_request import CompareRequest, PlanRequest, validated
 from headroom.service.refusals import Refusal
-from headroom.service.security import body_of
+from headroom.service.security import REPORT_POLICY, body_of, kind_of
 
-# A report allows its own scripts by their hashes and nothing else. Whatever a run folder holds in its place, it has an
-# origin of its own here, and can neither ask this service for anything nor reach another.
-REPORT_POLICY = (
-    "sandbox allow-scripts allow-downloads allow-modals; default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 KINDS = {
     "summary": "application/json",
     "report": "text/html; charset=utf-8",
     "samples": "application/vnd.apache.parquet",
 }
 MOST_LISTED = 1_000
+STANDS_AFTER_S = 30.0  # without one good look at the queue
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +60,11 @@ async def read(request: Request) -> dict[str, Any]:
     """The table that was sent. Raises Refusal: 400 for what is none, 413."""
     try:
         text = (await body_of(request)).decode()
-        as_toml = request.headers["content-type"].startswith("application/toml")
-        found = tomllib.loads(text) if as_toml else json.loads(text)
+        found = (
+            tomllib.loads(text)
+            if kind_of(request) == "application/toml"
+            else json.loads(text, parse_constant=_no_number)
+        )
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the request cannot be read: {error}") from None
     if not isinstance(found, dict):
@@ -73,7 +72,18 @@ async def read(request: Request) -> dict[str, Any]:
     return found
 
 
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON's")
+
+
+def _only(request: Request, *known: str) -> None:
+    unknown = sorted(set(request.query_params) - set(known))
+    if unknown:
+        raise Refusal(422, f"unknown; known are {', '.join(known)}", where=unknown[0][:100])
+
+
 def list_jobs(request: Request) -> Response:
+    _only(request, "state", "limit", "before")
     desk, states = desk_of(request), request.query_params.getlist("state")
     if any(state not in list(State) for state in states):
         raise Refusal(422, f"must be {', '.join(State)}", where="state")
@@ -114,7 +124,7 @@ def show_plan(request: Request) -> Response:
 
 
 async def follow(request: Request) -> Response:
-    return StreamingResponse(await events.of(request, desk_of(request)), media_type="text/event-stream")
+    return await events.of(request, desk_of(request))
 
 
 def list_schedules(request: Request) -> Response:
@@ -127,9 +137,17 @@ def drop_schedule(request: Request) -> Response:
 
 
 def list_runs(request: Request) -> Response:
-    wanted = set(request.query_params.getlist("tag"))
-    entries = [entry for entry in desk_of(request).runs() if wanted <= set(entry.tags)]
-    return JSONResponse({"runs": [dataclasses.asdict(entry) for entry in entries[:MOST_LISTED]]})
+    _only(request, "tag", "limit", "before")
+    wanted, limit = set(request.query_params.getlist("tag")), _number(request, "limit", MOST_LISTED)
+    entries = desk_of(request).runs()
+    before = request.query_params.get("before")
+    if before is not None:
+        at = next((n for n, entry in enumerate(entries) if entry.id == before), None)
+        if at is None:
+            raise Refusal(422, "must be the id of a run that is there", where="before")
+        entries = entries[at + 1 :]
+    found = [entry for entry in entries if wanted <= set(entry.tags)]
+    return JSONResponse({"runs": [dataclasses.asdict(entry) for entry in found[: min(limit, MOST_LISTED)]]})
 
 
 def show_run(request: Request) -> Response:
@@ -137,7 +155,7 @@ def show_run(request: Request) -> Response:
 
 
 async def tag_run(request: Request) -> Response:
-    tags = (await read(request)).get("tags")
+    tags = validated(d.TagsRequest, await read(request)).tags
     entry = await run_in_threadpool(desk_of(request).tag, request.path_params["id"], tags)
     return JSONResponse({"run": dataclasses.asdict(entry)})
 
@@ -166,8 +184,12 @@ def show_metrics(request: Request) -> Response:
 
 
 def health(request: Request) -> Response:
-    counts = desk_of(request).jobs.counts()
-    return JSONResponse({"status": "ok", "running": counts[State.RUNNING], "queued": counts[State.QUEUED]})
+    desk = desk_of(request)
+    counts, looked_s = desk.jobs.counts(), desk.runner.looked_s
+    stands = looked_s is not None and time.monotonic() - looked_s > STANDS_AFTER_S
+    status = "the queue stands still" if stands else "ok"
+    told = {"status": status, "running": counts[State.RUNNING], "queued": counts[State.QUEUED]}
+    return JSONResponse(told, 503 if stands else 200)
 
 
 async def describe(_: Request) -> Response:
@@ -207,8 +229,8 @@ ENDPOINTS = (
         summary="Delete a schedule; what it has queued stays",
     ),
     Endpoint(
-        method="GET", path="/api/runs", answers=list_runs, gives=d.RunList, query=("tag",),
-        summary="Runs, the newest first; those that have every `tag`",
+        method="GET", path="/api/runs", answers=list_runs, gives=d.RunList, query=("tag", "limit", "before"),
+        summary="Runs, the newest first; those that have every `tag`; those after the run `before`",
     ),
     Endpoint(method="GET", path="/api/runs/{id}", answers=show_run, gives=d.RunAnswer, summary="A run"),
     Endpoint(
@@ -235,6 +257,9 @@ ENDPOINTS = (
         summary="Plan from runs, as headroom plan does",
     ),
     Endpoint(method="GET", path="/metrics", answers=show_metrics, gives="text/plain", summary="For Prometheus"),
-    Endpoint(method="GET", path="/healthz", answers=health, gives=d.Health, summary="Whether it answers"),
+    Endpoint(
+        method="GET", path="/healthz", answers=health, gives=d.Health,
+        summary="Whether it answers, and the queue moves; else 503",
+    ),
     Endpoint(method="GET", path="/openapi.json", answers=describe, gives="application/json", summary="This document"),
 )  # fmt: skip

@@ -25,7 +25,7 @@ def create_app(settings: Settings) -> Starlette:
     routes = [Route("/login", log_in, methods=["POST"]), *(each.route for each in ENDPOINTS), *pages.routes(desk)]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, locks=locks)],
+        middleware=[Middleware(Guard, locks=locks, tell=_told)],
         exception_handlers={Refusal: _refused, 404: _nothing_here, 405: _nothing_here},
     )
     app.router.redirect_slashes = False
@@ -36,10 +36,15 @@ def create_app(settings: Settings) -> Starlette:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return pages.refusal_page(request, error) or refused(error)
+    return _told(request, error)
+
+
+def _told(request: Request, refusal: Refusal) -> Response:
+    return pages.refusal_page(request, refusal) or refused(refusal)
 
 
 async def _nothing_here(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    message = "there is nothing here" if status == 404 else "this cannot be done here"
-    return await _refused(request, Refusal(status, message))
+    refusal = Refusal(status, "there is nothing here" if status == 404 else "this cannot be done here")
+    refusal.headers = getattr(error, "headers", None)  # which methods there are
+    return _told(request, refusal)

@@ -5,53 +5,64 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
+from headroom.service.documents import JobAnswer, JobList, JobShown, ScheduleList, Submitted
 from headroom.service.launching import TOKEN_VARIABLE
+from headroom.service.shelf import NAME
 from loadgen.errors import ConfigError, HeadroomError
 
 PATIENCE_S, LOOK_EVERY_S = 30.0, 1.0
 AWAY_AT_MOST_S = 120.0  # a service that is restarted keeps its jobs
-REFUSED = 4
+REFUSED, FAILED = 4, 5  # hundreds of statuses
+MOST_JOBS = 200
 
 
 class Client:
     """Raises ConfigError for what the service refuses, with its message, and HeadroomError where none answers."""
 
     def __init__(self, server: str, token: str | None) -> None:
-        url = httpx.URL(server) if server.startswith(("http://", "https://")) else None
-        if url is None or not url.host:
+        if not _is_address(server):
             raise ConfigError(f"--server: {server!r} is no address; write it like http://127.0.0.1:8089")
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        self._server = server.rstrip("/")
-        self._http = httpx.Client(base_url=self._server, headers=headers, timeout=PATIENCE_S, trust_env=False)
+        self._has_token = token is not None
+        self.server = server.rstrip("/")
+        self._http = httpx.Client(base_url=self.server, headers=headers, timeout=PATIENCE_S, trust_env=False)
 
     def submit(self, job: dict[str, Any]) -> dict[str, Any]:
         """`{"job": ...}` or `{"schedule": ...}`."""
-        return self._ask("POST", "/api/jobs", json=job)
+        made = self._ask("POST", "/api/jobs", Submitted, json=job)
+        if made.get("job") is None and made.get("schedule") is None:
+            raise self._stranger()
+        return made
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The newest first."""
-        found: list[dict[str, Any]] = self._ask("GET", "/api/jobs")["jobs"]
-        return found
+        """Those that run, which may be older than many that wait, and then the others, the newest first."""
+        running, others = (
+            self._ask("GET", "/api/jobs", JobList, params=params)["jobs"]
+            for params in ({"state": ["running"]}, {"limit": MOST_JOBS})
+        )
+        known = {job["id"] for job in running}
+        return [*running, *(job for job in others if job["id"] not in known)]
 
     def job(self, job_id: str) -> dict[str, Any]:
         """`{"job", "about", "progress", "log"}`."""
-        return self._ask("GET", f"/api/jobs/{quote(job_id, safe='')}")
+        return self._ask("GET", f"/api/jobs/{_checked(job_id)}", JobShown)
 
     def schedules(self) -> list[dict[str, Any]]:
         """By when they are due next."""
-        found: list[dict[str, Any]] = self._ask("GET", "/api/schedules")["schedules"]
+        found: list[dict[str, Any]] = self._ask("GET", "/api/schedules", ScheduleList)["schedules"]
         return found
 
     def cancel(self, known_id: str) -> str:
         """A job, or a schedule: the state that it is in now, or `deleted`."""
+        _checked(known_id)
         if any(schedule["id"] == known_id for schedule in self.schedules()):
-            self._ask("DELETE", f"/api/schedules/{quote(known_id, safe='')}")
+            self._ask("DELETE", f"/api/schedules/{known_id}")
             return "deleted"
-        return str(self._ask("DELETE", f"/api/jobs/{quote(known_id, safe='')}")["job"]["state"])
+        return str(self._ask("DELETE", f"/api/jobs/{known_id}", JobAnswer)["job"]["state"])
 
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
         """The job each second, the last time when it has ended; a service that is away for a while is waited for."""
@@ -69,32 +80,61 @@ class Client:
                     return
             time.sleep(LOOK_EVERY_S)
 
-    def _ask(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, gives: type[BaseModel] | None = None, **content: Any) -> dict[str, Any]:
+        """`gives`: what the answer must be; of a newer service it may say more."""
         try:
             answer = self._http.request(method, path, **content)
-        except httpx.TransportError as error:
-            raise ServiceAway(f"no service answers at {self._server} ({error}): is `headroom serve` running?") from None
-        if answer.status_code == httpx.codes.NO_CONTENT:
+        except httpx.LocalProtocolError:  # whose words may hold the token
+            raise ConfigError("the request cannot be sent: look at --server and the token") from None
+        except httpx.RequestError as error:
+            raise ServiceAway(f"no service answers at {self.server} ({error}): is `headroom serve` running?") from None
+        if answer.status_code == httpx.codes.NO_CONTENT and gives is None:
             return {}
         try:
             body = answer.json()
-        except ValueError:
+            if answer.status_code < REFUSED * 100 and gives is not None:
+                gives.model_validate(body, extra="ignore")
+        except (ValueError, ValidationError):
             body = None
+        if answer.status_code >= FAILED * 100:
+            raise ServiceAway(f"{self.server} answers with {answer.status_code}: {_placed(body)}")
         if not isinstance(body, dict):
-            raise HeadroomError(f"{self._server} answers with {answer.status_code}, and is no service of Headroom's")
-        if answer.status_code >= 400:
-            refused = body.get("error") or {}
-            hint = f"; set {TOKEN_VARIABLE}" if answer.status_code == 401 else ""
-            kind = ConfigError if answer.status_code // 100 == REFUSED else HeadroomError
-            raise kind(f"{_placed(refused)}{hint}")
+            raise self._stranger(answer.status_code)
+        if answer.status_code >= REFUSED * 100:
+            hint = "" if answer.status_code != httpx.codes.UNAUTHORIZED else self._hint
+            raise ConfigError(f"{_placed(body)}{hint}")
         return body
+
+    @property
+    def _hint(self) -> str:
+        return f"; {TOKEN_VARIABLE} holds another" if self._has_token else f"; set {TOKEN_VARIABLE}"
+
+    def _stranger(self, status: int = 200) -> HeadroomError:
+        return HeadroomError(f"{self.server} answers with {status}, and is no service of Headroom's")
 
 
 class ServiceAway(HeadroomError):  # noqa: N818 - it may come back
-    """Nothing answers at the address."""
+    """Nothing answers at the address, or only that it cannot now."""
 
 
-def _placed(error: dict[str, Any]) -> str:
-    """The message, behind the field that it is about; a configuration's names its own."""
-    where, message = error.get("where"), str(error.get("message", "it refuses"))
+def _is_address(server: str) -> bool:
+    try:
+        return server.startswith(("http://", "https://")) and bool(httpx.URL(server).host)
+    except httpx.InvalidURL:
+        return False
+
+
+def _checked(known_id: str) -> str:
+    """As ids are written. Raises ConfigError."""
+    if not NAME.fullmatch(known_id):
+        raise ConfigError(f"{known_id!r} is no id of a job; `headroom jobs` lists them")
+    return known_id
+
+
+def _placed(body: object) -> str:
+    """The message of a refusal, behind the field that it is about; a configuration's names its own."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return "it does not say why"
+    where, message = error.get("where"), str(error.get("message", "it does not say why"))
     return message if where in (None, "config", "id", "authorization") else f"{where}: {message}"

@@ -16,6 +16,7 @@ from headroom.service.refusals import Refusal
 from headroom.service.runner import Runner
 from headroom.service.settings import Settings
 from headroom.service.shelf import RunEntry, Shelf
+from headroom.service.views import words_of
 
 
 class Desk:
@@ -125,4 +126,5 @@ class Desk:
 
     def told(self, job: Job) -> dict[str, Any]:
         """A job as the API tells it."""
-        return asdict(job) | {"meaning": job.meaning, "run": self.run_of(job)}
+        what = words_of(job.kind, self.jobs.config_of(job.id))
+        return asdict(job) | {"meaning": job.meaning, "run": self.run_of(job), "what": what}

@@ -30,6 +30,7 @@ class JobDocument(Document):
     id: str
     kind: Kind
     name: str
+    what: str = Field(description="what it does, in a few words")
     tags: list[str]
     state: State
     created_utc: str

@@ -10,6 +10,8 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from headroom.service.desk import Desk
 from headroom.service.refusals import Refusal
@@ -18,23 +20,29 @@ LOOK_EVERY_S, KEEP_ALIVE_S = 0.5, 15.0
 MOST_READERS = 50
 
 
-async def of(request: Request, desk: Desk) -> AsyncIterator[bytes]:
+class Followed(StreamingResponse):
+    """Counts who reads, however the reading ends."""
+
+    def __init__(self, state: Any, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._state = state
+        state.readers += 1  # now, since many may come before the first of them is read
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._state.readers -= 1
+
+
+async def of(request: Request, desk: Desk) -> Followed:
     """Raises Refusal: 404, or 503 where so many follow already."""
     job_id = request.path_params["id"]
     await run_in_threadpool(desk.jobs.get, job_id)
     state = request.app.state
     if state.readers >= MOST_READERS:
         raise Refusal(503, f"{MOST_READERS} readers follow jobs already: ask again later")
-    return _counted(state, desk, job_id)
-
-
-async def _counted(state: Any, desk: Desk, job_id: str) -> AsyncIterator[bytes]:
-    state.readers += 1
-    try:
-        async for event in _events(state, desk, job_id):
-            yield event
-    finally:
-        state.readers -= 1
+    return Followed(state, _events(state, desk, job_id))
 
 
 async def _events(state: Any, desk: Desk, job_id: str) -> AsyncIterator[bytes]:

@@ -16,12 +16,13 @@ from headroom.service.answers import answer, first_of, go_on, status_of, told
 from headroom.service.desk import Desk
 from headroom.service.jobs import Job, State
 from headroom.service.refusals import Refusal
-from headroom.service.security import csrf_token, form_of
+from headroom.service.security import StaleForm, csrf_token, form_of
 from headroom.service.toml import to_toml
 from headroom.service.views import facts_of, job_view, schedule_view
 from loadgen.config import SIMULATED
 
 SHOWN_JOBS = 50
+NOT_RUNNING = [state for state in State if state is not State.RUNNING]
 LOG_LINES = 60
 
 
@@ -35,7 +36,10 @@ class JobPages:
         desk = self._desk
         entries = {entry.id: entry for entry in desk.runs()}
         running = desk.jobs.all(states=[State.RUNNING])
-        others = desk.jobs.all(states=[state for state in State if state is not State.RUNNING], limit=SHOWN_JOBS)
+        number = request.query_params.get("before", "")
+        before = int(number) if number.isascii() and number.isdecimal() and len(number) < 16 else None
+        others = desk.jobs.all(states=NOT_RUNNING, limit=SHOWN_JOBS, before=before)
+        older = others and desk.jobs.all(states=NOT_RUNNING, limit=1, before=others[-1].number)
         counts, following = desk.jobs.counts(), None if running else desk.jobs.next_queued()
         return answer(
             "queue",
@@ -47,7 +51,8 @@ class JobPages:
             counted={"running": counts[State.RUNNING], "queued": counts[State.QUEUED], "all": sum(counts.values())},
             following=None if following is None else following.id,  # the page moves on when it begins
             parallel=desk.settings.parallel,
-            more=sum(counts.values()) > len(others) + len(running),
+            newest=before is None,
+            older=f"/?before={others[-1].number}" if older else None,
             schedules=[schedule_view(each) for each in desk.jobs.schedules()],
         )
 
@@ -69,9 +74,13 @@ class JobPages:
 
     async def submit(self, request: Request) -> Response:
         """What is refused comes back as it was filled in, with why."""
-        form = submission.filled(first_of(await form_of(request)))
+        form: Mapping[str, str] = submission.BLANK
         try:
+            form = submission.filled(first_of(await form_of(request)))
             made = await run_in_threadpool(self._desk.submit, submission.job_of(form))
+        except StaleForm as stale:
+            form = submission.filled(first_of(stale.fields))
+            return await run_in_threadpool(self._form, request, form, stale)
         except Refusal as refusal:
             return await run_in_threadpool(self._form, request, form, refusal)
         return go_on(f"/jobs/{made.id}" if isinstance(made, Job) else "/")

@@ -177,14 +177,14 @@ class Jobs:
         """Raises Refusal (404)."""
         rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", [job_id])  # noqa: S608 - our own columns
         if not rows:
-            raise Refusal(404, "there is no such job", where="id")
+            raise Refusal(404, f"there is no job {job_id[:100]!r}", where="id")
         return _job(rows[0])
 
     def config_of(self, job_id: str) -> dict[str, Any]:
         """Raises Refusal (404)."""
         rows = self._rows("SELECT config FROM jobs WHERE id = ?", [job_id])
         if not rows:
-            raise Refusal(404, "there is no such job", where="id")
+            raise Refusal(404, f"there is no job {job_id[:100]!r}", where="id")
         config: dict[str, Any] = json.loads(rows[0][0])
         return config
 

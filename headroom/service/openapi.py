@@ -15,12 +15,20 @@ from headroom.service.documents import ErrorAnswer
 
 TEMPLATE = "#/components/schemas/{model}"
 ERRORS = {
+    "400": "what was sent cannot be read",
     "401": "the token is missing or wrong",
     "403": "a foreign host, origin or site",
     "404": "there is no such thing",
+    "405": "the path has no such method; Allow names those that it has",
+    "408": "what was sent did not come",
+    "409": "it has ended already",
+    "413": "what was sent is too large",
+    "415": "what was sent is neither JSON nor TOML",
     "422": "it was validated and refused, with the same message as on the command line",
     "429": "too many wait already",
+    "500": "the service failed",
     "503": "too many ask at once",
+    "507": "the disk is full",
 }
 
 

@@ -6,19 +6,19 @@ changes nothing; a form that changes something carries the token against forged 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dashboards.service_pages import ASSETS, asset
-from headroom.service.answers import TITLES, answer
+from headroom.service.answers import TITLES, answer, status_of
 from headroom.service.desk import Desk
 from headroom.service.job_pages import JobPages
 from headroom.service.refusals import Refusal
 from headroom.service.run_pages import RunPages
-from headroom.service.security import csrf_token
+from headroom.service.security import FORM_FIELD, csrf_token, next_of
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
@@ -46,22 +46,27 @@ def refusal_page(request: Request, refusal: Refusal) -> Response | None:
     """What the service does not do, for a browser that opens a page; None where a program asks."""
     if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
         return None
-    if refusal.status == 401:
-        return _sign_in(request, {"title": TITLES[401], "message": refusal.message})
-    place = f"{refusal.where}: " if refusal.where not in (None, "id") else ""
     title = TITLES.get(refusal.status, "It went wrong")
-    return answer(
+    if refusal.status == 401 or request.url.path == "/login":
+        return _sign_in(request, refusal)
+    place = f"{refusal.where}: " if refusal.where not in (None, "id", FORM_FIELD) else ""
+    found = answer(
         "error", refusal.status, title=title, here="", number=refusal.status, message=f"{place}{refusal.message}"
     )
+    found.headers.update(refusal.headers or {})
+    return found
 
 
 def sign_in(request: Request) -> Response:
     return _sign_in(request, None)
 
 
-def _sign_in(request: Request, error: Mapping[str, str] | None) -> Response:
-    status = 200 if error is None else 401
-    return answer("sign_in", status, title="Sign in", here="", csrf=csrf_token(request), error=error)
+def _sign_in(request: Request, error: Refusal | None) -> Response:
+    title = "" if error is None else TITLES.get(error.status, "It went wrong")
+    shown = None if error is None else {"title": title, "message": error.message}
+    place = urlencode({"next": next_of(request)})
+    values = {"title": "Sign in", "here": "", "csrf": csrf_token(request), "next": place, "error": shown}
+    return answer("sign_in", status_of(error), **values)
 
 
 def send_asset(request: Request) -> Response:

@@ -10,11 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headroom.service.answers import answer, first_of, go_on, status_of, told
-from headroom.service.api import REPORT_POLICY
 from headroom.service.desk import Desk
 from headroom.service.plan_form import BLANK, body_of, command_of
 from headroom.service.refusals import Refusal
-from headroom.service.security import csrf_token, form_of
+from headroom.service.security import REPORT_POLICY, StaleForm, csrf_token, form_of
 from headroom.service.views import (
     ROWS_A_PAGE,
     RunView,
@@ -59,7 +58,8 @@ class RunPages:
     def show(self, request: Request) -> Response:
         return self._run(request, None)
 
-    def _run(self, request: Request, error: Refusal | None) -> Response:
+    def _run(self, request: Request, error: Refusal | None, typed: str | None = None) -> Response:
+        """`typed`: the tags of a form that was refused."""
         every = {run.id: run for run in self._runs()}
         run_id = self._desk.run(request.path_params["id"]).id
         return answer(
@@ -69,6 +69,7 @@ class RunPages:
             here="/runs",
             csrf=csrf_token(request),
             run=every[run_id],
+            tags_typed=", ".join(every[run_id].tags) if typed is None else typed,
             shown=self._summary(run_id),
             others=[run for run in every.values() if run.id != run_id],
             job=run_id if any(job.id == run_id for job in self._desk.jobs.all(limit=MOST_NAMED)) else None,
@@ -83,13 +84,15 @@ class RunPages:
         return summary | {"latency": leading_rows(summary)}
 
     async def tag(self, request: Request) -> Response:
-        tags = first_of(await form_of(request)).get("tags", "")
+        tags = ""
         try:
+            tags = first_of(await form_of(request)).get("tags", "")
             await run_in_threadpool(self._desk.tag, request.path_params["id"], tags)
         except Refusal as refusal:
             if refusal.status == 404:
                 raise
-            return await run_in_threadpool(self._run, request, refusal)
+            typed = first_of(refusal.fields).get("tags", "") if isinstance(refusal, StaleForm) else tags
+            return await run_in_threadpool(self._run, request, refusal, typed)
         return go_on(f"/runs/{request.path_params['id']}")
 
     def compare(self, request: Request) -> Response:

@@ -7,11 +7,15 @@ write is JSON or TOML (which a form of another site cannot send without asking f
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Mapping
-from urllib.parse import parse_qsl, urlsplit
+import sys
+import time
+from collections.abc import Callable, Mapping
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -25,12 +29,21 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+# A report allows its own scripts by their hashes and nothing else. Whatever a run folder holds in its place has an
+# origin of its own here: it can read nothing of this service, and ask nobody for anything. What no policy keeps a page
+# that stands alone from is to leave for another address, with what that page itself holds in it.
+REPORT_POLICY = (
+    "sandbox allow-scripts allow-downloads allow-modals; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 SESSION, FORM_FIELD = "headroom_session", "csrf"
-READING = ("GET", "HEAD")
+SESSION_S = 30 * 86_400
+READING, WRITING = ("GET", "HEAD"), ("POST", "PUT", "PATCH")
 WRITTEN_AS = ("application/json", "application/toml", "application/x-www-form-urlencoded")
 FORM = WRITTEN_AS[2]
-LARGEST_BODY = 256 << 10
+LARGEST_BODY, LONGEST_BODY_S = 256 << 10, 30.0
 MOST_FIELDS = 100
+LONGEST_PLACE = 2_000  # characters
 OPEN_PATHS = (  # which say nothing, and are for who has no token yet
     "/healthz",
     "/login",
@@ -55,21 +68,30 @@ class Locks:
         self.csrf = secrets.token_urlsafe(32)  # another site cannot read a page of ours, and so does not know it
 
     def session(self) -> str | None:
-        """What a browser holds instead of the token; None where there is none."""
-        return None if self._token is None else hmac.new(self._token, b"headroom session", "sha256").hexdigest()
+        """What a browser holds instead of the token for SESSION_S, over restarts too; None where there is no token."""
+        return None if self._token is None else self._signed(str(int(time.time()) + SESSION_S))
+
+    def _signed(self, ends_s: str) -> str:
+        assert self._token is not None
+        return f"{ends_s}.{hmac.new(self._token, f'headroom session {ends_s}'.encode(), 'sha256').hexdigest()}"
+
+    def _holds(self, session: str) -> bool:
+        ends_s = session.partition(".")[0]
+        if not (ends_s.isascii() and ends_s.isdecimal() and len(ends_s) < 16):
+            return False
+        return hmac.compare_digest(session.encode(), self._signed(ends_s).encode()) and time.time() < int(ends_s)
 
     def opens(self, token: str) -> bool:
         return self._token is not None and hmac.compare_digest(token.encode(), self._token)
 
     def let_in(self, headers: Headers, cookies: Mapping[str, str]) -> bool:
         """Whether the request carries the token, or the session of who has given it."""
-        session = self.session()
-        if session is None:
+        if self._token is None:
             return True
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self.opens(token.strip())
-        return hmac.compare_digest(cookies.get(SESSION, "").encode(), session.encode())
+        return self._holds(cookies.get(SESSION, ""))
 
     def check(self, request: Request) -> None:
         """Raises Refusal: 403 for a foreign host or site, 415 for a write of another kind, 401 without the token."""
@@ -79,12 +101,14 @@ class Locks:
         if not self._is_ours(host, request.scope):
             raise Refusal(403, "this service is not called by that host name; see --allow-host", where="host")
         _check_site(request, host)
-        if request.method not in READING and request.method != "DELETE":
-            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method in WRITING:
+            kind = kind_of(request)
             if kind not in WRITTEN_AS or (kind == FORM and request.url.path.startswith("/api/")):
                 raise Refusal(415, f"send {WRITTEN_AS[0]}, or a job also as {WRITTEN_AS[1]}", where="content-type")
         if request.url.path not in OPEN_PATHS and not self.let_in(headers, request.cookies):
-            raise Refusal(401, "this service needs its token: authorization: Bearer ...", where="authorization")
+            given = "authorization" in headers
+            needed = "this service needs its token: authorization: Bearer ..."
+            raise Refusal(401, "that is not this service's token" if given else needed, where="authorization")
 
     def _is_ours(self, host: str, scope: Scope) -> bool:
         name = _name_of(host)
@@ -128,8 +152,21 @@ def csrf_token(request: Request) -> str:
     return locks.csrf
 
 
+def kind_of(request: Request) -> str:
+    """The media type of what is sent, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def body_of(request: Request) -> bytes:
-    """Raises Refusal (413) for more than LARGEST_BODY."""
+    """Raises Refusal: 413 for more than LARGEST_BODY, 408 for what does not come."""
+    try:
+        async with asyncio.timeout(LONGEST_BODY_S):
+            return await _whole(request)
+    except TimeoutError:
+        raise Refusal(408, f"the request did not come within {LONGEST_BODY_S:g} s") from None
+
+
+async def _whole(request: Request) -> bytes:
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -139,9 +176,19 @@ async def body_of(request: Request) -> bytes:
     return b"".join(parts)
 
 
+class StaleForm(Refusal):
+    """A form without our token, as one of before a restart: its page gives it back as it was filled in, with ours."""
+
+    def __init__(self, fields: dict[str, list[str]]) -> None:
+        super().__init__(
+            403, "the service was restarted since this form was loaded: look at it, and send it again", where=FORM_FIELD
+        )
+        self.fields = fields
+
+
 async def form_of(request: Request) -> dict[str, list[str]]:
-    """The fields of a form of ours. Raises Refusal: 403 without its token, 413, 415 and 422."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+    """The fields of a form of ours. Raises StaleForm without its token, and Refusal: 408, 413, 415 and 422."""
+    if kind_of(request) != FORM:
         raise Refusal(415, f"send {FORM}", where="content-type")
     try:
         pairs = parse_qsl((await body_of(request)).decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
@@ -152,7 +199,7 @@ async def form_of(request: Request) -> dict[str, list[str]]:
         fields.setdefault(name, []).append(value)
     given = fields.pop(FORM_FIELD, [""])
     if len(given) != 1 or not hmac.compare_digest(given[0].encode(), csrf_token(request).encode()):
-        raise Refusal(403, "this form is of another session of the service: load its page again", where=FORM_FIELD)
+        raise StaleForm(fields)
     return fields
 
 
@@ -162,10 +209,11 @@ async def log_in(request: Request) -> Response:
     locks: Locks = request.app.state.locks
     if not locks.opens(fields.get("token", [""])[0].strip()):
         raise Refusal(401, "that is not this service's token", where="token")
-    answer = RedirectResponse("/", status_code=303)
+    answer = RedirectResponse(next_of(request), status_code=303)
     answer.set_cookie(
         SESSION,
         locks.session() or "",
+        max_age=SESSION_S,
         httponly=True,
         samesite="strict",
         secure=request.headers.get("origin", "").startswith("https:"),
@@ -173,11 +221,18 @@ async def log_in(request: Request) -> Response:
     return answer
 
 
-class Guard:
-    """Checks each request before anything reads it, and puts the headers on each answer."""
+def next_of(request: Request) -> str:
+    """The page of ours that was asked for before the token was, as /login?next= has it; else the first."""
+    place = request.query_params.get("next", "")
+    ours = place.startswith("/") and not place.startswith("//") and "\\" not in place and place.isprintable()
+    return place if ours and len(place) <= LONGEST_PLACE else "/"
 
-    def __init__(self, app: ASGIApp, locks: Locks) -> None:
-        self._app, self._locks = app, locks
+
+class Guard:
+    """Checks each request before anything reads it, puts the headers on each answer, and answers where we fail."""
+
+    def __init__(self, app: ASGIApp, locks: Locks, tell: Callable[[Request, Refusal], Response]) -> None:
+        self._app, self._locks, self._tell = app, locks, tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -185,8 +240,12 @@ class Guard:
                 await self._app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_locked(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in (HEADERS | {"content-security-policy": POLICY}).items():
                     headers.setdefault(name, value)
@@ -195,19 +254,35 @@ class Guard:
         request = Request(scope)
         try:
             self._locks.check(request)
-        except Refusal as refusal:
-            answer = _to_login(request, refusal) or refused(refusal)
-            await answer(scope, receive, send_locked)
-        else:
             await self._app(scope, receive, send_locked)
+        except Refusal as refusal:
+            tell = self._tell if refusal.status == 401 else lambda _, known: refused(known)
+            answer = _to_login(request, refusal) or tell(request, refusal)
+            await answer(scope, receive, send_locked)
+        except Exception as error:
+            sys.stderr.write(f"headroom: {request.method} {request.url.path!r} failed: {_words(error)}\n")
+            if not begun:
+                await self._tell(request, _failure(error))(scope, receive, send_locked)
+
+
+def _words(error: Exception) -> str:
+    return ascii(f"{type(error).__name__}: {error}"[:500])
+
+
+def _failure(error: Exception) -> Refusal:
+    if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):  # the second is SQLite's
+        return Refusal(507, "the disk of the service is full: make room")
+    return Refusal(500, "the service failed at this; its standard error says how")
 
 
 def _to_login(request: Request, refusal: Refusal) -> Response | None:
-    """A browser that opens a page is asked for the token."""
-    opens_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
-    return RedirectResponse("/login", status_code=303) if refusal.status == 401 and opens_page else None
+    """A browser that opens a page is asked for the token, and comes to that page then."""
+    if refusal.status != 401 or request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
+        return None
+    place = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+    return RedirectResponse(f"/login?{urlencode({'next': place[:LONGEST_PLACE]})}", status_code=303)
 
 
 def refused(refusal: Refusal) -> JSONResponse:
-    headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
+    headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else refusal.headers
     return JSONResponse({"error": {"message": refusal.message, "where": refusal.where}}, refusal.status, headers)

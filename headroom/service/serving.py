@@ -15,6 +15,7 @@ import uvicorn
 
 from dashboards.readable import readable
 from headroom.service.app import create_app
+from headroom.service.connections import PatientConnection
 from headroom.service.jobs import Job, Kind
 from headroom.service.launching import NICENESS
 from headroom.service.settings import Settings
@@ -54,7 +55,7 @@ def serve(settings: Settings) -> None:
         app = create_app(settings)
         config = uvicorn.Config(
             app,
-            http="h11",  # which bounds what comes before a body, as httptools does not
+            http=PatientConnection,  # by h11, which bounds what comes before a body, as httptools does not
             h11_max_incomplete_event_size=LONGEST_HEAD,
             ws="none",
             lifespan="off",

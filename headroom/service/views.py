@@ -9,10 +9,20 @@ from urllib.parse import urlencode
 
 from headroom.service.jobs import Job, Kind, Schedule, State
 from headroom.service.shelf import RunEntry
+from loadgen.config import SIMULATED
 
 ROWS_A_PAGE: Final = 50
 NEWEST_FIRST: Final = "-started"
+INTERRUPTED = 105
 CARE_CODES = frozenset({3, 105, 108, 111})  # an end before the end, or without a verdict
+WORDS = {  # of an exit code of what is done
+    3: "inconclusive",
+    4: "invalid",
+    98: "regressed",
+    99: "missed",
+    108: "stopped",
+    111: "budget used up",
+}
 TONES = {
     State.QUEUED: "",
     State.RUNNING: "live",
@@ -30,6 +40,7 @@ class JobView:
     id: str
     name: str
     state: str
+    word: str  # the badge's: the state, or of what is done what it has come to
     tone: str  # the badge's: good | bad | care | live, or none
     meaning: str  # what its end means; empty before, and where it was fine
     told: str  # what it is, in a few words
@@ -51,6 +62,7 @@ def job_view(job: Job, runs: Mapping[str, RunEntry], config: Mapping[str, Any]) 
         id=job.id,
         name=job.name or job.id,
         state=job.state,
+        word=word_of(job),
         tone=_tone(job),
         meaning=meaning_of(job),
         headline="" if run is None or run.headline is None else run.headline,
@@ -95,11 +107,21 @@ def words_of(kind: Kind, config: Mapping[str, Any]) -> str:
         return f"plan of {', '.join(map(str, config.get('runs', ())))}"
     load, targets = config.get("load") or {}, config.get("target") or {}
     several = targets if isinstance(targets, list) else [targets]
-    words = ["load test of " + ", ".join(str(each.get("name") or each.get("url") or "sim") for each in several)]
+    words = ["load test of " + ", ".join(str(each.get("name") or _place_of(each)) for each in several)]
     for key, unit in (("rate", "/s"), ("users", " users"), ("duration", " s")):
         if (value := load.get(key)) is not None:
             words.append(value if isinstance(value, str) else f"{value}{unit}")
     return ", ".join(words)
+
+
+def _place_of(target: Mapping[str, Any]) -> str:
+    url = target.get("url") or SIMULATED
+    return "the simulated deployment" if url == SIMULATED else str(url)
+
+
+def word_of(job: Job) -> str:
+    """A run that is invalid is no job well done."""
+    return str(job.state if job.state is not State.DONE else WORDS.get(job.exit_code or 0, job.state))
 
 
 def _tone(job: Job) -> str:
@@ -114,6 +136,8 @@ def meaning_of(job: Job) -> str:
         return job.error
     if job.cancel_asked and not job.ended:
         return "it is being cancelled"
+    if job.state is State.CANCELLED:
+        return "what it had recorded is kept" if job.exit_code == INTERRUPTED else ""
     return f"exit code {job.exit_code}: {job.meaning}" if job.exit_code and job.meaning else ""
 
 
