@@ -15,6 +15,7 @@ from loadgen.samples import Run
 from planner import metrics
 from planner.comparing.comparison import Comparison
 from planner.comparing.outcomes import outcome_mix
+from planner.rows import config_of
 
 LOOKS = {"regressed": "bad", "inconclusive": "care", "equivalent": "good", "improved": "good"}
 
@@ -37,7 +38,17 @@ def render(comparison: Comparison, sides: Mapping[str, Sequence[Run]], *, subjec
         looks=LOOKS,
         mix=outcome_mix(comparison.outcomes),
         rows=list(all_figures(comparison.metrics, "metrics")),
+        undrawn=[each.name for each in comparison.metrics if each.ratio is None],
+        told_runs=[(side, *_told(run)) for side, runs in sides.items() for run in runs],
     )
+
+
+def _told(run: Run) -> tuple[str, str, str, str]:
+    """Its name, model, target and start."""
+    manifest = run.manifest
+    targets = config_of(run).targets
+    at = ", ".join(str(each.url or each.name) for each in targets)
+    return run.folder.name, str(manifest.deployment.get("model_name", text.UNKNOWN)), at, manifest.started_utc
 
 
 def draw(comparison: Comparison, sides: Mapping[str, Sequence[Run]]) -> dict[str, list[Drawing]]:

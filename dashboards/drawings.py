@@ -13,6 +13,7 @@ from loadgen.samples import Run
 from planner import metrics, pictured
 from planner.cost_curve import cost_by_rate, cost_curve
 from planner.demand import demand_of_run
+from planner.limits_ahead import reached_by_growth
 from planner.load_curve import LoadCurve, curve_of_step
 from planner.plan import Plan
 from planner.rows import steady_stretch
@@ -68,12 +69,12 @@ def _headroom(run: Run, plan: Plan) -> list[Drawing]:
     stretch = steady_stretch(run)
     frame = pictured.demand_over_time(demand_of_run(run, stretch), stretch, plan, run)
     if plan.quota is not None and not frame.is_empty():
-        title = f"Demand of the minute before, share of each limit: {summaries.headroom(plan.quota)}"
-        figure = figures_load.demand_against_limits(frame, plan.quota)
+        title = summaries.share_of_limits(plan)
+        figure = figures_load.demand_against_limits(frame, plan.quota, sound=plan.validity.valid)
         drawings.append(Drawing("headroom", title, figure, summaries.busiest(plan.quota)))
     growth = pictured.growth_by_month(plan)
-    if not growth.is_empty() and plan.ahead is not None and plan.ahead.costs is not None:
-        rows = plan.ahead.costs.growth
+    if not growth.is_empty():
+        rows = reached_by_growth(plan)
         title = f"Growth of {rows[0].growth_per_month * 100:.3g} % a month, share of each limit"
         figure = figures_load.growth_against_limits(growth)
         drawings.append(Drawing("headroom-growth", title, figure, summaries.growth(rows)))
@@ -82,7 +83,8 @@ def _headroom(run: Run, plan: Plan) -> list[Drawing]:
 
 def _over_time(run: Run, plan: Plan, every_s: float) -> list[Drawing]:
     troubles = pictured.troubles_over_time(run, every_s)
-    drawn = figures.latency_over_time(metrics.latency_over_time(run, every_s), troubles)
+    warm_up_s = steady_stretch(run).start_s
+    drawn = figures.latency_over_time(metrics.latency_over_time(run, every_s), troubles, warm_up_s)
     return [
         Drawing(
             f"over-time-{metric}",
@@ -220,7 +222,8 @@ def _break_even(plan: Plan) -> list[Drawing]:
     if curve is None:
         return []
     guess = ", what an instance serves being a guess" if curve.assumed else ""
-    title = f"Serverless and managed cost per month by steady load, US dollars{guess}"
+    never = "" if curve.break_even_per_s is not None else ": never the same, within what an instance serves"
+    title = f"Serverless and managed cost per month by steady load, US dollars{guess}{never}"
     figure = figures_cost.break_even(cost_by_rate(curve), curve)
     return [Drawing("break-even", title, figure, summaries.break_even(curve))]
 

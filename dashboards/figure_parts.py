@@ -17,6 +17,7 @@ PLUM: Final = "#a8619a"
 AMBER: Final = "#b07d00"
 GREY: Final = "#7c838c"
 BLUE_WASH: Final = "rgba(47, 126, 188, 0.16)"
+GREY_WASH: Final = "rgba(124, 131, 140, 0.16)"
 
 ALL: Final = "all"
 SCENARIO_LINES: Final = [

@@ -18,6 +18,7 @@ from dashboards.figure_parts import (
     AMBER,
     BLUE,
     GREY,
+    GREY_WASH,
     OUTCOME_BARS,
     SCENARIO_LINES,
     TROUBLE_MARKS,
@@ -26,7 +27,7 @@ from dashboards.figure_parts import (
     blank,
     line,
 )
-from dashboards.text import METRICS, plotly_label
+from dashboards.text import METRICS, percent, plotly_label
 from planner.reduced import tail_place
 
 LOG_TICKS_MS: Final = [digit * 10**power / 1_000 for power in range(9) for digit in (1, 2, 5)]  # 1 us to 500 s
@@ -36,13 +37,13 @@ SHARES: Final = {  # of an axis whose tails are both logarithmic
 }  # fmt: skip
 
 
-def latency_over_time(frame: pl.DataFrame, troubles: pl.DataFrame) -> dict[str, go.Figure]:
+def latency_over_time(frame: pl.DataFrame, troubles: pl.DataFrame, warm_up_s: float = 0.0) -> dict[str, go.Figure]:
     """One figure a metric from at_s, metric, p50_ms, p95_ms, n: the median and the 95th percentile.
 
     Along the upper edge a mark for each bin in which attempts were refused or failed, or arrivals were dropped, from
-    at_s, trouble, n.
+    at_s, trouble, n. What came before `warm_up_s` is shaded.
     """
-    return {metric: _percentiles_over_time(rows, troubles) for metric, rows in _by(frame, "metric")}
+    return {metric: _percentiles_over_time(rows, troubles, warm_up_s) for metric, rows in _by(frame, "metric")}
 
 
 def latency_distribution(frame: pl.DataFrame) -> dict[str, go.Figure]:
@@ -112,7 +113,7 @@ def versus_load(frame: pl.DataFrame, columns: Mapping[str, str], y_title: str, l
     return figure
 
 
-def _percentiles_over_time(rows: pl.DataFrame, troubles: pl.DataFrame) -> go.Figure:
+def _percentiles_over_time(rows: pl.DataFrame, troubles: pl.DataFrame, warm_up_s: float) -> go.Figure:
     figure = blank("time since the start, s", "ms")
     at_s = rows["at_s"].to_list()
     for name, column, colour, dash in (("p50", "p50_ms", BLUE, "solid"), ("p95", "p95_ms", AMBER, "dot")):
@@ -135,6 +136,8 @@ def _percentiles_over_time(rows: pl.DataFrame, troubles: pl.DataFrame) -> go.Fig
             hovertemplate="%{customdata:,}",
             cliponaxis=False,
         )
+    if warm_up_s > 0:
+        figure.add_vrect(x0=0, x1=warm_up_s, fillcolor=GREY_WASH, line={"width": 0}, layer="below")
     edge = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
     figure.update_layout(showlegend=True, yaxis={"rangemode": "tozero"}, yaxis2=edge)
     return figure
@@ -142,27 +145,37 @@ def _percentiles_over_time(rows: pl.DataFrame, troubles: pl.DataFrame) -> go.Fig
 
 def _cumulative(rows: pl.DataFrame, looks: Mapping[str, tuple[str, str]]) -> go.Figure:
     figure = blank("ms", "share", height=280 + 11 * len(looks))  # the legend grows, the curves stay legible
+    least_ms = _least_of_log(rows["value_ms"])
     for scenario in [ALL, *looks]:  # the whole below, its parts over it
         curve = rows.filter(pl.col("scenario") == scenario)
         if curve.is_empty():
             continue
         colour, dash = looks.get(scenario, (GREY, "solid"))
-        look = line(curve["value_ms"].to_list(), curve["place"].to_list(), plotly_label(scenario), colour, dash)
+        look = line(
+            curve["value_ms"].clip(least_ms).to_list(), curve["place"].to_list(), plotly_label(scenario), colour, dash
+        )
         look["line"] |= {"shape": "hv", "width": 4 if scenario == ALL else 1.6}
         look |= {"customdata": curve["share"].to_list(), "opacity": 0.55 if scenario == ALL else 1}
         figure.add_scatter(**look, hovertemplate="%{x:,.1f} ms: %{customdata:.5~p}")
     figure.update_layout(showlegend=True, hovermode="closest")
     figure.update_xaxes(showgrid=True, tickformat=",~r")
-    if _spreads(rows["value_ms"]):
-        figure.update_xaxes(type="log", tickvals=LOG_TICKS_MS, tickangle=0, title={"text": "ms, logarithmic"})
+    if least_ms is not None:
+        title = f"ms, logarithmic{_zeros(rows)}"
+        figure.update_xaxes(type="log", tickvals=LOG_TICKS_MS, tickangle=0, title={"text": title})
     figure.update_yaxes(tickvals=[tail_place(share) for share in SHARES], ticktext=list(SHARES.values()))
     return figure
 
 
-def _spreads(values: pl.Series) -> bool:
-    """Whether a logarithmic axis shows them better: over a factor of ten, and none at zero, which it has not."""
-    low, high = values.min(), values.max()
-    return isinstance(low, float) and isinstance(high, float) and 0 < low * 10 < high
+def _least_of_log(values: pl.Series) -> float | None:
+    """Where a logarithmic axis begins, which has no zero; None where it would not show them better."""
+    low, high = values.filter(values > 0).min(), values.max()
+    return low if isinstance(low, float) and isinstance(high, float) and low * 10 < high else None
+
+
+def _zeros(rows: pl.DataFrame) -> str:
+    """How many have no place on a logarithmic axis."""
+    at_zero = rows.filter((pl.col("value_ms") <= 0) & (pl.col("scenario") == ALL))["share"].max()
+    return f"; {percent(at_zero)} are 0, at the left edge" if isinstance(at_zero, float) else ""
 
 
 def _by(frame: pl.DataFrame, column: str) -> list[tuple[str, pl.DataFrame]]:

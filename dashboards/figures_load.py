@@ -20,34 +20,45 @@ SHARE_LINES: Final = {
     "requests": ("requests_share", AMBER, "dot"),
 }
 TOP: Final = 1.18  # of an axis in shares of a limit: room for words above it
-FURTHEST: Final = 1.5  # where growth has long passed it
+WIDE_SHARE: Final = 0.2  # of the axis
 HEAT: Final = [[0, "#dbe8f4"], [0.35, "#8fb8dc"], [0.7, "#2f7ebc"], [1, "#0b3d68"]]  # one hue: darker is more
 
 
-def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse) -> go.Figure:
+def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse, *, sound: bool = True) -> go.Figure:
     """Both in shares of their limits, from at_s, tokens_share, requests_share, whole; the free part is washed.
 
-    What was scaled up to a minute is drawn pale: `whole` is false there.
+    The first minute, which fills, is drawn pale: `whole` is false there. Of several targets the limits are those of all
+    together, of which no part is free: the fullest binds. Nor is any shown to be by a run that is not `sound`.
     """
-    figure = blank(SINCE, "share of the limit", height=300)
+    figure = blank(SINCE, "minute before, of the limit", height=300)
     for name, (column, colour, dash) in SHARE_LINES.items():
         for whole, opacity in ((False, 0.45), (True, 1.0)):
             rows = frame.filter(pl.col("whole") == whole)
             look = line(rows["at_s"].to_list(), rows[column].to_list(), name, colour, dash)
-            shown = whole or not frame["whole"].any()
+            shown = not rows.is_empty() and (whole or not frame["whole"].any())
             figure.add_scatter(**look, opacity=opacity, showlegend=shown, hovertemplate="%{y:.1%}", legendgroup=name)
-    ends = [frame["at_s"].min(), frame["at_s"].max()]
+    ends = [0, frame["at_s"].max()]
     figure.add_scatter(**line(ends, [1, 1], "limit", VERMILION, "dash"), hoverinfo="skip")
     most = max(quota.tokens_share, quota.requests_share)
-    if most < 1:
+    if most < 1 and sound and quota.target is None:
         figure.add_hrect(y0=most, y1=1, fillcolor=BLUE_WASH, line={"width": 0}, layer="below")
         words = f"{digits(quota.headroom)} × this load fits"  # noqa: RUF001
         place = {"xref": "paper", "x": 0.5, "y": 1, "yanchor": "bottom", "yshift": 3}
         figure.add_annotation(**place, text=words, showarrow=False, font={"size": 14})
         figure.update_yaxes(range=[0, TOP])
+    _name_first_minute(figure, frame)
     figure.update_layout(showlegend=True)
+    figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     return figure
+
+
+def _name_first_minute(figure: go.Figure, frame: pl.DataFrame) -> None:
+    """Where it takes enough of the axis that its climb might be taken for that of the load."""
+    filling_s, last_s = frame.filter(~pl.col("whole"))["at_s"], frame["at_s"].max()
+    if isinstance(last_s, float) and not filling_s.is_empty() and filling_s[-1] > WIDE_SHARE * last_s:
+        place = {"x": filling_s[-1], "xanchor": "right", "y": 0, "yanchor": "bottom"}
+        figure.add_annotation(**place, text="the first minute fills", showarrow=False, font={"size": 12})
 
 
 def growth_against_limits(frame: pl.DataFrame) -> go.Figure:
@@ -73,7 +84,7 @@ def growth_against_limits(frame: pl.DataFrame) -> go.Figure:
     figure.add_scatter(**line(ends, [1, 1], "limit", VERMILION, "dash"), hoverinfo="skip")
     legend_px = 22 * (len(limits) + 1)
     figure.update_layout(showlegend=True, legend={"orientation": "v"}, margin={"t": 12 + legend_px})
-    figure.update_yaxes(tickformat=".0%", range=[0, FURTHEST])
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     return figure
 
 

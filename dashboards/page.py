@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dashboards import text
+from planner.levers import Levers
+
+FLAG: Final = re.compile(r"(--[a-z][a-z-]*)")
+MONTHS: Final = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 
 
 def page(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
@@ -45,6 +54,31 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def mark(key: str, value: float | None) -> Markup:
     """Attributes by which a program finds a figure of the plan and its unrounded value in the page."""
     return Markup('data-figure="{}" data-value="{}"').format(text.readable(key), text.exact(value))
+
+
+def unbroken(text_with_flags: str) -> Markup:
+    """With each `--option` on one line."""
+    parts = FLAG.split(text.readable(text_with_flags))
+    return Markup("").join(
+        Markup('<span class="flag">{}</span>').format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
+
+
+def day_and_minute(started_utc: str) -> str:
+    """`21 November 2026, 14:47 UTC`; what is no such time, as it is."""
+    try:
+        at = datetime.fromisoformat(started_utc).astimezone(UTC)
+    except ValueError:
+        return started_utc
+    return f"{at.day} {MONTHS[at.month - 1]} {at:%Y, %H:%M} UTC"
+
+
+def break_even(requests_per_s: float | None, levers: Levers) -> str:
+    """The rate, or that an instance does not serve so many."""
+    known = None not in (levers.break_even_requests_per_s, levers.served_per_s)
+    if requests_per_s is None and known:
+        return f"never: one instance serves {text.digits(levers.served_per_s)}/s"
+    return text.digits(requests_per_s)
 
 
 def _policy(*scripts: str) -> str:
@@ -77,6 +111,7 @@ def _environment() -> Environment:
     pages.globals |= {
         "mark": mark,
         "interval": text.interval,
+        "break_even": break_even,
         "generator_rows": text.GENERATOR_ROWS,
         "target_rows": text.TARGET_ROWS,
         "main_metrics": text.MAIN_METRICS,
@@ -85,6 +120,7 @@ def _environment() -> Environment:
     writers = (
         text.digits, text.count, text.whole, text.usd, text.percent,
         text.quantiles, text.metric_name, text.metric_meaning, text.times, text.ratio, text.chance, text.whole_percent,
+        unbroken, day_and_minute,
     )  # fmt: skip
     pages.filters |= {writer.__name__: writer for writer in writers}
     return pages

@@ -22,11 +22,15 @@ from dashboards.page import flatten, page
 from loadgen.durable import publish_bytes
 from loadgen.samples import Manifest, Run
 from planner.ahead import Ahead
+from planner.cost import S_PER_HOUR
+from planner.costs.cost_results import Option
+from planner.costs.options import SERVERLESS
 from planner.levers import FORMULAS, Levers, Position, moved
 from planner.limits_ahead import limits_ahead
 from planner.plan import ManagedCost, Plan, ServerlessCost
 
 MOST_WAYS = 5  # on the first screen
+SAME_RATE = 0.01  # apart
 
 
 def write_report(run: Run, plan: Plan, path: Path, *, levers: Levers | None = None) -> None:
@@ -62,7 +66,8 @@ def render(
         deployment=list(flatten(manifest.deployment)),
         versions=[*flatten(manifest.versions), *flatten(manifest.host)],
         sections=_sections(plan, levers),
-        doubts=(*plan.validity.doubts, *(() if ahead is None else ahead.doubts)),
+        doubts=_doubts(plan),
+        planned_per_s=_planned_per_s(plan),
         limits=limits_ahead(plan),
         dated=bool(ahead is not None and ahead.costs is not None and ahead.costs.growth),
         ways=_ways(plan),
@@ -100,12 +105,14 @@ class _Way:
     per_month_usd: float
     low_usd: float | None
     high_usd: float | None
+    recommended: bool
 
 
 def _ways(plan: Plan) -> list[_Way]:
     """What is ahead, else serverless and the cheapest instances."""
     costs = None if plan.ahead is None else plan.ahead.costs
     if costs is not None:
+        advised = _recommended(plan)
         return [
             _Way(
                 key=f"ahead.costs.options.{place}",
@@ -113,6 +120,7 @@ def _ways(plan: Plan) -> list[_Way]:
                 per_month_usd=each.per_month_usd,
                 low_usd=each.low_usd,
                 high_usd=each.high_usd,
+                recommended=each is advised,
             )
             for place, each in enumerate(costs.options[:MOST_WAYS])
         ]
@@ -120,9 +128,39 @@ def _ways(plan: Plan) -> list[_Way]:
     rows: list[tuple[str, str, ServerlessCost | ManagedCost]] = [*found]
     rows += [(f"managed.{i}", f"{m.instances} × {m.sku}", m) for i, m in enumerate(plan.managed[:1])]  # noqa: RUF001
     return [
-        _Way(key=key, name=name, per_month_usd=cost.per_month_usd, low_usd=None, high_usd=None)
+        _Way(key=key, name=name, per_month_usd=cost.per_month_usd, low_usd=None, high_usd=None, recommended=False)
         for key, name, cost in rows
     ]
+
+
+def _recommended(plan: Plan) -> Option | None:
+    """The cheapest whose cost is no guess; None of a run that is invalid, and where nothing is recommended."""
+    ahead = plan.ahead
+    if ahead is None or ahead.costs is None or not plan.validity.valid or ahead.recommendation.startswith("None: "):
+        return None
+    known = (each for each in ahead.costs.options if ahead.instances_guessed is None or each.name == SERVERLESS)
+    return next(known, None)
+
+
+def _doubts(plan: Plan) -> tuple[str, ...]:
+    """Those of the costs first, which are what is acted on."""
+    if plan.ahead is None:
+        return plan.validity.doubts
+    costs = () if plan.ahead.costs is None else plan.ahead.costs.doubts
+    others = (each for each in plan.ahead.doubts if each not in costs)
+    return (*costs, *plan.validity.doubts, *others)
+
+
+def _planned_per_s(plan: Plan) -> float | None:
+    """The rate that the costs are of; None where it is the one that was measured."""
+    costs = None if plan.ahead is None else plan.ahead.costs
+    rates = [
+        each.per_hour_usd / each.per_request_usd / S_PER_HOUR
+        for each in (() if costs is None else costs.options)
+        if each.per_request_usd
+    ]
+    measured = plan.traffic.requests_per_s
+    return rates[0] if rates and abs(rates[0] - measured) > SAME_RATE * measured else None
 
 
 def _said(ahead: Ahead | None) -> dict[str, list[str]]:

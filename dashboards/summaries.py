@@ -16,9 +16,17 @@ from planner.plan import LatencyRow, ManagedCost, Plan, QuotaUse, ServerlessCost
 
 
 def headroom(quota: QuotaUse) -> str:
-    """For the title too."""
     whose = "" if quota.target is None else f" of {readable(quota.target)}"
     return f"{quota.binds}{whose} reach the limit at {digits(quota.headroom)} times this load"
+
+
+def share_of_limits(plan: Plan) -> str:
+    """For a title."""
+    if plan.quota is None or not plan.validity.valid:
+        return "Demand of the minute before, share of each limit"
+    if plan.quota.target is not None:
+        return "Demand of the minute before, share of what all targets admit together"
+    return f"Share of each limit: {headroom(plan.quota)}"
 
 
 def busiest(quota: QuotaUse) -> str:

@@ -13,7 +13,7 @@ from planner import swept
 from planner.load_curve import curve_of_sweep
 from planner.swept import Sweep
 
-LINES = {  # name: its title, its unit, and its lines; the metric whose limit is drawn
+LINES = {  # name: its title, its unit, and its lines; of the first the limit of its p95 is drawn
     "response_time": ("Response time versus load, ms", "ms", {"p95": "response_p95_ms"}),
     "completed": ("Completed versus offered, requests/s", "requests/s", {"completed": "completed_per_s"}),
     "in_flight": ("Requests in flight versus load", "in flight", {"mean in flight": "concurrency"}),
@@ -30,10 +30,29 @@ def render(sweep: Sweep) -> str:
     return page(
         "sweep.html.jinja",
         sweep=sweep,
+        badge=_badge(sweep),
+        doubts=_doubts(sweep),
         drawings={"load": draw(sweep)},
         remarks={step.number: "; ".join(remarks(step)) for step in sweep.steps},
         config=list(flatten(sweep.config)),
     )
+
+
+def _badge(sweep: Sweep) -> tuple[str, str]:
+    """Its look and its words."""
+    if sweep.result is None:
+        return "care", sweep.state.upper()
+    return ("bad", "✕ NO RATE MET") if sweep.result.met_at_per_s is None else ("good", "✓ RATE FOUND")
+
+
+def _doubts(sweep: Sweep) -> list[str]:
+    """Steps that say less of the deployment than they seem to."""
+    counted = {
+        "the load generator was the limit": sum(step.client_limited for step in sweep.steps),
+        "the quota was the limit": sum(step.quota_limited for step in sweep.steps),
+        "it is unclear whether the objectives were met": sum(step.verdict == "unclear" for step in sweep.steps),
+    }
+    return [f"at {n} of {len(sweep.steps)} steps {why}" for why, n in counted.items() if n]
 
 
 def draw(sweep: Sweep) -> list[Drawing]:
@@ -43,7 +62,7 @@ def draw(sweep: Sweep) -> list[Drawing]:
     return [
         *([] if curve is None else draw_curve(curve)),
         *(
-            Drawing(f"versus-load-{name}", title, figures.versus_load(frame, lines, unit, limits.get(name)))
+            Drawing(f"versus-load-{name}", title, figures.versus_load(frame, lines, unit, limits.get(f"{name}.p95")))
             for name, (title, unit, lines) in LINES.items()
             if any(frame[column].count() for column in lines.values())
         ),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planner.costs.growth import LimitReached
 from planner.plan import Plan
+
+BREAK_EVEN = "tokens per hour"  # how its name begins (planner.cost_plan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,9 +18,15 @@ class LimitAhead:
     month: str | None  # 2027-03
 
 
+def reached_by_growth(plan: Plan) -> tuple[LimitReached, ...]:
+    """Without the break-even, beyond which there is a choice and no limit."""
+    costs = None if plan.ahead is None else plan.ahead.costs
+    return () if costs is None else tuple(each for each in costs.growth if not each.limit.startswith(BREAK_EVEN))
+
+
 def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:
     """Those that the planned growth a month leads to, else those of the quota; the first to be reached first."""
-    growth = () if plan.ahead is None or plan.ahead.costs is None else plan.ahead.costs.growth
+    growth = reached_by_growth(plan)
     if growth:
         return tuple(
             LimitAhead(
@@ -33,7 +42,8 @@ def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:
         return ()
     shares = {"tokens per minute": quota.tokens_share, "requests per minute": quota.requests_share}
     if plan.targets:
-        return (LimitAhead(limit=f"{quota.binds} per minute", factor=quota.headroom, months=None, month=None),)
+        whose = "" if quota.target is None else f" of {quota.target}"
+        return (LimitAhead(limit=f"{quota.binds} per minute{whose}", factor=quota.headroom, months=None, month=None),)
     rows = [
         LimitAhead(limit=name, factor=1 / share, months=None, month=None) for name, share in shares.items() if share
     ]

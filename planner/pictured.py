@@ -11,13 +11,13 @@ import polars as pl
 from loadgen.samples import Outcome, Run
 from planner.demand import MINUTE_S, Demand, Floats, Whole, admission_tokens, attempts_with_tokens
 from planner.in_flight import in_flight
+from planner.limits_ahead import reached_by_growth
 from planner.metrics import values
 from planner.plan import Plan
 from planner.quantiles import as_fraction, needed_samples
 from planner.reduced import reduced
 from planner.rows import NS_PER_S, OK, SENT, STEADY, THROTTLED, Stretch, config_of, in_ms, in_seconds
 
-SETTLED_S = 10.0  # what came in less, scaled up to a minute, says nothing
 REFUSED, FAILED, DROPPED = "refused", "failed", "dropped"
 TROUBLES = {
     Outcome.THROTTLED: REFUSED, Outcome.DROPPED: DROPPED,
@@ -32,9 +32,9 @@ GROWTH_POINTS = 25
 def demand_over_time(demand: Demand, stretch: Stretch, plan: Plan, run: Run) -> pl.DataFrame:
     """What came due in the minute before, in shares of the quota. Columns at_s, tokens_share, requests_share, whole.
 
-    Of the steady phase, at each arrival and each second; its largest values are `plan.quota`'s shares. In the first
-    minute what came so far is scaled up to one and `whole` is false; in its first 10 s nothing is said. Empty without a
-    quota.
+    Of the steady phase, at each arrival and each second; its largest values are `plan.quota`'s shares. The first minute
+    fills from nothing, as a quota's does, and `whole` is false there: an estimate from less would rise above the
+    busiest minute by chance. A phase of less than a minute is scaled up to one. Empty without a quota.
     """
     schema = {"at_s": pl.Float64, "tokens_share": pl.Float64, "requests_share": pl.Float64, "whole": pl.Boolean}
     if plan.quota is None or demand.arrivals.is_empty():
@@ -43,8 +43,7 @@ def demand_over_time(demand: Demand, stretch: Stretch, plan: Plan, run: Run) -> 
     tokens = demand.arrivals.select(admission_tokens(config_of(run).quota.admission)).to_series().to_numpy()
     seconds = np.arange(0.0, demand.span_s)
     at_s = np.unique(np.concatenate([arrived_s, seconds, [demand.span_s]]))
-    at_s = at_s[at_s >= min(SETTLED_S, demand.span_s)]
-    scale = MINUTE_S / np.minimum(at_s, MINUTE_S)
+    scale = max(1.0, MINUTE_S / demand.span_s)
     frame = pl.DataFrame(
         {
             "at_s": at_s + stretch.start_s,
@@ -75,9 +74,9 @@ def growth_by_month(plan: Plan) -> pl.DataFrame:
     Of the limits that growth leads to within five years, and up to there. Empty where no growth was asked for.
     """
     schema = {"limit": pl.String, "month": pl.Float64, "share": pl.Float64, "months": pl.Int64}
-    costs = None if plan.ahead is None else plan.ahead.costs
-    rows = [] if costs is None else [row for row in costs.growth if (row.months or 0) <= MOST_MONTHS]
-    rows = [row for row in rows if row.months is not None and row.at > 0]
+    rows = [
+        row for row in reached_by_growth(plan) if row.months is not None and row.months <= MOST_MONTHS and row.at > 0
+    ]
     last = max(6, *(round(1.2 * (row.months or 0)) for row in rows)) if rows else 0
     months = np.unique(np.concatenate([np.linspace(0, last, GROWTH_POINTS), [row.months or 0 for row in rows]]))
     frames = [

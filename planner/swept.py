@@ -88,9 +88,9 @@ def curve(sweep: Sweep) -> pl.DataFrame:
 
 
 def limits_ms(sweep: Sweep) -> dict[str, float]:
-    """The limit of each objective, by its metric; the tightest where there are several."""
+    """The limit of each objective, by its metric and statistic (`ttft.p95`); the tightest where there are several."""
     slos = sorted((Slo.parse(text) for text in sweep.objectives), key=lambda slo: -slo.limit_ns)
-    return {slo.metric: slo.limit_ns / NS_PER_MS for slo in slos}
+    return {f"{slo.metric}.{slo.statistic}": slo.limit_ns / NS_PER_MS for slo in slos}
 
 
 def is_sweep(folder: Path) -> bool:

@@ -100,8 +100,7 @@ def test_the_headroom_is_the_demand_of_the_minute_before_over_each_limit(drawn):
         for at_s, share, whole in frame.select("at_s", column, "whole").rows():
             instant = at_s * S - oracle.start
             within = sums[bisect_right(at, instant + 1)] - sums[bisect_right(at, instant + 1 - MINUTE)]
-            scale = 1 if instant >= MINUTE else MINUTE / instant
-            assert share == pytest.approx(within * scale / limit, rel=1e-6), at_s
+            assert share == pytest.approx(within / limit, rel=1e-6), at_s
             assert whole == (instant >= MINUTE)
         assert frame.filter("whole")[column].max() == pytest.approx(busiest_minute((arrivals, span), of) / limit)
     most = max(quota.tokens_share, quota.requests_share)
@@ -142,6 +141,22 @@ def test_what_is_free_below_the_limit_is_washed_and_named(tokens_share, washed):
     layout = demand_against_limits(frame, quota).layout
     assert [(each.y0, each.y1) for each in layout.shapes] == ([] if washed is None else [washed])
     assert [each.text.split()[0] for each in layout.annotations] == ([] if washed is None else [f"{1 / washed[0]:.2f}"])
+
+
+UNCLAIMED = [
+    ("of several targets the fullest binds", {"target": "east"}, {}),
+    ("an invalid run shows nothing to be free", {}, {"sound": False}),
+]
+
+
+@pytest.mark.parametrize(("case", "of_quota", "told"), UNCLAIMED)
+def test_no_part_is_called_free_that_may_not_be(drawn, case, of_quota, told):
+    from dashboards.figures_load import demand_against_limits
+
+    run, plan, _, _ = drawn
+    quota = replace(plan.quota, tokens_share=0.5, requests_share=0.5, **of_quota)
+    layout = demand_against_limits(frame_of_headroom(run, plan), quota, **told).layout
+    assert not layout.shapes and not [each for each in layout.annotations if "fits" in each.text], case
 
 
 def test_growth_reaches_each_limit_in_the_first_month_that_is_beyond_it(drawn):
@@ -411,6 +426,8 @@ def test_the_curve_of_a_sweep_is_on_its_page_and_on_that_of_each_step(swept_fold
     named = [each.name for each in sweep_report.draw(swept.read(swept_folder))]
     assert named[:3] == ["versus-load-ttft", "versus-load-itl", "versus-load-service_time"]
     assert named[3:] == ["versus-load-response_time", "versus-load-completed", "versus-load-in_flight"]
+    page = sweep_report.render(swept.read(swept_folder))
+    assert ">COMPLETE</span>" in page and '<a href="#steps">' in page
     of_step = curve_of_step(Run.open(swept_folder / "steps" / "at-5"))
     assert of_step.measured.equals(curve.measured) and of_step.modelled.equals(curve.modelled)
 

@@ -68,7 +68,16 @@ def test_verdict_picture_costs_and_doubts_are_on_the_first_screen(browser: Brows
 def test_a_growth_a_month_says_on_the_first_screen_when_each_limit_is_reached(run: Run) -> None:
     plan = plan_run(run, settings=PlanConfig(growth_per_month=0.08))
     first = render(plan, run.manifest, {}).partition("</header>")[0]
-    assert len(re.findall(r"<td>in \d+ months, 20\d\d-\d\d</td>", first)) == 3
+    assert len(re.findall(r"<td>in \d+ months, 20\d\d-\d\d</td>", first)) == 2
+    assert "times planned load" in first and "of the measured" in first
+
+
+def test_an_invalid_run_recommends_nothing_and_its_numbers_say_so(run: Run) -> None:
+    plan = plan_run(run)
+    for valid, recommended, marked in ((True, 1, 0), (False, 0, 6)):
+        page = render(replace(plan, validity=replace(plan.validity, valid=valid)), run.manifest, {})
+        first = page.partition("</header>")[0]
+        assert (first.count('class="best"'), first.count("(invalid run)")) == (recommended, marked)
 
 
 def set_lever(page: Page, name: str, value: float) -> None:

@@ -54,16 +54,22 @@
   const count = known((value) => fixed(value, 0));
   const digits = known((value) => value === 0 ? "0" : fixed(value, value >= 99.95 ? 0 : value >= 9.995 ? 1 : value >= 0.9995 ? 2 : 3));
   const usd = known((value) => value >= 99.995 ? `$${fixed(value, 0)}` : value >= 0.1 || value === 0 ? `$${fixed(value, 2)}` : `$${value.toPrecision(2)}`);
-  const percent = (value) => `${fixed(100 * value, 1)} %`;
+  const percent = (share) => share > 0 && share < 0.0005 ? "<0.1 %" : share >= 0.9995 && share < 1 ? ">99.9 %"
+    : `${fixed(100 * share, share === 0 || share === 1 ? 0 : 1)} %`;
+  const many = (number, what) => `${count(number)} ${what}${number === 1 ? "" : "s"}`;
+  const reached = (rate) => rate === null && levers.break_even_requests_per_s !== null && levers.served_per_s !== null
+    ? `never: one instance serves ${digits(levers.served_per_s)}/s` : digits(rate);
   const writers = { serverless_usd: usd, deployments: count, managed_usd: usd, instances: count,
-    break_even_requests_per_s: digits, completion_tokens: digits };
+    break_even_requests_per_s: reached, completion_tokens: digits };
 
   const told = (found) => {
     const parts = [];
     if (found.serverless_usd !== null) parts.push(`Serverless ${usd(found.serverless_usd)} a month`);
-    if (found.managed_usd !== null) parts.push(`managed ${usd(found.managed_usd)} with ${count(found.instances)} instances`);
-    parts.push(found.deployments === null ? "deployments were not replayed there: headroom plan says how many"
-      : `${count(found.deployments)} deployments`);
+    if (found.managed_usd !== null) parts.push(`managed ${usd(found.managed_usd)} with ${many(found.instances, "instance")}`);
+    if (found.deployments !== null) parts.push(many(found.deployments, "deployment"));
+    else if (levers.deployments[levers.own_growth][levers.own_limit] !== null) {
+      parts.push("deployments were not replayed there: headroom plan says how many");
+    }
     return `${parts.join("; ")}.`;
   };
   const write = (name, text) => {
