@@ -247,7 +247,7 @@ def test_a_run_is_watched_from_its_start_to_its_end_at_any_width_and_nothing_in_
         assert "alert(1)" in text_of(page, "h1") and "\u202e" not in page.content()
         assert text_of(page, "[data-errors]").endswith("2") and "None so far" not in text_of(page, ".columns")
         assert text_of(page, "[data-gauges]") == (
-            "Tokens a minute 151,000 of 200,000 Requests a minute 360 of 1,000 "
+            "Tokens reserved, a minute 151,000 of 200,000 Requests a minute 360 of 1,000 "
             "Budget used $0.12 of $5.00 Budget used 9 of 600 s"
         )
         assert text_of(page, "[data-chart=ttft]") == (

@@ -122,7 +122,7 @@ def test_every_output_of_a_closed_loop_says_so(runs):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["open_loop"] is False
     assert "closed loop: slow answers held back" in " ".join(runs.done["closed"].stdout.split())
-    assert "closed loop: slow answers held back" in (folder / "report.html").read_text()
+    assert "slow answers held back the next requests (a closed loop)" in (folder / "report.html").read_text()
     assert any("users were still joining 1.25 s after the start" in doubt for doubt in summary["validity"]["doubts"])
 
 

@@ -17,6 +17,8 @@ from tests.commands import told
 from tests.runs import synthetic_run
 from tests.services import SHORT, app_on, submit
 
+pytestmark = pytest.mark.aside
+
 OUTPUT = {"output": {"report": False}}
 
 

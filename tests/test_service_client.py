@@ -14,6 +14,8 @@ from headroom.service.bearer import token_of
 from headroom.service.client import Client, ServiceAway
 from loadgen.errors import ConfigError, HeadroomError
 
+pytestmark = pytest.mark.aside
+
 TOKEN = "0123456789abcdef"
 JOB = {
     "number": 1, "id": "a", "kind": "loadtest", "name": "", "what": "", "tags": [], "state": "done",

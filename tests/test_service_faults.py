@@ -19,6 +19,8 @@ from headroom.service.refusals import Refusal
 from tests.runs import make_run
 from tests.services import app_on, submit
 
+pytestmark = pytest.mark.aside
+
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 

@@ -23,6 +23,8 @@ from tests.runs import synthetic_run
 from tests.servers import Server
 from tests.services import SHORT, end, end_jobs, job_of, serving, started, submit, wait_for
 
+pytestmark = pytest.mark.aside
+
 LONG = {**SHORT, "load": {"rate": 10, "duration": "60s", "warmup": "0s", "max_tokens": 5}}
 REFUSED = {"kind": "plan", "config": {"runs": ["run"], "growth": "none"}}  # as soon as it has begun
 

@@ -11,6 +11,8 @@ from headroom.service.jobs import Asked, Kind, State
 from headroom.service.views import job_view
 from tests.services import app_on
 
+pytestmark = pytest.mark.aside
+
 
 def _asked(name: str) -> Asked:
     return Asked(kind=Kind.LOADTEST, name=name, tags=(), config={})

@@ -29,6 +29,8 @@ from loadgen.errors import ConfigError, RunFolderError
 from loadgen.target import address_of
 from tests.runs import synthetic_run
 
+pytestmark = pytest.mark.aside
+
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ASKED = Asked(kind=Kind.LOADTEST, name="nightly", tags=("east", "v2"), config={"load": {"rate": 5}})
 

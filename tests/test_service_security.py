@@ -14,6 +14,8 @@ from loadgen.config import RunConfig
 from loadgen.errors import ConfigError
 from tests.services import SHORT, URL, app_on, submit
 
+pytestmark = pytest.mark.aside
+
 TOKEN = "0123456789abcdef0123456789abcdef"
 PUBLIC = {"host": "0.0.0.0", "token": TOKEN}
 

@@ -16,6 +16,8 @@ from loadgen.simulator.safety import Safety
 from loadgen.simulator.schemas import MOST_BYTES, example
 from tests.simulators import CHAT, OPENAI, ask, data_url, simulated
 
+pytestmark = pytest.mark.aside
+
 BODIES = 4_000
 EVERYTHING = Model(name="all", context_tokens=10_000, images=Images.SEVERAL, tools=True, json_object=True)
 _NAMES = (

@@ -9,6 +9,8 @@ from loadgen.simulator.schemas import MOST_DEPTH, example
 from loadgen.tokens import call_tokens, prompt_tokens, text_tokens
 from tests.simulators import CHAT, OPENAI, ask, pinned, simulated, streamed
 
+pytestmark = pytest.mark.aside
+
 MUCH = ("--tpm", "1000000000", "--rpm", "1000000")
 PASS_THROUGH = {"extra-parameters": "pass-through"}
 

@@ -25,6 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+pytestmark = pytest.mark.aside
+
 GROWTH_BYTES = 12 << 20  # at most, once a fifth of the requests has been answered
 PATIENCE_S = 5
 SWIFT = {

@@ -9,6 +9,8 @@ import pytest
 
 from tests.simulators import CHAT, OPENAI, ask, data_url, picture, simulated
 
+pytestmark = pytest.mark.aside
+
 
 @pytest.fixture(scope="module")
 def vision():

@@ -10,6 +10,8 @@ from loadgen.simulator.models import DEFAULT_MODEL, MODELS, Images, Kind, Modali
 from loadgen.simulator.safety import COMPLETION_PHRASES, PROMPT_PHRASES
 from tests.simulators import CHAT, ask, data_url, picture, simulated
 
+pytestmark = pytest.mark.aside
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.simulators import CHAT, PATIENCE_S, ask, pinned, simulated
 
+pytestmark = pytest.mark.aside
+
 GOOD = json.dumps(ask()).encode()
 UPGRADES = {
     "as curl --http2 sends it": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",

@@ -9,6 +9,8 @@ import pytest
 from loadgen.tokens import EMBEDDED_IMAGE_TOKENS
 from tests.simulators import CHAT, data_url, events, pinned, simulated
 
+pytestmark = pytest.mark.aside
+
 COMPLETIONS, OPENAI_COMPLETIONS = "/completions", "/v1/completions"
 EMBEDDINGS, IMAGES = "/embeddings", "/images/embeddings"
 MUCH = ("--tpm", "1000000000", "--rpm", "1000000")
