@@ -58,6 +58,7 @@ def test_the_page_says_what_compare_says_with_every_number_unrounded(folder: Pat
 
 @needs_browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.long
 def test_both_sides_lie_over_one_another_and_the_page_reads_anywhere(
     browser: Browser, page: Path, width: int, scheme: str
 ) -> None:

@@ -28,6 +28,7 @@ def drawing(name="a-line", title="Tokens, per minute"):
 
 
 @needs_browser
+@pytest.mark.long
 def test_each_figure_is_painted_at_twice_its_size(tmp_path):
     sections = {"load": [drawing()], "quota": [drawing("another")], "heat": []}
     written = picturing.write_pngs(sections, tmp_path / "new" / "png")

@@ -142,6 +142,7 @@ def hostile_page(tmp_path: Path) -> str:
 
 
 @needs_browser
+@pytest.mark.long
 def test_a_script_that_slipped_in_would_not_run_nor_reach_the_network(
     browser: Browser, report: Path, tmp_path: Path
 ) -> None:

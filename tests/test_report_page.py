@@ -173,6 +173,7 @@ def test_axe_finds_nothing_amiss_at_any_width_in_either_scheme(
     assert_accessible(browser, report, width, scheme)
 
 
+@pytest.mark.long
 def test_axe_finds_nothing_amiss_in_tables_and_levers(browser: Browser, bare: Path) -> None:
     assert_accessible(browser, bare, 390, "dark")
 
@@ -202,6 +203,7 @@ def test_every_figure_says_in_words_what_it_shows_and_no_heading_is_skipped(brow
         assert levels.count(1) == 1 and all(after - before <= 1 for before, after in pairwise(main))
 
 
+@pytest.mark.long
 def test_on_paper_the_levers_are_the_resting_table(browser: Browser, bare: Path, tmp_path: Path) -> None:
     with opened(browser, bare) as (page, _):
         page.emulate_media(media="print")

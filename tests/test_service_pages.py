@@ -144,6 +144,7 @@ VIEWS = [(1280, "light"), (390, "dark"), (390, "light"), (1280, "dark")]
 
 
 @needs_browser
+@pytest.mark.long
 def test_pages_are_accessible_and_fit(browser: Browser, where: Site) -> None:
     """Those with the most in them, by turns on a desk in light and on a phone in the dark."""
     places = ["/", "/jobs/new", "/runs", "/runs/before", "/plan?run=before"]
