@@ -92,13 +92,14 @@ def test_a_slower_deployment_regresses_twice_and_the_pairs_change_who_goes_first
 
     load = [*STREAMS, "--rate", "60/s", "--duration", "2s"]
     with simulated(serving=FAST | {"ttft_base_ms": 40}) as a, simulated(serving=FAST | {"ttft_base_ms": 80}) as b:
-        done = headroom(tmp_path, "ab", "--a", a.url, "--b", b.url, "--pairs", 2, *load, "--tpm", "9000000", "--rpm", "90000", "--out", "both", "--confirm")  # fmt: skip
+        done = headroom(tmp_path, "ab", "--a", a.url, "--b", b.url, "--pairs", 3, *load, "--tpm", "9000000", "--rpm", "90000", "--out", "both", "--confirm")  # fmt: skip
     assert done.returncode == 98, done.stdout + done.stderr
     started = {
         arm: [Manifest.read(tmp_path / "both" / arm / name).monotonic_start_ns for name in run_sets.read(tmp_path / "both" / arm).runs]
         for arm in "ab"
     }  # fmt: skip
-    assert started["a"][0] < started["b"][0] < started["b"][1] < started["a"][1]
+    (a1, a2, a3), (b1, b2, b3) = started["a"], started["b"]
+    assert a1 < b1 < b2 < a2 < a3 < b3
     assert run_sets.read(tmp_path / "both" / "confirm" / "b").state == "complete"
 
 

@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -81,6 +82,20 @@ def test_the_counts_of_plain_locust_are_those_of_the_server(exported):
     assert all(
         row["num_failures"] == (row["num_requests"] if name.endswith("_429") else 0) for name, row in counts.items()
     )
+
+
+def test_no_request_is_cut_at_the_end(exported):
+    """800 a second: some are always about to be sent when Locust stops its users."""
+    folder = exported[0].parent / "hurried"
+    shutil.copytree(exported[0], folder)
+    first, *lines = (folder / "workload.jsonl").read_text().splitlines()
+    with Server(answering) as server:
+        settings = json.loads(first)["settings"] | {"pace_s": 1, "stages": [[2, 800]]}
+        settings["url"] = f"http://127.0.0.1:{server.port}"
+        (folder / "workload.jsonl").write_text("\n".join([json.dumps({"settings": settings}), *lines]) + "\n")
+        counts, ran = plain_locust(folder)
+    assert len(server.calls) > 800, ran.stderr
+    assert sum(row["num_requests"] for name, row in counts.items() if not name.endswith("_ttft")) == len(server.calls)
 
 
 def test_the_rate_the_mix_and_the_requests_are_those_of_headroom(exported):

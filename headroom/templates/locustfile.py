@@ -19,6 +19,7 @@ import json
 import os
 import random
 import ssl
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ FIRST, *REQUESTS = [json.loads(line) for line in WORKLOAD.read_text("utf-8").spl
 SETTINGS = FIRST["settings"]
 POOLS = {name: [each for each in REQUESTS if each["scenario"] == name] for name in SETTINGS["weights"]}
 NUMBERS = itertools.count()
+ENDED = threading.Event()
 
 
 class TooManyRequests(Exception):  # noqa: N818 - no error of ours
@@ -45,6 +47,17 @@ class TooManyRequests(Exception):  # noqa: N818 - no error of ours
 def let_answers_come(environment, **_):
     """At the end what was asked is still answered."""
     environment.stop_timeout = SETTINGS["drain_s"]
+
+
+@events.test_start.add_listener
+def begin(**_):
+    ENDED.clear()
+
+
+@events.test_stopping.add_listener
+def end(**_):
+    """Locust ends a user that waits some time after it decides to: woken in between, it would be cut in a request."""
+    ENDED.set()
 
 
 class Shape(LoadTestShape):
@@ -93,7 +106,7 @@ class Caller(User):
 
     @task
     def turn(self):
-        if self.due_s is None:
+        if self.due_s is None or ENDED.is_set():
             return  # nothing is due before the first wait
         weights = SETTINGS["weights"]
         name = self.random.choices(list(weights), list(weights.values()))[0]
