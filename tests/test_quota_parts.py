@@ -70,6 +70,22 @@ def test_no_more_is_replayed_than_a_few_seconds_allow_and_of_less_all_is(monkeyp
     assert Part.of(door, 100).replayed is None
 
 
+@pytest.mark.parametrize("slice_s", [60, 10, 1])
+@pytest.mark.parametrize("window", ["minute", "bucket 60 s", "bucket 10 s", "sliding"])
+def test_no_replay_refuses_fewer_than_what_is_known_without_one(window, slice_s):
+    known = 0
+    for seed, per_minute in enumerate((20, 150, 400, 900)):
+        door = Door(swaying(0.2, per_minute, seed), replace(windows(QUOTA)[window], request_slice_s=slice_s))
+        for phase_ns in (0, 23 * 10**9):
+            door = replace(door, phase_ns=phase_ns)
+            for deployments in (1, 2, 3, 5):
+                least = door.least_refused(deployments)
+                refused = (door.refusals(deployments) != 0) & door.fits
+                assert 0 <= least <= refused.sum()
+                known += least > 0.5 * refused.sum() > 0
+    assert known > 4
+
+
 ROWS = pl.DataFrame({"at_s": [0, 1, 2], "prompt_tokens": [10, 20, 30], "max_tokens": [5, 5, 5]})
 
 

@@ -31,6 +31,11 @@ class Fitting:
     def tokens_by_minute(self) -> Counts:
         return np.bincount(self.minutes, self.tokens).astype(np.float64, copy=False)
 
+    @cached_property
+    def largest_together(self) -> Whole:
+        """Tokens of the largest, of the two largest, and so on."""
+        return np.cumsum(np.sort(self.tokens)[::-1])
+
 
 @dataclass(frozen=True, eq=False)
 class Asked:

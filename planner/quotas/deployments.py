@@ -275,12 +275,18 @@ class Tried:
         return smallest(lambda number: self.result(number)[1] >= share, self.deployments, most)
 
     def result(self, number: int) -> tuple[bool, float]:
+        if number not in self.results and self.blocks is None and self._is_far_too_few(number):
+            self.results[number] = False, 0.0
         if number not in self.results:
             swollen = None if self.blocks is None else self.blocks.swollen(self.offered, self.fullness, number)
             counted = Part.of(self.door, number).in_phases(self.phases_ns)
             each = [self._judged(offered, lost, swollen) for offered, lost in counted]
             self.results[number] = all(enough for enough, _ in each), sum(share for _, share in each) / len(each)
         return self.results[number]
+
+    def _is_far_too_few(self, number: int) -> bool:
+        """Known without a replay."""
+        return self.door.least_refused(number) > self.target_share * int(self.door.fits.sum())
 
     def _judged(self, offered: Counts, lost: Counts, swollen: tuple[Counts, Counts] | None) -> tuple[bool, float]:
         enough = bool(lost.sum() <= self.target_share * offered.sum())

@@ -107,6 +107,30 @@ class Door:
         tokens = self.fitting.tokens_by_minute / self.quota.tokens_per_minute
         return tokens, self.fitting.requests_by_minute / self.quota.requests_per_minute
 
+    def least_refused(self, deployments: int) -> int:
+        """Of those that fit, at least so many are refused: what is beyond all that the windows can hold.
+
+        Fewest are where they are the largest. Far below the number that is enough this says so without a replay.
+        """
+        if not len(self.at_ns):
+            return 0
+        quota, together = self.quota, self.fitting.largest_together
+        most_tokens = deployments * quota.tokens_per_minute * self._windows(MINUTE_NS, quota.burst_s * NS_PER_S)
+        a_slice = quota.requests_per_minute * quota.request_slice_s / 60
+        burst_ns = min(quota.burst_s * NS_PER_S, self.slice_ns)
+        most_requests = deployments * (a_slice * self._windows(self.slice_ns, burst_ns) + 1)
+        over = float(together[-1]) - most_tokens
+        of_tokens = int(np.searchsorted(together, over)) + 1 if over > 0 else 0
+        return max(0, of_tokens, math.ceil(int(self.fits.sum()) - most_requests))
+
+    def _windows(self, period_ns: int, burst_ns: float) -> float:
+        """How many windows' worth there can be, from the first arrival to the last; a bucket begins full."""
+        first_ns, last_ns = int(self.at_ns[0]), int(self.at_ns[-1])
+        if self.is_bucket:
+            return (last_ns - first_ns + burst_ns) / period_ns
+        before_ns = self.phase_ns if self.quota.window is WindowKind.MINUTE else -first_ns
+        return (last_ns + before_ns) // period_ns - (first_ns + before_ns) // period_ns + 1
+
     def refusals(self, deployments: int) -> Codes:
         """What refused each arrival; a refused one takes nothing, and is not tried again."""
         (codes,) = self.refusals_in(deployments, (self.phase_ns,))
