@@ -34,7 +34,6 @@ from planner.capacity import CapacityError, Interval, ServingModel, fit
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CONSOLE = Console(width=170, soft_wrap=True)
 CAPS = {"vllm+batch_size": 192}  # max_num_seqs of the configuration; the others 128
-COVERED = "within 90 %: ITL, TTFT p95, load"
 Row = dict[str, float]
 
 

@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -169,21 +170,28 @@ def compare(folder: Path, samples: int, rows: tuple[int, int]) -> bool:
     return met or not judged
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("samples", type=int, nargs="?", default=10_000_000)
+def main(
+    arguments: list[str],
+    judge: Callable[[Path, int, tuple[int, int]], bool],
+    *,
+    about: str | None,
+    samples: int,
+) -> int:
+    """Judges the record of so many samples, which is made where it is not kept."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("samples", type=int, nargs="?", default=samples)
     parser.add_argument("--gaps-per-stream", type=int, default=40)
     parser.add_argument("--keep", type=Path, help="make the record here, or use the one that is here, and leave it")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = (given.keep or Path(scratch)) / "run"
         if (folder / "manifest.json").exists():
-            counts = [pl.scan_parquet(folder / f"{name}.parquet").select(pl.len()).collect().item()
-                      for name in ("samples", "chunks")]  # fmt: skip
+            rows, gaps = (pl.scan_parquet(folder / f"{name}.parquet").select(pl.len()).collect().item()
+                          for name in ("samples", "chunks"))  # fmt: skip
         else:
-            counts = list(make(folder, given.samples, given.gaps_per_stream))
-        return 0 if compare(folder, given.samples, (counts[0], counts[1])) else 1
+            rows, gaps = make(folder, given.samples, given.gaps_per_stream)
+        return 0 if judge(folder, given.samples, (rows, gaps)) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], compare, about=__doc__, samples=10_000_000))

@@ -10,12 +10,10 @@ points (numpy arrays, which plotly packs as base64), of the same record and with
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-from planner_scale import CONSOLE, make, measured
+from planner_scale import CONSOLE, main, measured
 from plotly.offline import get_plotlyjs
 from rich.table import Table
 
@@ -64,16 +62,5 @@ def compare(folder: Path, samples: int, rows: tuple[int, int]) -> bool:
     return met or samples < 1_000_000
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("samples", type=int, nargs="?", default=1_000_000)
-    parser.add_argument("--gaps-per-stream", type=int, default=40)
-    parser.add_argument("--keep", type=Path, help="make the record and the reports here, and leave them")
-    given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = (given.keep or Path(scratch)) / "run"
-        return 0 if compare(folder, given.samples, make(folder, given.samples, given.gaps_per_stream)) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], compare, about=__doc__, samples=1_000_000))

@@ -26,9 +26,9 @@ def publish_frame(path: Path, frame: pl.DataFrame, *, row_group_size: int | None
     _publish(path, partial(frame.write_parquet, compression="zstd", row_group_size=row_group_size))
 
 
-def publish_lazy(path: Path, frame: pl.LazyFrame, *, row_group_size: int | None = None) -> None:
+def publish_lazy(path: Path, frame: pl.LazyFrame) -> None:
     """As it comes: what does not fit into memory is never in it."""
-    _publish(path, partial(frame.sink_parquet, compression="zstd", row_group_size=row_group_size))
+    _publish(path, partial(frame.sink_parquet, compression="zstd"))
 
 
 def _publish(path: Path, write: Callable[[Path], object]) -> None:

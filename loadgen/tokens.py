@@ -22,7 +22,6 @@ import orjson
 ESTIMATOR = "bytes/4"  # the name of the rule in the record
 BYTES_PER_TOKEN = 4  # of English text, within some 20 % for the tokenizers in use
 TOKENS_PER_MESSAGE = 4  # role and separators
-CROP_PX = 336
 MOST_CROPS = 16
 EMBEDDED_IMAGE_TOKENS = 144  # one crop of Phi-3-vision; what embedding models count is not documented
 

@@ -35,41 +35,33 @@ class Instrument:
     """A histogram. The record counts in whole units, of which `per_unit` make one of `unit`."""
 
     name: str
-    unit: str
     description: str
-    bounds: tuple[float, ...]
     per_unit: int
+    unit: str = "s"
+    bounds: tuple[float, ...] = SECONDS
     token_type: str | None = None  # the attribute gen_ai.token.type
 
 
 DURATION = Instrument(
-    name="gen_ai.client.operation.duration",
-    unit="s",
-    description="GenAI operation duration.",
-    bounds=SECONDS,
-    per_unit=1_000_000_000,
+    name="gen_ai.client.operation.duration", description="GenAI operation duration.", per_unit=1_000_000_000
 )
 FIRST_CHUNK = Instrument(
     name="gen_ai.client.operation.time_to_first_chunk",
-    unit="s",
     description="Time to receive the first chunk with content, measured from when the request was sent.",
-    bounds=SECONDS,
     per_unit=1_000_000_000,
 )
 OUTPUT_CHUNK = Instrument(
     name="gen_ai.client.operation.time_per_output_chunk",
-    unit="s",
     description="Time between neighbouring chunks with content.",
-    bounds=SECONDS,
     per_unit=1_000_000,
 )
 INPUT_TOKENS, OUTPUT_TOKENS = (
     Instrument(
         name="gen_ai.client.token.usage",
-        unit="{token}",
         description="Number of input and output tokens used.",
-        bounds=TOKENS,
         per_unit=1,
+        unit="{token}",
+        bounds=TOKENS,
         token_type=kind,
     )
     for kind in ("input", "output")

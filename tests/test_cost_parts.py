@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.costs.demand_path import DAY_S, demand_path, unsaid_by
-from planner.costs.following import follow, hold_for_h, instances_needed, reserve
+from planner.costs.following import follow, instances_needed, reserve
 from planner.costs.growth import limits_reached, months_until, week_profile
 from planner.costs.hybrid import base_instances, load_duration, serverless_usd_per_s, worth_of_instances
 from planner.costs.uncertainty import (
@@ -115,44 +115,38 @@ def test_instances_are_the_ceiling_and_rounding_makes_no_more():
 
 
 @pytest.mark.parametrize(
-    ("claim", "needed", "hours", "boots"),
+    ("claim", "needed", "hours"),
     [
-        ("what is always needed boots never", [2, 2, 2], 6.0, 0),
-        ("a gap no longer than the hold is kept through", [1, 0, 1, 1], 4.0, 0),
-        ("a longer one costs the hold and a boot", [1, 0, 0, 0, 1, 1], 3 + 1 + 0.5, 1),
-        ("hold and boot are no longer than the gap", [1, 0, 0, 1], 2 + 1.5, 1),
-        ("the gap may lie over the end", [0, 1, 1, 1, 0, 0], 3 + 1 + 0.5, 1),
-        ("each instance has its own gaps", [2, 1, 1, 1, 2], 5 + 2 + 1.5, 1),
-        ("one that is needed once comes back the next time round", [0, 1, 0, 0, 0], 1 + 1.5, 1),
-        ("none needed, none billed", [0, 0], 0.0, 0),
+        ("what is always needed boots never", [2, 2, 2], 6.0),
+        ("a gap no longer than the hold is kept through", [1, 0, 1, 1], 4.0),
+        ("a longer one costs the hold and a boot", [1, 0, 0, 0, 1, 1], 3 + 1 + 1),
+        ("hold and boot are no longer than the gap", [1, 0, 0, 1], 2 + 2),
+        ("the gap may lie over the end", [0, 1, 1, 1, 0, 0], 3 + 1 + 1),
+        ("each instance has its own gaps", [2, 1, 1, 1, 2], 5 + 2 + 2),
+        ("one that is needed once comes back the next time round", [0, 1, 0, 0, 0], 1 + 2),
+        ("none needed, none billed", [0, 0], 0.0),
     ],
 )
-def test_following_bills_use_hold_and_boot(claim, needed, hours, boots):
-    billed = follow(np.array(needed), bin_h=1.0, boot_h=0.5, hold_h=1.0)
-    assert billed.mean_instances * billed.span_h == pytest.approx(hours), claim
-    assert billed.boots == boots
+def test_following_bills_use_hold_and_boot(claim, needed, hours):
+    shares = follow(np.array(needed), boot_bins=1.0)
+    assert shares.sum() * len(needed) == pytest.approx(hours), claim
 
 
 def test_an_instance_is_billed_for_no_more_than_the_whole_of_a_gap():
-    assert follow(np.array([1, 0, 0, 1]), bin_h=1.0, boot_h=5.0, hold_h=1.0).mean_instances == 1
+    assert follow(np.array([1, 0, 0, 1]), boot_bins=1.5).sum() == 1
 
 
 @settings(max_examples=60)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.floats(0.1, 6.0))
-def test_holding_for_a_boot_costs_at_most_twice_what_foresight_does(needed, boot_h):
+def test_holding_for_a_boot_costs_at_most_twice_what_foresight_does(needed, boot_bins):
     """Foresight keeps an instance through a gap or lets it go at once, whichever is cheaper."""
-    billed = follow(np.array(needed), bin_h=1.0, boot_h=boot_h, hold_h=boot_h)
+    hours = follow(np.array(needed), boot_bins=boot_bins).sum() * len(needed)
     best_h = 0.0
     for level in range(1, max(needed) + 1):
         places = [i for i, n in enumerate(needed) if n >= level]
         gaps = [after - before - 1 for before, after in itertools.pairwise([*places, places[0] + len(needed)])]
-        best_h += len(places) + sum(min(gap, boot_h) for gap in gaps)
-    assert best_h - 1e-9 <= billed.mean_instances * billed.span_h <= 2 * best_h + 1e-9
-
-
-def test_an_instance_is_held_longer_where_a_late_one_costs_more_than_its_hours():
-    assert hold_for_h(0.25, 0.0, 4.0) == 0.25
-    assert hold_for_h(0.25, 2.0, 4.0) == 0.75
+        best_h += len(places) + sum(min(gap, boot_bins) for gap in gaps)
+    assert best_h - 1e-9 <= hours <= 2 * best_h + 1e-9
 
 
 # --- reservations ---
@@ -240,12 +234,6 @@ def test_a_profile_takes_two_whole_weeks():
     assert profile.p95_requests_per_s[5] == pytest.approx(12 / 3_600)
     assert profile.busiest_hour == 23
     assert profile.peak_to_average == pytest.approx(24 / 12.5)
-
-
-def test_a_profile_begins_where_the_week_does():
-    one_busy_hour = [1, 50] + [1] * 166
-    assert week_profile(hourly(one_busy_hour * 2)).busiest_hour == 1
-    assert week_profile(hourly(one_busy_hour * 2), first_hour_of_week=167).busiest_hour == 0
 
 
 # --- uncertainty ---

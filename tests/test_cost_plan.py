@@ -163,13 +163,6 @@ def test_instances_that_follow_are_billed_by_what_runs_and_boots():
     assert followed.instances == pytest.approx(41 / 24)
 
 
-def test_instances_that_were_simulated_elsewhere_are_taken_as_they_were_billed():
-    rules = replace(SURE, instances=3, instances_by_hour=(1.0, 2.5, 3.0, 1.5))
-    plan = plan_costs(hourly(DAYS), PHI_3_MINI, A100, every_30_s(5), rules)
-    assert option(plan, "autoscaled").instances == pytest.approx(2.0)
-    assert "as they were simulated" in option(plan, "autoscaled").what_must_be_true[-1]
-
-
 def test_a_hybrid_keeps_what_pays_and_sends_the_rest_elsewhere():
     dear = replace(PHI_3_MINI, input_usd_per_1k=0.03, output_usd_per_1k=0.03)  # 150 tokens: $0.0045 a request
     plan = plan_costs(hourly(DAYS), dear, A100, every_30_s(8), SURE)
@@ -399,7 +392,6 @@ def test_the_manual_s_sample_runs_as_it_stands(tmp_path, monkeypatch, capsys):
         min_instances=st.integers(0, 3),
         spare_instances=st.integers(0, 2),
         instances=st.none() | st.integers(0, 5),
-        instances_by_hour=st.none() | st.lists(st.floats(0, 4), min_size=1, max_size=4).map(tuple),
         hours_on_per_week=st.floats(1, 168),
         off_hours_load_share=st.floats(0, 1),
         boot_minutes=st.floats(0, 120),

@@ -30,9 +30,9 @@ def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def clopper_pearson(good: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a share that covers it at least so often, whatever it is (Clopper and Pearson, 1934)."""
-    tail = (1 - confidence) / 2
+def clopper_pearson(good: int, n: int) -> tuple[float, float]:
+    """The interval of a share that covers it 95 times in 100 at least, whatever it is (Clopper and Pearson, 1934)."""
+    tail = 0.025
     low = 0.0 if good == 0 else beta_quantile(tail, good, n - good + 1)
     high = 1.0 if good == n else beta_quantile(1 - tail, good + 1, n - good)
     return low, high

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from loadgen.quota import Admission
-from planner.cost import S_PER_HOUR
 from planner.costs.demand_path import HOURS_PER_WEEK, DemandPath, Floats
-from planner.costs.following import Billed, Reservation, follow, hold_for_h, instances_needed, reserve
+from planner.costs.following import Reservation, follow, instances_needed, reserve
 from planner.costs.hybrid import LoadDuration, base_instances, load_duration, serverless_usd_per_s, worth_of_instances
 from planner.costs.uncertainty import AS_PLANNED, Worlds
 from planner.prices import TokenPrice
@@ -30,9 +28,7 @@ class CostRules:
     hours_on_per_week: float = HOURS_PER_WEEK  # in which the demand is as measured
     off_hours_load_share: float = 0.0  # of its mean rate, in the other hours
     starts_per_week: int = 5  # after the hours off
-    late_boot_usd: float = 0.0  # what it costs, beside the boot's own hours, that an instance is not there yet
     instances: int | None = None  # that run around the clock, as counted elsewhere; None: by the busiest minute
-    instances_by_hour: tuple[float, ...] | None = None  # billed while they follow the demand, as simulated elsewhere
     price_range_share: float = 0.1  # prices may be so much lower or higher
     growth: float = 1.0  # times the demand
     growth_per_month: float = 0.0  # from then on; 0.05: 5 % more each month
@@ -92,32 +88,29 @@ class Case:
         return needed
 
     @cached_property
-    def following(self) -> Billed | None:
-        """Instances that follow the measured demand, each rise known a boot ahead; None without a capacity."""
+    def following(self) -> Floats | None:
+        """In which share of the measured demand the k-th instance is billed, each rise known a boot ahead.
+
+        None without a capacity or a price.
+        """
         if self.counted_per_s is None or self.usd_per_hour is None:
             return None
-        path, rules, boot_h = self.path, self.rules, self.rules.boot_minutes / 60
+        path, rules = self.path, self.rules
         needed = instances_needed(
             path.requests_per_s[: path.measured],
             self.counted_per_s,
             least=rules.min_instances,
             spare=rules.spare_instances,
         )
-        hold_h = hold_for_h(boot_h, rules.late_boot_usd, self.usd_per_hour)
-        return follow(needed, bin_h=path.bin_s / S_PER_HOUR, boot_h=boot_h, hold_h=hold_h)
+        return follow(needed, boot_bins=rules.boot_minutes * 60 / path.bin_s)
 
     @cached_property
     def share_of_hours(self) -> Floats:
         """In which share of a month's hours the k-th instance is billed, where instances follow the demand."""
         path, rules = self.path, self.rules
-        if rules.instances_by_hour is not None:
-            by_hour = np.array(rules.instances_by_hour)[:, None]
-            levels = np.arange(math.ceil(by_hour.max(initial=0.0)))[None, :]
-            simulated: Floats = np.clip(by_hour - levels, 0.0, 1.0).mean(axis=0)
-            return simulated
         if self.following is None or self.counted_per_s is None:
             return np.ones(self.instances or 0)
-        shares, measured_share = self.following.share_of_hours, float(path.share[: path.measured].sum())
+        shares, measured_share = self.following, float(path.share[: path.measured].sum())
         rest = instances_needed(
             path.requests_per_s[path.measured :], self.counted_per_s, least=rules.min_instances, spare=0
         )

@@ -18,19 +18,6 @@ from planner.prices import HOURS_OF_TERM
 Whole = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Billed:
-    """Of instances that followed a demand once from its beginning to its end."""
-
-    share_of_hours: Floats  # shape (most instances,): of the span, that the k-th instance is billed; it never rises
-    boots: int
-    span_h: float
-
-    @property
-    def mean_instances(self) -> float:
-        return float(self.share_of_hours.sum())
-
-
 def instances_needed(requests_per_s: Floats, capacity_per_s: float, *, least: int, spare: int) -> Whole:
     """ceil(rate / capacity) + spare in each bin, and `least` at least."""
     # A rate of 3 x 0.1 is three instances of 0.1 and not four: what is a billionth above is rounding.
@@ -38,23 +25,21 @@ def instances_needed(requests_per_s: Floats, capacity_per_s: float, *, least: in
     return np.maximum(needed + spare, least)
 
 
-def follow(needed: Whole, *, bin_h: float, boot_h: float, hold_h: float) -> Billed:
-    """Instances follow what is needed: each is held for `hold_h` beyond its last use, and booted for its next.
+def follow(needed: Whole, *, boot_bins: float) -> Floats:
+    """Instances follow what is needed: each is held for as long as a boot takes, and booted for its next use.
 
-    Billed are the use, the hold and the boot, the whole of a gap at most. Holding for as long as a boot costs no more
-    than twice what foresight would (ski rental: Karlin, Manasse, Rudolph, Sleator 1988). The path is a circle: its end
-    is followed by its beginning.
+    In which share of the time the k-th instance is billed, shape (most instances,); it never rises. Billed are the use,
+    the hold and the boot, the whole of a gap at most: no more than twice what foresight would cost (ski rental: Karlin,
+    Manasse, Rudolph, Sleator 1988). The path is a circle: its end is followed by its beginning.
     """
-    span_h, boots, shares = len(needed) * bin_h, 0, []
+    billed_bins = []
     for level in range(1, int(needed.max(initial=0)) + 1):
         used = needed >= level
-        gaps_h = _gaps(used) * bin_h
-        let_go = gaps_h > hold_h
-        idle_h = np.where(let_go, np.minimum(gaps_h, hold_h + boot_h), gaps_h)
-        boots += int(let_go.sum())
-        shares.append((float(used.sum()) * bin_h + float(idle_h.sum())) / span_h)
+        gaps = _gaps(used)
+        idle = np.where(gaps > boot_bins, np.minimum(gaps, 2 * boot_bins), gaps)
+        billed_bins.append(float(used.sum()) + float(idle.sum()))
     # Fewer, longer gaps may be billed less than more, shorter ones: which instance is called the k-th is our choice.
-    return Billed(share_of_hours=np.sort(np.array(shares))[::-1], boots=boots, span_h=span_h)
+    return np.sort(np.array(billed_bins))[::-1] / len(needed)
 
 
 def _gaps(used: npt.NDArray[np.bool_]) -> Floats:
@@ -62,11 +47,6 @@ def _gaps(used: npt.NDArray[np.bool_]) -> Floats:
     places = np.flatnonzero(used)
     apart = np.diff(places, append=places[:1] + len(used)) - 1
     return apart[apart > 0].astype(np.float64)
-
-
-def hold_for_h(boot_h: float, penalty_usd: float, usd_per_hour: float) -> float:
-    """How long an idle instance is worth keeping: what its boot costs, with what a late one costs beside, in hours."""
-    return boot_h + penalty_usd / usd_per_hour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,17 +65,14 @@ class WeekProfile:
     busiest_hour: int  # of the 168
 
 
-def week_profile(demand: Demand, *, first_hour_of_week: int = 0) -> WeekProfile | None:
-    """None below two whole weeks: a profile is not identified by one of each hour.
-
-    `first_hour_of_week` is the hour in which the demand starts, 0 being Monday 00:00.
-    """
+def week_profile(demand: Demand) -> WeekProfile | None:
+    """None below two whole weeks: a profile is not identified by one of each hour."""
     weeks = int(demand.span_s / (7 * DAY_S) + 1e-9)
     if weeks < WEEKS_FOR_A_PROFILE:
         return None
     hours = (demand.arrivals["at_s"].to_numpy() / HOUR_S).astype(np.int64)
     counted = np.bincount(hours[hours < weeks * HOURS], minlength=weeks * HOURS) / HOUR_S
-    by_hour = np.sort(np.roll(counted.reshape(weeks, HOURS), first_hour_of_week, axis=1), axis=0)
+    by_hour = np.sort(counted.reshape(weeks, HOURS), axis=0)
     median = np.median(by_hour, axis=0)
     mean = float(median.mean())
     return WeekProfile(

@@ -107,17 +107,14 @@ def _in_hours(case: Case, usd_per_hour: float, instances: int) -> Iterator[Way]:
 
 
 def _following(case: Case, usd_per_hour: float, mean: float) -> Way:
-    rules = case.rules
     per_month_usd = usd_per_hour * HOURS_PER_MONTH
-    foresight = f"each rise is known {rules.boot_minutes:g} minutes ahead, the time of a boot"
-    simulated = "the scaling rules act as they were simulated"
     return Way(
         name="managed, autoscaled",
         per_month_usd=lambda worlds: _mean_in(case, worlds, mean) * per_month_usd * worlds.instance_price,
         instances=mean,
         what_must_be_true=(
             *_capacity_holds(case, case.instances or 0),
-            foresight if rules.instances_by_hour is None else simulated,
+            f"each rise is known {case.rules.boot_minutes:g} minutes ahead, the time of a boot",
         ),
     )
 

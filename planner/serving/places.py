@@ -23,7 +23,6 @@ MOST_LOAD = 0.995  # of the places: beyond it no wait is steady
 SHORT_CV2, LIKELY_CV2, LONG_CV2 = 0.0, 0.5, 1.5  # all requests alike; in between; more than exponential
 DRAWS = 64  # of a latency without waiting, for its sum with the wait
 LEAST_RATE = 1e-9
-LEAST_SIGMA = 1e-6
 HALVINGS = 40
 NORMAL = NormalDist()
 _Z = np.array([NORMAL.inv_cdf((at + 0.5) / DRAWS) for at in range(DRAWS)])
