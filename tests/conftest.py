@@ -23,6 +23,13 @@ TIMED = {
 }  # fmt: skip
 
 
+def pytest_ignore_collect(collection_path, config):
+    """What runs alone need not read what runs aside, which is most of the tests. A file that was named is read."""
+    if "not aside" in config.option.markexpr and collection_path.match("test_*.py") and _computes(collection_path):
+        return True
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:

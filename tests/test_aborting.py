@@ -27,7 +27,7 @@ chat = 1
 [[threshold]]
 expr = "failed<5%"
 abort_on_fail = true
-delay = "3s"
+delay = "2s"
 """
 
 
@@ -44,7 +44,7 @@ def test_a_run_that_fails_is_ended_with_99_after_the_delay(tmp_path: Path, proce
     run = Run.open(tmp_path / "run")
     assert run.manifest.state == "interrupted" and (run.manifest.reason or "").startswith("threshold missed: failed<5%")
     last_s = run.samples.collect()["due_ns"].max() / 1e9  # type: ignore[operator]
-    assert 2.9 < last_s < 30
+    assert 1.9 < last_s < 30
     totals = run.manifest.totals
     assert totals["planned"] == totals["sent"] + totals["dropped"] > 100
     gate = json.loads((tmp_path / "g.json").read_bytes())
@@ -81,9 +81,9 @@ def test_a_look_at_the_record_so_far(tmp_path: Path, failed: int, delay: str, en
 def test_a_threshold_that_would_be_looked_at_too_late_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loadtest.toml").write_text(FILE.format(processes=1))
     for arguments in (["run"], ["run", "--check"], ["run", "--repeat", "2"], ["ab", "--a", "sim", "--b", "sim"]):
-        done = told(tmp_path, arguments[0], "loadtest.toml", "--duration", "3s", *arguments[1:])
+        done = told(tmp_path, arguments[0], "loadtest.toml", "--duration", "2s", *arguments[1:])
         assert done.returncode == 2, done.stderr
-        assert "'failed<5%' waits 3 s after the warm-up, and the load is over after 3 s" in done.stderr
+        assert "'failed<5%' waits 2 s after the warm-up, and the load is over after 2 s" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_threshold_ends_a_run_of_several_and_with_it_all_of_them(
     tmp_path: Path, command: list[str], said: str
 ) -> None:
     """What is told of them is as much a miss as the exit code."""
-    (tmp_path / "loadtest.toml").write_text(FILE.format(processes=1).replace('delay = "3s"', ""))
+    (tmp_path / "loadtest.toml").write_text(FILE.format(processes=1).replace('delay = "2s"', ""))
     outputs = ["--junit", "j.xml", *(["--json", "g.json"] if command[0] == "run" else [])]
     with Server(always(response(b"{}", "500 Internal Server Error"))) as server:
         where = ["--target", server.url] if command[0] == "run" else ["--a", server.url, "--b", server.url]

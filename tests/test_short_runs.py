@@ -15,6 +15,8 @@ from loadgen.samples import Run
 from tests.commands import INTO_RUN, PLENTY, SHORT, deployment, headroom, side_by_side
 from tests.servers import Server, always, response
 
+pytestmark = pytest.mark.aside
+
 TRACE = [(0, 100, 5), (0.5, 40, 7), (1.25, 900, 3), (2, 4_000, 2)]
 FILES = {
     "trace.csv": "\n".join(["at_s,prompt_tokens,completion_tokens", *(",".join(map(str, row)) for row in TRACE)]),
@@ -63,14 +65,12 @@ FAST = ["--rate", "20/s", *PLENTY]
 STREAMS = ["--scenario", "streaming"]
 REFUSED = ["burst.toml", *STREAMS, "--rate", "16/s", "--rpm", 60, "--tpm", 60_000]
 RUNS = {  # what answers (None: the simulated deployment), and the flags
-    "noted": (noting_when, [*FAST, "--seed", 6]),
     "a trace": (None, ["--trace", "trace.csv", "--duration", "3s", "--throttle", "off", "--dialect", "openai"]),
-    "closed loop": (None, [*STREAMS, "--users", 4, "--throttle", "off", *PLENTY]),
-    "closed loop, refused": (mostly_refusing, [*STREAMS, "--users", 2, "--throttle", "off", *PLENTY]),
+    "closed loop": (mostly_refusing, [*STREAMS, "--users", 4, "--throttle", "off", *PLENTY]),
     "half dead": (half_dead, [*FAST, "--seed", 5, "--slo", "ttft.p50<5s", "--quiet"]),
     "silent at times": (silent_at_times, ["brief.toml", *FAST, "--seed", 5]),
     "a scenario of one's own": (deployment, ["--scenario", "mine.py:Mine", "--rate", "60/s", *PLENTY]),
-    "managed": (None, ["tight.toml", "--kind", "managed", "--rate", "20/s"]),
+    "managed": (noting_when, ["tight.toml", "--kind", "managed", "--rate", "20/s", "--seed", 6]),
     "too few connections": (None, ["narrow.toml", *STREAMS, "--rate", "20/s", *PLENTY]),
     "off": (None, [*REFUSED, "--throttle", "off"]),
     "pace": (None, [*REFUSED, "--throttle", "pace"]),
@@ -106,12 +106,12 @@ def test_the_same_seed_sends_the_same_bytes_whatever_is_answered_and_another_doe
     bodies = bodies_of("half dead")
     assert len(bodies) > 20
     assert bodies == bodies_of("silent at times")
-    assert bodies != bodies_of("noted")
+    assert bodies != bodies_of("managed")
 
 
 def test_rows_join_with_a_servers_log_by_id_and_clock(played):
-    run, rows = played["noted"].run, played["noted"].rows
-    received = {call.header("x-ms-client-request-id"): call.at_ns for call in played["noted"].calls}
+    run, rows = played["managed"].run, played["managed"].rows
+    received = {call.header("x-ms-client-request-id"): call.at_ns for call in played["managed"].calls}
     assert rows.height == len(received) > 20
     for row in rows.iter_rows(named=True):
         at_ns = received[f"{run.manifest.run_id[:8]}-{row['seq']}-{row['attempt']}"] - run.manifest.monotonic_start_ns
@@ -141,7 +141,7 @@ def test_a_closed_loop_is_labelled_and_waits_for_answers(played):
 
 
 def test_a_closed_loop_that_was_refused_is_no_measure_of_demand(played):
-    done = played["closed loop, refused"].done
+    done = played["closed loop"].done
     assert done.returncode == 4
     assert "asked again at once" in " ".join(done.stdout.split())
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulators import CHAT, FAST, PATIENCE_S, ask, pinned, simulated
 
-TOKENS_PER_MINUTE, USERS, MINUTES = 100_000, 30, 3
+TOKENS_PER_MINUTE, USERS, MINUTES = 100_000, 30, 2
 # Each user asks every three seconds: a little over twice the quota.
 EVERY_S, PROMPT_TOKENS, COMPLETION_TOKENS = 3, 25, 325
 
@@ -29,7 +29,7 @@ class Ledger:
 
 
 def use(address, began, time_scale, ledger):
-    """One user, for three minutes of the deployment's time."""
+    """One user, for so many minutes of the deployment's time."""
     body = ask("a" * 4 * (PROMPT_TOKENS - 4), max_tokens=COMPLETION_TOKENS)
     turn = 0
     connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
