@@ -30,7 +30,7 @@ def in_flight_within(run: Run, stretch: Stretch) -> tuple[float, int]:
     sent = run.samples.filter(SENT & (pl.col("sent_ns") < stretch.end_ns))
     instants = sent.select("sent_ns", pl.col("done_ns").fill_null(_NEVER)).collect(engine="streaming")
     began, ended = (pl.col(name).clip(stretch.start_ns, stretch.end_ns) for name in ("sent_ns", "done_ns"))
-    area_ns = instants.lazy().select((ended - began).clip(lower_bound=0).sum()).collect(engine="streaming").item()
+    area_ns = instants.lazy().select((ended - began).sum()).collect(engine="streaming").item()
     return area_ns / (stretch.seconds * NS_PER_S), _most(instants, stretch.start_ns)
 
 

@@ -74,6 +74,13 @@ def test_the_mean_and_the_most_in_flight_are_those_of_looking_at_each_instant(ru
     assert (found, mean) == (most, pytest.approx(area_ns / (end_ns - start_ns), rel=1e-12))
 
 
+def test_a_stretch_begins_with_its_first_instant_and_ends_before_its_last(tmp_path):
+    run = make_run(tmp_path, [answered(0, 1.0, service_s=1.0), answered(1, 2.0, service_s=1.0)])
+    assert in_flight_within(run, Stretch(2.0, 2.5)) == (1.0, 1)  # the first has just ended
+    ended = counts_of(run, Stretch(2.0, 3.0)).total("attempts", pl.col("ended"))
+    assert ended == completed_within(run, Stretch(2.0, 3.0)) == 1
+
+
 def test_arrivals_of_several_attempts_count_once_for_each_condition_that_one_of_them_meets(run):
     rows = run.samples.collect()
     counted = count_arrivals(run.samples, pl.lit(value=True), STEADY, OK)

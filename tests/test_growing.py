@@ -9,7 +9,7 @@ from loadgen.samples import Recorder, row_of
 from planner import client_metrics
 from planner.client_metrics import ClientMetrics
 from planner.current import COLUMNS, MOST_CODES, OTHERS, SHOWN_CODES, Current
-from planner.growing import MASTER, GrowingRecord
+from planner.growing import MASTER, MOST_PARTS, GrowingRecord
 from tests.runs import answered, dropped, refused
 
 ALL = tuple(dict.fromkeys((*COLUMNS, *client_metrics.COLUMNS)))
@@ -135,6 +135,22 @@ def test_a_part_that_cannot_be_read_costs_itself_alone_and_is_tried_once_more(fo
     part.write_bytes(whole)
     assert record.read().samples["seq"].to_list() == [0]
     assert record.read().samples.is_empty()
+    grow(recorder, answered(2, 1.0))
+    part = next((folder / "parts").glob("samples-00000-000002*"))
+    whole = part.read_bytes()
+    part.write_bytes(b"PAR1")
+    assert record.read().samples.is_empty() and record.read().samples.is_empty()
+    part.write_bytes(whole)
+    assert record.read().samples.is_empty()  # it had its second try
+
+
+def test_no_look_takes_long_however_much_has_come_and_the_rest_is_there_at_the_next(folder):
+    record, recorder = GrowingRecord(folder, config(processes=3), ALL), Recorder(folder, 0)
+    for seq in range(20):
+        grow(recorder, answered(seq, 1.0))
+    looks = [record.read().samples["seq"].to_list() for _ in range(3)]
+    assert [len(look) for look in looks] == [MOST_PARTS // 4, 4, 0]  # three workers, and the master
+    assert [seq for look in looks for seq in look] == list(range(20))
 
 
 def test_what_a_server_says_beside_its_code_is_not_shown(folder):
