@@ -57,7 +57,7 @@ class Asked(TypedDict, total=False):
 
     `demand` replaces the run's own steady phase as what is planned for (see planner.demand); `growth` multiplies its
     rates; `swept` is what the sweep that this run is a step of says of an instance; `steps` are several loads of the
-    deployment (see serving/calibration_steps.py), `of_runs` the ids of all runs planned from; `quota` stands in for the
+    deployment (see serving/load_steps.py), `of_runs` the ids of all runs planned from; `quota` stands in for the
     run's own.
     """
 

@@ -15,12 +15,12 @@ import polars as pl
 
 from loadgen.errors import CapacityError
 from loadgen.slo import Slo
-from planner.serving.calibration_steps import steps_of
 from planner.serving.closure import Latency
 from planner.serving.curves import Form, Shape
 from planner.serving.fitted import Fitted
 from planner.serving.fitting import fit_steps
 from planner.serving.highest import MaxRate, max_rate
+from planner.serving.load_steps import steps_of
 from planner.serving.outlook import E2E, ITL, Prediction, predict, unknown_statistic
 from planner.serving.spread import Interval
 from planner.serving.usable import Sifted, is_same_shape, sift

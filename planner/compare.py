@@ -13,7 +13,6 @@ from planner.comparing.comparable import check_comparable
 from planner.comparing.compared_metric import (
     LENGTH_BOUND,
     Evidence,
-    Sides,
     compare_metric,
     evidence_of,
     finite,
@@ -22,7 +21,7 @@ from planner.comparing.comparison import ComparedRuns, Comparison, LengthCompari
 from planner.comparing.doubts import LEAST_SHARE, LENGTHS_DIFFER, doubts_of
 from planner.comparing.figures import Test
 from planner.comparing.outcomes import compare_outcomes, fewer_answered, outcome_chances
-from planner.comparing.run_facts import RunFacts
+from planner.comparing.run_facts import RunFacts, Sides
 from planner.comparing.shifts import holm, welch
 from planner.comparing.tolerance import DEFAULT, PLAIN, PLAIN_BESIDE, Tolerance
 from planner.comparing.verdict import ALPHA, Verdict

@@ -21,6 +21,8 @@ from planner.rows import NS_PER_S, OK, PAST_BUDGET, STEADY, Stretch, config_of, 
 
 MINUTE_S = 60.0
 HOUR_S = 3_600.0
+DAY_MINUTES = 24 * 60
+LEAST_DAYS = 7  # of a demand whose days are taken to be alike
 AT_AN_EDGE = 1e-9  # of a bin, which the division may lose
 MINUTE_NS = round(MINUTE_S * NS_PER_S)
 MOST_COPIES = 1_000
@@ -329,3 +331,12 @@ def busiest(demand: Demand, most: int) -> Demand:
     arrivals = demand.arrivals.slice(first, most).with_columns(pl.col("at_s") - at_s[first])
     source = f"the busiest {most:,} arrivals of {demand.source}"
     return Demand(arrivals, float(took_s[first]), source, demand.speed)
+
+
+def block_minutes(minutes: int) -> int:
+    """How long the stretches of a demand of so many minutes are that are drawn again together, wherever one is.
+
+    A day of a week and more, as days are alike in their hours. Of a shorter one the third root of its minutes, after
+    Hall, Horowitz and Jing (1995): what is alike in neighbouring minutes stays together.
+    """
+    return DAY_MINUTES if minutes >= LEAST_DAYS * DAY_MINUTES else max(1, math.ceil(round(minutes ** (1 / 3), 9)))

@@ -48,7 +48,7 @@ class LoadCurve:
 
 
 def load_curve(steps: pl.DataFrame, slos: Sequence[Slo], *, instances: int | None) -> LoadCurve | None:
-    """Of `calibration_steps.steps_of`, or of `swept.curve`. None of a single step without a model: that is no curve.
+    """Of `load_steps.steps_of`, or of `swept.curve`. None of a single step without a model: that is no curve.
 
     `instances` that the steps were measured on; None: nobody knows, as of a serverless deployment, and none is fitted.
     """

@@ -46,6 +46,7 @@ METRICS: dict[str, pl.Expr | None] = {  # in ns, null where a row has none
     "connect": pl.col("connected_ns") - pl.col("connect_ns"),  # of attempts that were the first on their connection
     "tls": pl.col("secured_ns") - pl.col("connected_ns"),
 }
+OF_STREAMS = ("ttft", "ttft_from_due", "itl", "tpot")  # plain answers have none
 OF_OPENING = ("connect", "tls")
 OF_ALL_SENT = ("throttle_wait", "lag", *OF_OPENING)
 TOGETHER = (  # metrics of the same rows

@@ -10,13 +10,12 @@ import polars as pl
 from loadgen.samples import Run
 from loadgen.slo import FILTERS, Slo, Threshold
 from planner.ascending import Ascending
-from planner.metrics import METRICS, max_ms, mean_ms, quantile, values, values_of
+from planner.metrics import METRICS, OF_STREAMS, max_ms, mean_ms, quantile, values, values_of
 from planner.plan import Goodput, LatencyRow, SloResult
 from planner.quantiles import wilson
 from planner.rows import NS_PER_MS, OK, PAST_BUDGET, STEADY, count_arrivals
 
 _EVERY = pl.lit(value=True)
-OF_STREAMS = ("ttft", "ttft_from_due", "itl", "tpot")
 
 
 def slo_results(run: Run, slos: Sequence[Slo], known: Mapping[str, LatencyRow] | None = None) -> tuple[SloResult, ...]:

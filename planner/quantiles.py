@@ -14,7 +14,7 @@ from functools import lru_cache
 
 CONFIDENCE = 0.95
 MISSED_TAIL = 0.01  # a percentile is claimed only if the chance that no value lies beyond it is at most this
-_Z = 1.959963984540054  # of the normal distribution, for CONFIDENCE
+Z_95 = 1.959963984540054  # of the normal distribution, for CONFIDENCE
 _NEGLIGIBLE = 1e-20  # of the most likely count: binomial weights below it cannot move a rank
 
 
@@ -94,6 +94,6 @@ class Share:
 def wilson(good: float, n: float) -> Share:
     """A share of n >= 1 independent trials with its 95 % interval after Wilson (1927)."""
     share = good / n
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
     return Share(share, 0.0 if good == 0 else centre - half, 1.0 if good == n else centre + half)

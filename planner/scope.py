@@ -54,7 +54,7 @@ class Scope:
     today: date | None  # None: prices have no age
     settings: PlanConfig
     swept: SweptCapacity | None = None  # where the run is the best step of a sweep
-    steps: pl.DataFrame | None = None  # several loads of the deployment, see planner.serving.calibration_steps
+    steps: pl.DataFrame | None = None  # several loads of the deployment, see planner.serving.load_steps
     of_runs: tuple[str, ...] = ()  # ids of all, where several runs are planned from
 
     @property

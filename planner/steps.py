@@ -19,10 +19,10 @@ from planner.in_flight import in_flight_within
 from planner.metrics import ALL, latency_rows, values
 from planner.objectives import beyond
 from planner.rows import OK, STEADY, Stretch, config_of, steady_stretch
+from planner.serving.usable import KEPT_UP_SHARE
 from planner.sweep import Count, Measurement, Verdict
 from planner.traffic import completed_within, traffic
 
-KEPT_UP_SHARE = 0.97  # completed over offered; load generators that report both show saturation below it
 LIMITED_SHARE = 0.01  # of the attempts refused, or of the arrivals held back until the end, by the quota
 HELD_BACK = ("stopped_while_throttled", "never_fits_quota")
 SURE = 2.0  # standard deviations

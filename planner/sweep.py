@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
-from planner.quantiles import wilson
+from planner.quantiles import Z_95, wilson
 
 MOST_TIMES = 3  # that a rate is measured until it is clear, each time twice as long as the last
 MOST_SPOILED = 3  # measurements of a rate that the load generator spoiled
 MOST_MEASUREMENTS = 60
 MOST_FAILED_SHARE = 0.01  # beside a mean, which knows nothing of requests that failed
 SAME_RATE = 1e-9
-_Z = 1.959963984540054  # of the normal distribution, for 95 %
 
 
 class Verdict(StrEnum):
@@ -88,7 +87,7 @@ class Count:
         if answered < 2:
             return Verdict.UNCLEAR
         mean = self.total / answered
-        half = _Z * math.sqrt(max(0.0, self.squares / answered - mean**2) / (answered - 1))
+        half = Z_95 * math.sqrt(max(0.0, self.squares / answered - mean**2) / (answered - 1))
         return Verdict.MET if mean + half <= 1 else Verdict.MISSED if mean - half > 1 else Verdict.UNCLEAR
 
     @property

@@ -16,7 +16,7 @@ from planner.demand import demand_of_run
 from planner.instances import SweptCapacity
 from planner.prices import plain_name
 from planner.rows import config_of
-from planner.serving.calibration_steps import steps_of
+from planner.serving.load_steps import steps_of
 from planner.swept import Sweep
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from statistics import fmean
@@ -20,14 +19,13 @@ from planner.comparing.figures import (
     spread_of,
     variance_of_a_run,
 )
-from planner.comparing.run_facts import RunFacts
+from planner.comparing.run_facts import RunFacts, Sides
 from planner.comparing.sessions import in_turns, sessions_of
 from planner.comparing.shifts import Shift
 from planner.comparing.tolerance import Tolerance
 from planner.comparing.verdict import ALPHA, Verdict, detectable, floor_of, judge, runs_needed
 from planner.quantiles import needed_samples
 
-Sides = tuple[Sequence[RunFacts], Sequence[RunFacts]]
 SIDES = ("BASE", "NEW")
 LENGTH_BOUND = ("service_time", "response_time")  # they grow with the answer, however fast it comes
 

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from statistics import fmean, median
 
 from planner.comparing.comparable import circumstances
-from planner.comparing.compared_metric import SIDES, Evidence, Sides, runs_for_ranks
+from planner.comparing.compared_metric import SIDES, Evidence, runs_for_ranks
 from planner.comparing.comparison import LengthComparison
 from planner.comparing.exact import least_chance
 from planner.comparing.figures import FEWEST_SESSIONS_DF, SESSION_SPREAD, Test
 from planner.comparing.outcomes import mix_doubts
-from planner.comparing.run_facts import OF_STREAMS
+from planner.comparing.run_facts import Sides
 from planner.comparing.sessions import in_turns, sessions_of
 from planner.comparing.tolerance import NO_STREAM, Tolerance
 from planner.comparing.verdict import ALPHA
+from planner.metrics import OF_STREAMS
 
 LENGTHS_DIFFER = 0.02
 LEAST_SHARE = 0.02  # of the answers: fewer are not judged

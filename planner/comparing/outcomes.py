@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 from planner.comparing.comparison import OutcomeComparison
 from planner.comparing.exact import clopper_pearson, fisher_above
-from planner.comparing.run_facts import RunFacts
+from planner.comparing.run_facts import RunFacts, Sides
 from planner.comparing.shifts import welch
 from planner.comparing.verdict import ALPHA, Verdict
 from planner.intervals import BLOCKS
 
 FLOOR_SHARE, FLOOR_OF_ONE_RUN = 0.01, 0.05  # of the arrivals: fewer more are no regression
 LOOKS_WORSE = 0.05
-Sides = tuple[Sequence[RunFacts], Sequence[RunFacts]]
 
 
 def outcome_chances(sides: Sides) -> tuple[float, float]:

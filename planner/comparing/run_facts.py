@@ -32,7 +32,6 @@ UNSAID_OF_LOAD = ("drain", "auto_stop", "master", "bind", "workers")
 SECTIONS = ("scenarios", "prompts", "parameters", "timeouts")
 SCHEDULE = "schedule.parquet"
 TRACED = ["due_ns", "prompt_tokens", "completion_tokens"]
-OF_STREAMS = ("ttft", "ttft_from_due", "itl", "tpot")  # others have none
 OF_PLAIN = ("service_time", "response_time")
 _PLAIN = pl.col("first_token_ns").is_null()
 
@@ -75,6 +74,9 @@ class RunFacts:
     def plain_share(self) -> float:
         """Of the answers: that did not stream."""
         return 1 - self.count("ttft") / max(1, self.count("response_time"))
+
+
+Sides = tuple[Sequence[RunFacts], Sequence[RunFacts]]  # the base, and what is new
 
 
 def facts_of(run: Run, percentiles: Iterable[float] = ()) -> RunFacts:

@@ -12,10 +12,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from planner.block_length import block_minutes
 from planner.cost import HOURS_PER_MONTH
 from planner.costs.demand_path import DemandPath, Floats
-from planner.demand import HOUR_S, MINUTE_S
+from planner.demand import HOUR_S, MINUTE_S, block_minutes
 
 LOW_PERCENT, HIGH_PERCENT = 5.0, 95.0
 Z_90 = NormalDist().inv_cdf(HIGH_PERCENT / 100)  # of a standard normal 90 % lie within

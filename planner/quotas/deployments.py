@@ -18,8 +18,7 @@ import numpy as np
 import polars as pl
 
 from loadgen.quota import MINUTE_NS, Admission, Quota, WindowKind
-from planner.block_length import DAY_MINUTES, block_minutes
-from planner.demand import MINUTE_S, Demand, admission_tokens, repeated
+from planner.demand import DAY_MINUTES, MINUTE_S, Demand, admission_tokens, block_minutes, repeated
 from planner.quantiles import nearest_rank
 from planner.quota import REFUSED_SHARE
 from planner.quotas.asked import Counts, Whole

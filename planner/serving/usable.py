@@ -20,7 +20,8 @@ import polars as pl
 from loadgen.errors import CapacityError
 from planner.serving.curves import MS_PER_S, Shape
 
-KEPT_UP_SHARE, JUDGED_SHARE = 0.97, 0.9  # served over offered
+# Served over offered: load generators that report both show saturation below the first.
+KEPT_UP_SHARE, JUDGED_SHARE = 0.97, 0.9
 LITTLE_DOUBT, LITTLE_GROSS = 0.05, 0.25  # of concurrency against rate x time, by Little's law
 WAITS = 3.0  # times the TTFT that the iterations explain
 TAIL_WAITS = 2.0  # likewise, of its 95th percentile: some requests wait long before most do

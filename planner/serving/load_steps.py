@@ -1,4 +1,4 @@
-"""Calibration steps: the steps of run folders and of sweeps as rows that a serving model is fitted on."""
+"""Load steps: the steps of run folders and of sweeps, as the rows that a serving model is fitted on."""
 
 from __future__ import annotations
 
