@@ -12,6 +12,7 @@ from loadgen.config import RunConfig
 from loadgen.errors import ConfigError
 from loadgen.samples import Run
 from planner.comparing import baseline
+from planner.comparing.damage import damage_of
 from planner.comparing.run_facts import facts_of, settings_that_were_not_yet
 from tests.commands import told
 from tests.compared_runs import several, streams
@@ -95,6 +96,8 @@ def test_a_run_counts_once_and_only_with_its_like(arena, tmp_path):
     [
         (lambda run: run["quantiles"][0].update(value_ms=-5.0), "runs.0.quantiles.0.value_ms is -5.0"),
         (lambda run: run["quantiles"][1].update(low_ms=-3.0), "runs.0.quantiles.1.low_ms"),
+        (lambda run: run["quantiles"][1].update(low_ms=2.5, high_ms=2.0), "low_ms is 2.5, above high_ms, 2.0"),
+        (lambda run: run["quantiles"][0].update(percentile=100.0), "runs.0.quantiles.0.percentile is 100.0"),
         (lambda run: run.update(unanswered=999_999), "runs.0.unanswered is 999999 of 100"),
         (lambda run: run.update(unanswered=-5), "runs.0.unanswered is -5"),
         (lambda run: run.update(started_utc="once"), "runs.0.started_utc is 'once'"),
@@ -108,6 +111,13 @@ def test_a_damaged_baseline_names_the_field(arena, tmp_path, damage, field):
     (tmp_path / "bad.json").write_text(json.dumps(raw))
     done = told(arena, "compare", tmp_path / "bad.json", "slow.json")
     assert (done.returncode, field in done.stderr) == (2, True), done.stderr
+
+
+def test_an_interval_of_one_value_is_no_damage(arena):
+    (run, *_) = baseline.read(arena / "base.json").runs
+    (one, *others) = run.quantiles
+    alike = replace(one, low_ms=one.value_ms, high_ms=one.value_ms)
+    assert damage_of(replace(run, quantiles=(alike, *others))) is None
 
 
 def test_a_baseline_of_an_older_version_has_the_defaults_of_what_it_did_not_know(arena, tmp_path):

@@ -23,6 +23,7 @@ from planner import pictured, swept
 from planner.assemble import plan_run
 from planner.capacity import fit
 from planner.cost_curve import cost_by_rate, cost_curve
+from planner.instance_rate import InstanceRate
 from planner.load_curve import curve_of_step, curve_of_sweep, load_curve
 from planner.plan import QuotaUse
 from planner.steps import step_of
@@ -335,6 +336,10 @@ def test_the_break_even_is_where_the_line_meets_the_stairs(drawn):
     assert curve.break_even_per_s == (pytest.approx(even) if even <= per_s else None)
     (demand,) = [t for (name, _), t in traces(drawings, "break-even").items() if name.startswith("this demand")]
     assert demand["x"] == [curve.demand_per_s] * 2
+    measured = InstanceRate(rate_per_s=5.0, low=4.0, high=6.0, binds="capacity", grade="interpolated", horizon=1.0,
+                            form="linear", steps_used=5, concurrency_cap=None, cap_source="unknown")  # fmt: skip
+    cautious = cost_curve(replace(plan, ahead=replace(plan.ahead, capacity=measured)))
+    assert (cautious.served_per_s, cautious.assumed) == (4.0, False)
 
 
 def test_a_break_even_within_what_an_instance_serves_is_marked():
@@ -347,6 +352,7 @@ def test_a_break_even_within_what_an_instance_serves_is_marked():
     assert (mark.x, mark.y) == ((2.0,), (5_256.0,))
     assert curve.serverless_usd(2.0) == pytest.approx(5_256.0)
     assert [curve.instances(rate) for rate in (0.0, 4.0, 4.1, 8.0)] == [1, 1, 2, 2]
+    assert replace(curve, served_per_s=0.1).instances(3 * 0.1) == 3  # and what rounding adds takes no fourth
 
 
 STEPS = [  # rate/s, in flight: ITL = 12 + 0.55 n^1.1 ms, TTFT = 80 + 3.6 ITL

@@ -67,6 +67,8 @@ def test_what_a_run_is_like_now_is_of_its_last_ten_seconds(folder):
     both = current.look(record.read(), t_s=4.0, sent=40)
     assert both.requests_per_s == 10.0
     assert (both.ttft_p50_ms, both.ttft_p95_ms) == (119.0, 900.0)
+    assert current.look(record.read(), t_s=4.0, sent=40).requests_per_s is None  # in no time
+    assert current.look(record.read(), t_s=12.0, sent=40).itl_p50_ms == 40.0  # ten seconds ago
     later = current.look(record.read(), t_s=12.5, sent=40)
     assert (later.ttft_p50_ms, later.ttft_p95_ms, later.itl_p50_ms) == (109.0, 118.0, None)
     nothing = current.look(record.read(), t_s=30.0, sent=40)

@@ -71,6 +71,14 @@ def test_the_interval_of_few_hits_is_the_exact_one(good: int, n: int) -> None:
     assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
 
 
+@pytest.mark.parametrize(("n", "wider"), [(19, False), (20, True)])
+def test_from_two_attempts_a_block_on_those_that_fail_together_are_seen(n: int, wider: bool) -> None:
+    hits = np.arange(n) < 6
+    exact = stats.binomtest(6, n).proportion_ci(0.95, "exact")
+    found = share_interval(hits)
+    assert (found.low < exact.low - 0.01 and found.high > exact.high + 0.01) is wider
+
+
 @pytest.mark.parametrize(
     ("good", "n"), [(5_000, 5_000_000), (9_900, 10_000_000), (30_000, 60_000), (10_001, 5_000_000)]
 )

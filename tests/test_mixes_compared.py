@@ -158,6 +158,8 @@ def test_when_runs_were_made_says_whether_they_were_in_turns(run):
     assert not in_turns([at(run, 1)] * 2, [at(run, 2)] * 2), "the same instant tells nothing"
     days = [at(run, number, day=day) for number, day in enumerate((3, 1, 1, 2))]
     assert sessions_of(days) == (2, 0, 0, 1)
+    hourly = [replace(run, started_utc=f"2026-01-01T{time}+00:00") for time in ("00:00:00", "01:00:00", "02:00:01")]
+    assert sessions_of(hourly) == (0, 0, 1)
 
 
 def test_enough_sessions_show_how_they_differ_themselves():

@@ -15,6 +15,7 @@ from loadgen.quota import MINUTE_NS, Quota
 from planner.demand import ARRIVALS, Demand
 from planner.quota import replayed, what_if
 from planner.quotas import parts
+from planner.quotas.admitted import TooLarge, as_recorded
 from planner.quotas.asked import Asked
 from planner.quotas.deployments import quota_need
 from planner.quotas.doors import windows
@@ -114,6 +115,20 @@ def test_the_table_of_a_long_demand_is_of_its_busiest_arrivals_and_says_so(monke
     console = Console(file=StringIO(), width=80)
     print_quota_plan(plan, console)
     assert plan.rows_of == 50 and "Of the busiest 50 arrivals:" in console.file.getvalue()
+
+
+def test_as_many_may_be_too_large_as_may_be_refused():
+    one = TooLarge(requests=1, of=100, largest_tokens=300_000, tokens_per_minute=200_000)
+    assert (one.beyond(0.01), one.beyond(0.009)) == (False, True)
+
+
+def test_of_a_demand_that_was_repeated_each_request_that_never_fits_counts_once():
+    sizes = [300_000, *[100] * 59]
+    arrivals = pl.DataFrame({"at_s": np.arange(60) * 1.0, "prompt_tokens": sizes, **dict.fromkeys(ARRIVALS[2:], 100)})
+    demand = Demand(arrivals, 60.0, "x")
+    need = quota_need(demand, Quota())
+    assert max(each.never_fit for each in need.by_policy) > 1
+    assert max(each.never_fit for each in as_recorded(need, demand).by_policy) == 1
 
 
 def test_a_demand_that_was_repeated_does_not_say_when_it_was_busiest():
