@@ -61,6 +61,21 @@ def test_some_stretches_refuse_the_share_that_all_of_them_do(monkeypatch, window
         assert lost_of_some.sum() / asked_of_some.sum() == pytest.approx(lost.sum() / asked.sum(), rel=0.1, abs=0.001)
 
 
+def test_minutes_that_are_replayed_are_told_as_they_were_and_those_with_room_refuse_nothing(monkeypatch):
+    door = Door(swaying(100, 200), windows(QUOTA)["minute"])
+    monkeypatch.setattr(parts, "MOST_OF_ONE", 120_000)
+    some = Part.of(door, 2)
+    ((asked, lost),) = some.in_phases((0,))
+    refused = (some.door.refusals(some.deployments) != 0) & some.door.fits
+    own_asked, own_lost = (
+        np.bincount(some.door.asked.minutes[which], minlength=len(asked))[some.replayed]
+        for which in (some.door.fits, refused)
+    )
+    assert lost[some.replayed] / asked[some.replayed] == pytest.approx(own_lost / own_asked)
+    room = np.maximum(*door.loads) < 1
+    assert room.sum() > 200 and not lost[room].any()
+
+
 def test_no_more_is_replayed_than_a_few_seconds_allow_and_of_less_all_is(monkeypatch):
     asked = swaying(100, 200)
     door = Door(asked, windows(QUOTA)["sliding"])
