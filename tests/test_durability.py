@@ -180,17 +180,7 @@ def limited(cwd, most_bytes, *arguments):
 def test_a_record_that_cannot_be_written_is_said_and_what_was_written_is_kept(tmp_path):
     with LoggingServer() as server:
         done = limited(
-            tmp_path,
-            12_000,
-            "run",
-            "--target",
-            server.url,
-            *HEAVY,
-            "--duration",
-            "30s",
-            *QUIET,
-            "--out",
-            "run",
+            tmp_path, 12_000, "run", "--target", server.url, *HEAVY, "--duration", "30s", *QUIET, "--out", "run"
         )
     assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
     assert "cannot be written" in done.stderr or "cannot write" in done.stderr, done.stderr

@@ -23,6 +23,15 @@ def begin(cwd, server, workers, seconds, *more):
     return start(cwd, "run", "--target", server.url, *load, *quota, *spread, "--out", "run", "--quiet", "--no-report")
 
 
+def begin_remote(cwd, server, names):
+    """Likewise, of a master and workers with folders of these names: its process, and theirs."""
+    port = free_port()
+    run = begin(cwd, server, None, 20, "--master", "--bind", f"127.0.0.1:{port}", "--workers", len(names))
+    for name in names:
+        (cwd / name).mkdir()
+    return run, [start_worker(cwd / name, port, "--out", "kept") for name in names]
+
+
 def wait_until(at_ns):
     time.sleep(max(0.0, (at_ns - time.monotonic_ns()) / NS_PER_S))
 
@@ -64,14 +73,8 @@ def test_a_killed_worker_costs_at_most_its_last_second(tmp_path, seed):
 @pytest.mark.long
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_frozen_worker_sends_nothing_when_it_wakes(tmp_path, remote):
-    port = free_port()
     with LoggingServer() as server:
-        spread = ["--master", "--bind", f"127.0.0.1:{port}", "--workers", 3] if remote else []
-        run = begin(tmp_path, server, 3, 20, *spread)
-        workers = []
-        for name in "abc" if remote else "":
-            (tmp_path / name).mkdir()
-            workers.append(start_worker(tmp_path / name, port, "--out", "kept"))
+        run, workers = begin_remote(tmp_path, server, "abc") if remote else (begin(tmp_path, server, 3, 20), [])
         start_ns = start_of(tmp_path / "run", seconds=60)
         wait_until(start_ns + 3 * NS_PER_S)
         frozen = workers[0].pid if remote else processes_of(run.pid, "loadgen.spread.worker")[0]
@@ -95,14 +98,8 @@ def test_a_frozen_worker_sends_nothing_when_it_wakes(tmp_path, remote):
 @pytest.mark.long
 @pytest.mark.parametrize("remote", [False, True])
 def test_without_their_master_workers_fall_silent_and_keep_what_they_have(tmp_path, remote):
-    port = free_port()
     with LoggingServer() as server:
-        spread = ["--master", "--bind", f"127.0.0.1:{port}", "--workers", 2] if remote else []
-        run = begin(tmp_path, server, 2, 20, *spread)
-        workers = []
-        for name in "ab" if remote else "":
-            (tmp_path / name).mkdir()
-            workers.append(start_worker(tmp_path / name, port, "--out", "kept"))
+        run, workers = begin_remote(tmp_path, server, "ab") if remote else (begin(tmp_path, server, 2, 20), [])
         start_ns = start_of(tmp_path / "run", seconds=60)
         wait_until(start_ns + 4 * NS_PER_S)
         os.kill(processes_of(run.pid, "loadgen")[0], signal.SIGKILL)
