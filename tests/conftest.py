@@ -24,10 +24,13 @@ TIMED = {
 
 
 def pytest_ignore_collect(collection_path, config):
-    """What runs alone need not read what runs aside, which is most of the tests. A file that was named is read."""
-    if "not aside" in config.option.markexpr and collection_path.match("test_*.py") and _computes(collection_path):
-        return True
-    return None
+    """What runs alone need not read what runs aside, nor the other way round. A file that was named is read."""
+    chosen = config.option.markexpr
+    if "aside" not in chosen or not collection_path.match("test_*.py"):
+        return None
+    if "not aside" in chosen:
+        return _computes(collection_path) or None
+    return not (_computes(collection_path) or "mark.aside" in collection_path.read_text()) or None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -77,7 +77,7 @@ MISTAKES_OF_SCENARIOS = [
     ("command", "arguments", "code", "complaint"),
     [
         *(pytest.param(told, *case.values, id=case.id) for case in MISTAKES),
-        *(pytest.param(headroom, *case.values, id=case.id, marks=pytest.mark.aside) for case in MISTAKES_OF_SCENARIOS),
+        *(pytest.param(headroom, *case.values, id=case.id) for case in MISTAKES_OF_SCENARIOS),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing_behind(tmp_path, command, arguments, code, complaint):

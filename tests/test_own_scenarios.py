@@ -128,7 +128,6 @@ def test_what_a_check_says_is_counted_and_the_answer_stays_ok(played):
     assert f"answered, and faulty: too_short {checked.height}" in " ".join(done.stdout.split())
 
 
-@pytest.mark.aside
 def test_a_scenario_that_cannot_be_played_is_named_with_its_file_and_line(tmp_path):
     for name, text in BROKEN.items():
         (tmp_path / name).write_text(text)

@@ -130,7 +130,6 @@ def test_streams_of_completions_are_timed_by_their_texts(rows):
     assert streamed["first_token_ns"].is_not_null().all()
 
 
-@pytest.mark.aside
 def test_a_mix_that_one_model_cannot_answer_is_refused_before_anything_is_sent(tmp_path):
     done = headroom(tmp_path, "run", "--scenario", "chat", "--scenario", "image_embeddings", "--out", "run")
     assert done.returncode == 2

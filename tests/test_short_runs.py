@@ -15,8 +15,6 @@ from loadgen.samples import Run
 from tests.commands import INTO_RUN, PLENTY, SHORT, deployment, headroom, side_by_side
 from tests.servers import Server, always, response
 
-pytestmark = pytest.mark.aside
-
 TRACE = [(0, 100, 5), (0.5, 40, 7), (1.25, 900, 3), (2, 4_000, 2)]
 FILES = {
     "trace.csv": "\n".join(["at_s,prompt_tokens,completion_tokens", *(",".join(map(str, row)) for row in TRACE)]),

@@ -14,8 +14,6 @@ import pytest
 
 from loadgen.wire import CHUNK_LIMIT, ResponseReader
 
-pytestmark = pytest.mark.aside  # bytes and CPU time, which do not depend on who else runs
-
 MEMORY_LIMIT = 64 << 20
 RECEIVE = 64 << 10
 MS = 1_000_000

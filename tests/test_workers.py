@@ -212,7 +212,6 @@ def test_keys_that_make_no_sense_together_are_refused(load, words):
         LoadConfig(**load)
 
 
-@pytest.mark.aside
 def test_an_address_that_is_not_this_machines_ends_the_run_before_it_begins(tmp_path):
     with LoggingServer() as server:
         load = ["--target", server.url, "--rate", "1/s", "--duration", "6s"]
