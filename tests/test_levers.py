@@ -140,6 +140,14 @@ def test_instances_that_are_filled_less_are_more(levers: Levers, utilisation: fl
     loads = tuple(7.0 for _ in levers.growths)
     levers = replace(levers, loads=loads, spare=0, min_instances=1)
     assert moved(levers, replace(at_rest(levers), utilisation=utilisation)).instances == instances
+    tenths = replace(levers, loads=tuple(3 * 0.1 for _ in levers.growths))  # which is a little above three tenths
+    assert moved(tenths, replace(at_rest(levers), utilisation=0.1)).instances == 3
+
+
+def test_an_instance_that_is_filled_less_reaches_its_break_even_less_often(levers: Levers) -> None:
+    levers = replace(levers, break_even_requests_per_s=6.0, served_per_s=10.0)
+    even = [moved(levers, replace(at_rest(levers), utilisation=share)) for share in (0.7, 0.5)]
+    assert [each.break_even_requests_per_s for each in even] == [6.0, None]
 
 
 def test_what_was_not_replayed_is_no_number(tmp_path: Path) -> None:

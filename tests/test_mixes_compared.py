@@ -171,6 +171,10 @@ def test_enough_sessions_show_how_they_differ_themselves():
         base_sessions=tuple(k // 2 for k in range(16)),
         new_sessions=(0,) * 4,
     )
+    five = replace(figures, base=figures.base[:5], base_sessions=tuple(range(5)))
+    assert (
+        session_variance(five)[1] == 4 and session_variance(replace(five, base_sessions=(0, 0, 1, 2, 3)))[1] == math.inf
+    )
     more, df = session_variance(figures)
     assert df == 7
     assert 0.05 < math.sqrt(more) < 0.13
@@ -220,6 +224,7 @@ def test_runs_that_are_alike_seldom_stand_apart(runs):
     said = sum(any(any(apart([dice.gauss(0, 1) for _ in range(runs)])) for _ in range(8)) for _ in range(300))
     assert said <= 300 * 0.08
     assert apart([0.0, 0.01, -0.01, 0.005, -0.005, 0.002, 1.0]) == [False] * 6 + [True]
+    assert apart([0.0] * 5 + [0.1]) == [False] * 6  # how far such as are alike lie apart is not known
 
 
 def test_a_run_that_stands_apart_is_named_with_its_side(run):

@@ -1,6 +1,7 @@
 """Waits for a place: what they do to a highest rate and a prediction, and what the steps themselves say of it."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,8 +12,12 @@ from planner.capacity import CapacityError, fit
 from planner.fleets.sharing import ServiceCurve
 from planner.fleets.simulated_rate import simulated_rate
 from planner.fleets.waiting import erlang_c
+from planner.instance_rate import measured_rate_per_s, missed_rate_per_s
+from planner.instances import SweptCapacity
+from planner.serving.closure import Latency
 from planner.serving.curves import Form
-from planner.serving.places import Queueing, wait_for_place
+from planner.serving.places import IN_THE_LONG_RUN, LEAST_IN_FLIGHT, Queueing, wait_for_place
+from planner.serving.steps_met import Neighbours, bracket
 from tests.test_serving_model import COMPLETION, PROMPT, linear, row, steps, waiting
 from tests.waiting_formulas import waiting_beyond
 
@@ -170,3 +175,30 @@ def test_a_rate_without_end_is_what_was_completed_and_else_left_out_with_the_rea
 def test_no_steps_are_refused():
     with pytest.raises(CapacityError, match="no steps were given"):
         fit([])
+
+
+def test_an_arrival_waits_for_what_is_in_flight_beside_itself():
+    growing = SimpleNamespace(e2e_s=lambda n, shape: 1 + n)
+    assert wait_for_place(growing, None, 1, 0.5, IN_THE_LONG_RUN).share == pytest.approx(0.5 * (1 + LEAST_IN_FLIGHT))
+
+
+def test_beyond_its_neighbours_a_latency_goes_on_no_further_than_as_much_again():
+    found = Neighbours(below_per_s=1, below_ms=100, above_per_s=2, above_ms=200, waited=False)
+    assert [found.at(rate) for rate in (1, 2, 3, 30)] == pytest.approx([100, 200, 400, 400])
+
+
+def test_a_step_that_did_not_keep_up_shows_what_misses_and_not_what_is_kept():
+    queued = SimpleNamespace(served_per_s=5.0, quantiles={"ttft_p95_ms": 100.0}, concurrency=1.0)
+    fitted = SimpleNamespace(steps=(), queued=(queued,), shaped=False)
+    for limit, bounds in (("200ms", (None, None)), ("50ms", (None, 5.0))):
+        seen = bracket(fitted, Latency("ttft", 0.95), Slo.parse(f"ttft.p95<{limit}"), None)
+        assert (seen.met_per_s, seen.missed_per_s) == bounds
+
+
+def test_what_a_sweep_of_several_instances_met_and_missed_is_each_ones_share():
+    demand = SimpleNamespace(mean_tokens=lambda name: 10.0)
+    scope = SimpleNamespace(
+        slos=(), config=SimpleNamespace(slos=()), of_own_mix=True, measured=demand, planned=demand,
+        swept=SweptCapacity(rate_per_s=12.0, concurrency=6.0, instances=3, stated=True, missed_per_s=15.0),
+    )  # fmt: skip
+    assert (measured_rate_per_s(scope), missed_rate_per_s(scope)) == (4.0, 5.0)
