@@ -35,8 +35,7 @@ def follow(needed: Whole, *, boot_bins: float) -> Floats:
     billed_bins = []
     for level in range(1, int(needed.max(initial=0)) + 1):
         used = needed >= level
-        gaps = _gaps(used)
-        idle = np.where(gaps > boot_bins, np.minimum(gaps, 2 * boot_bins), gaps)
+        idle = np.minimum(_gaps(used), 2 * boot_bins)
         billed_bins.append(float(used.sum()) + float(idle.sum()))
     # Fewer, longer gaps may be billed less than more, shorter ones: which instance is called the k-th is our choice.
     return np.sort(np.array(billed_bins))[::-1] / len(needed)
