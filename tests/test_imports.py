@@ -77,7 +77,7 @@ ONLY_IN = {  # library -> the files allowed to know it
     "jinja2": ("dashboards/",),
     "rich": ("dashboards/", "headroom/"),
     "typer": ("headroom/",),
-    "sqlite3": ("headroom/service/jobs.py",),
+    "sqlite3": ("headroom/service/database.py",),
     "starlette": ("loadgen/simulator/", "headroom/live_page.py", "headroom/service/"),
     "uvicorn": (
         "loadgen/simulator/",

@@ -23,7 +23,6 @@ from headroom.service.views import (
     run_view,
 )
 
-MOST_NAMED = 100_000  # jobs whose names their runs are shown by
 VERDICT_TONES = {"regressed": "bad", "inconclusive": "care", "equivalent": "good", "improved": "good"}
 
 
@@ -34,7 +33,7 @@ class RunPages:
         self._desk = desk
 
     def _runs(self) -> list[RunView]:
-        names = {job.id: job.name for job in self._desk.jobs.all(limit=MOST_NAMED)}
+        names = self._desk.jobs.names_of_runs()
         return [run_view(entry, names) for entry in self._desk.runs()]
 
     def table(self, request: Request) -> Response:
@@ -72,7 +71,7 @@ class RunPages:
             tags_typed=", ".join(every[run_id].tags) if typed is None else typed,
             shown=self._summary(run_id),
             others=[run for run in every.values() if run.id != run_id],
-            job=run_id if any(job.id == run_id for job in self._desk.jobs.all(limit=MOST_NAMED)) else None,
+            job=run_id if self._desk.jobs.knows(run_id) else None,
             error=told(error),
         )
 
