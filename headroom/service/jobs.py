@@ -142,7 +142,9 @@ class Jobs:
             if made is None:
                 waiting = database.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
                 if waiting >= most_queued:
-                    raise Refusal(429, f"{waiting} jobs wait already, and no more may: cancel some, or come again later")
+                    raise Refusal(
+                        429, f"{waiting} jobs wait already, and no more may: cancel some, or come again later"
+                    )
                 made = _insert(database, asked, self._clock(), None)
                 remember(database, once, made, stamp(self._clock()))
             job = _job_in(database, made)
@@ -248,7 +250,8 @@ class Jobs:
 
     def schedules(self) -> list[Schedule]:
         """By when they are due next."""
-        return [_schedule(row) for row in self._rows(f"SELECT {SCHEDULE_COLUMNS} FROM schedules ORDER BY next_utc, id")]
+        query = f"SELECT {SCHEDULE_COLUMNS} FROM schedules ORDER BY next_utc, id"  # noqa: S608
+        return [_schedule(row) for row in self._rows(query)]
 
     def drop_schedule(self, schedule_id: str) -> None:
         """Raises Refusal (404)."""

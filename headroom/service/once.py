@@ -34,6 +34,10 @@ class Once:
 class SpentKey(Refusal):
     """The key has made something else, or something that is no more."""
 
+    def __init__(self, status: int, message: str, made: str) -> None:
+        super().__init__(status, message, where=HEADER)
+        self.made = made
+
 
 def fresh_key() -> str:
     return secrets.token_urlsafe(18)
@@ -61,7 +65,7 @@ def made_by(database: Connection, asked: Once | None) -> str | None:
     if row is None:
         return None
     if row[0] != asked.body:
-        raise SpentKey(422, f"this key has submitted something else, {row[1]}: a new job needs a new one", where=HEADER)
+        raise SpentKey(422, f"this key has submitted something else, {row[1]}: a new job needs a new key", row[1])
     return str(row[1])
 
 
@@ -73,7 +77,7 @@ def remember(database: Connection, asked: Once | None, made: str, at_utc: str) -
 
 def gone(made: str) -> SpentKey:
     """It was removed since, and is not made anew by who asks late."""
-    return SpentKey(409, f"what this key has submitted, {made}, is no more: a new job needs a new key", where=HEADER)
+    return SpentKey(409, f"what this key has submitted, {made}, is no more: a new job needs a new key", made)
 
 
 def forget(database: Connection, before_utc: str) -> None:

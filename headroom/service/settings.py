@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadgen.config import TargetConfig
 from loadgen.errors import ConfigError
-from loadgen.target import Address, address_of, credential_of
+from loadgen.target import Address, address_of, credential_of, is_loopback
 
 STATE_FOLDER = ".service"  # beside the run folders: the queue, and each job's files
 SHORTEST_TOKEN = 16  # characters; shorter ones can be guessed by who may try for weeks
@@ -92,12 +91,7 @@ class Settings:
 
     @property
     def on_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def state(self) -> Path:
