@@ -30,6 +30,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.shapes",
         "loadgen.simulator.autoscale",  # pure: the rules are planned as they are simulated
         "loadgen.tokens",
+        "loadgen.toml_file",
         "loadgen.traces",
     ),
     "dashboards/": ("dashboards", "planner", "loadgen.durable", "loadgen.samples", "loadgen.quota"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from loadgen.config import TargetConfig
@@ -75,6 +76,7 @@ class Settings:
     targets: tuple[AllowedTarget, ...] = ()
     hosts: tuple[str, ...] = ()  # names that a browser may call the service by, beside the address it listens on
     caps: Caps = Caps()
+    keep: timedelta | None = None  # how long jobs that have ended are kept; None: for good
     data: Path | None = None  # prompts, pictures and traces that jobs may name
 
     def __post_init__(self) -> None:
