@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS jobs (
   ended_utc TEXT, exit_code INTEGER, error TEXT, launch INTEGER NOT NULL DEFAULT 0,
   cancel_asked INTEGER NOT NULL DEFAULT 0, schedule_id TEXT);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
+CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (ended_utc);
 CREATE TABLE IF NOT EXISTS schedules (
   id TEXT PRIMARY KEY, cron TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, tags TEXT NOT NULL,
   config TEXT NOT NULL, created_utc TEXT NOT NULL, next_utc TEXT NOT NULL);

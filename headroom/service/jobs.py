@@ -300,7 +300,7 @@ class Jobs:
 
     def ended_before(self, instant: datetime, *, limit: int) -> list[str]:
         """The oldest first."""
-        query = "SELECT id FROM jobs WHERE ended_utc < ? ORDER BY number LIMIT ?"
+        query = "SELECT id FROM jobs WHERE ended_utc < ? ORDER BY ended_utc LIMIT ?"
         return [job_id for (job_id,) in self._rows(query, [stamp(instant), limit])]
 
     def drop(self, job_id: str, *, run: bool) -> None:

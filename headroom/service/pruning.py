@@ -29,17 +29,20 @@ class Pruner:
             return
         self._next = now + EVERY
         self._jobs.forget_keys()
-        if self._settings.keep is not None:
-            for job_id in self._jobs.ended_before(now - self._settings.keep, limit=MOST_AT_ONCE):
-                self._drop(job_id)
+        if self._settings.keep is None:
+            return
+        faults = [self._drop(each) for each in self._jobs.ended_before(now - self._settings.keep, limit=MOST_AT_ONCE)]
+        told = [fault for fault in faults if fault is not None]
+        if told:
+            sys.stderr.write(f"headroom: files of {len(told)} old jobs cannot be deleted: {told[0]}\n")
 
-    def _drop(self, job_id: str) -> None:
+    def _drop(self, job_id: str) -> OSError | None:
         """The files first: a service that is killed in between finds the job, and drops it again."""
         try:
             shutil.rmtree(launching.job_folder(self._settings, job_id))
         except FileNotFoundError:
             pass
         except OSError as error:
-            sys.stderr.write(f"headroom: the files of job {job_id} cannot be deleted: {error}\n")
-            return
+            return error
         self._jobs.drop(job_id, run=(self._settings.runs / job_id).is_dir())
+        return None
