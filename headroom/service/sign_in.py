@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from urllib.parse import urlencode
 
 from starlette.concurrency import run_in_threadpool
@@ -45,13 +46,12 @@ async def ask(request: Request, refusal: Refusal) -> Response:
 
 
 async def _typed(request: Request, refusal: Refusal) -> Fields:
+    fields: Fields = {}
     if isinstance(refusal, LostForm):
         fields = refusal.fields
-    else:
-        try:
-            fields = await fields_of(request) if kind_of(request) == FORM else {}
-        except (Refusal, ClientDisconnect):
-            return {}
+    elif request.url.path != PLACE and kind_of(request) == FORM:  # there it was read, and was no form
+        with suppress(Refusal, ClientDisconnect):
+            fields = await fields_of(request)
     return {name: values for name, values in fields.items() if name not in ("token", "csrf")}
 
 
@@ -87,7 +87,9 @@ def taking(again: Again) -> Callable[[Request], Awaitable[Response]]:
         if locks.sessions is None or not locks.opens(token):
             raise LostForm(401, "that is not this service's token", fields, where="token")
         place = next_of(request)
-        found = await again(request, place, fields) if fields else None
+        found: Response | None = None
+        with suppress(Refusal):  # of a page that is no more, which is told there
+            found = await again(request, place, fields) if fields else None
         found = go_on(place) if found is None else found
         secure = request.headers.get("origin", "").startswith("https:")
         session = locks.sessions.fresh()
