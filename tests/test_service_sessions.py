@@ -176,7 +176,7 @@ def shown(page):
 
 def test_a_form_that_was_sent_without_a_session_comes_back_after_signing_in(locked):
     asked = locked.post("/jobs/new", data=FORM, headers=PAGE)
-    assert asked.status_code == 401 and "what was filled in is kept" in asked.text and "<job>" not in asked.text
+    assert asked.status_code == 401 and "What you filled in comes back" in asked.text and "<job>" not in asked.text
     assert 'action="/login?next=%2Fjobs%2Fnew"' in asked.text
     kept = hidden(asked.text)
     assert kept.pop("csrf") == csrf(locked)
@@ -184,6 +184,7 @@ def test_a_form_that_was_sent_without_a_session_comes_back_after_signing_in(lock
     assert wrong.status_code == 401 and {**hidden(wrong.text)} == {**kept, "csrf": csrf(locked)}
     back = sign_in(locked, "/jobs/new", **kept)
     assert back.status_code == 200 and "You are signed in" in back.text and session_of(locked)
+    assert "Sign out" in back.text
     form = shown(back.text)
     assert (form["name"], form["rate"], form["toml"]) == ("my <job>", "7/s", FORM["toml"])
     assert hidden(back.text)["once"] == "a-key" and 'id="as-toml" checked' in back.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from urllib.parse import urlencode
 
@@ -60,12 +60,7 @@ def show(request: Request) -> Response:
     return _page(request, next_of(request), {}, None)
 
 
-def _page(request: Request, place: str, typed: Mapping[str, list[str]], refusal: Refusal | None) -> Response:
-    message = (
-        None if refusal is None else {"title": TITLES.get(refusal.status, "It went wrong"), "message": refusal.message}
-    )
-    if typed and message is not None:
-        message["message"] += "; what was filled in is kept"
+def _page(request: Request, place: str, typed: Fields, refusal: Refusal | None) -> Response:
     return answer(
         request,
         "sign_in",
@@ -74,8 +69,18 @@ def _page(request: Request, place: str, typed: Mapping[str, list[str]], refusal:
         here="",
         next=urlencode({"next": place}),
         typed=[(name, value) for name, values in typed.items() for value in values],
-        error=message,
+        error=_said(request, typed, refusal),
     )
+
+
+def _said(request: Request, typed: Fields, refusal: Refusal | None) -> dict[str, str] | None:
+    if refusal is None:
+        return None
+    kept = "What you filled in comes back once you are signed in." if typed else ""
+    if request.url.path != PLACE:
+        return {"title": "You are not signed in", "message": kept or "Your session has ended.", "tone": "care"}
+    title = TITLES.get(refusal.status, "It went wrong")
+    return {"title": title, "message": f"{refusal.message}. {kept}" if kept else refusal.message}
 
 
 def taking(again: Again) -> Callable[[Request], Awaitable[Response]]:
@@ -87,12 +92,12 @@ def taking(again: Again) -> Callable[[Request], Awaitable[Response]]:
         if locks.sessions is None or not locks.opens(token):
             raise LostForm(401, "that is not this service's token", fields, where="token")
         place = next_of(request)
-        found: Response | None = None
+        found, session = None, locks.sessions.fresh()
+        request.cookies[SESSION] = session  # what is shown now is shown to who has it
         with suppress(Refusal):  # of a page that is no more, which is told there
             found = await again(request, place, fields) if fields else None
         found = go_on(place) if found is None else found
         secure = request.headers.get("origin", "").startswith("https:")
-        session = locks.sessions.fresh()
         found.set_cookie(SESSION, session, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
         return found
 
