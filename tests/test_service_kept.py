@@ -1,5 +1,6 @@
 """What a service keeps and leaves: old jobs where it was told to forget them, runs always, and nothing where it fails."""
 
+import asyncio
 import os
 import socket
 import sqlite3
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from headroom.commands.service import _read as read_job
+from headroom.commands.service import serve
 from headroom.service import launching, pruning, serving
 from headroom.service.bounds import counted
 from headroom.service.jobs import Asked, Jobs, Kind, State
 from headroom.service.pruning import EVERY, Pruner
+from headroom.service.runner import Runner
 from headroom.service.settings import Settings
 from loadgen.errors import ConfigError, HeadroomError, RunFolderError
 from tests.runs import synthetic_run
@@ -257,3 +260,38 @@ def test_odd_files_are_refused_before_any_service_is_asked(tmp_path, content, to
 def test_a_file_without_end_is_not_read_to_it(file):
     with pytest.raises(ConfigError):
         read_job(Path(file))
+
+
+def test_a_schedule_is_kept_as_its_five_fields(tmp_path):
+    client = app_on(tmp_path / "runs")
+    kept = client.post("/api/jobs", json={"schedule": " 0  2 * *\t1\n"}).json()["schedule"]
+    assert kept["cron"] == "0 2 * * 1"
+
+
+def test_a_client_that_leaves_is_no_failure_of_the_service(tmp_path, capsys):
+    app, sent = app_on(tmp_path / "runs").app, []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/api/jobs", "query_string": b"", "headers": headers}
+    asyncio.run(app(scope, receive, send))
+    assert (sent, capsys.readouterr().err) == ([], "")
+
+
+def test_the_service_itself_forgets_by_its_flag(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(serving, "serve", asked.append)
+    serve(runs=tmp_path / "runs", keep=7)
+    serve(runs=tmp_path / "runs")
+    assert [each.keep for each in asked] == [DAYS, None]
+    shop = Shop(asked[0].runs, asked[0].keep)
+    shop.ended()
+    shop.now += 2 * DAYS
+    Runner(shop.settings, shop.jobs, lambda: shop.now).step()
+    assert shop.left() == set()
+    shop.jobs.close()

@@ -42,7 +42,7 @@ class Desk:
         asked, cron = admission.admit(job, self.settings, self.shelf.folder), job.get("schedule")
         if cron is not None:
             due = schedules.next_after(cron, datetime.now(UTC))
-            return self.jobs.add_schedule(asked, cron, due, most=schedules.MOST, once=once)
+            return self.jobs.add_schedule(asked, " ".join(cron.split()), due, most=schedules.MOST, once=once)
         queued = self.jobs.add(asked, most_queued=self.settings.caps.queued, once=once)
         self.runner.wake.set()
         return queued

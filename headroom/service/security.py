@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -225,6 +225,8 @@ class Guard:
         except Refusal as refusal:
             answer = await self._tell(request, refusal) if refusal.status == 401 else refused(refusal)
             await answer(scope, receive, send_locked)
+        except ClientDisconnect:  # nobody is left to be answered, and nothing of ours has failed
+            return
         except Exception as error:
             sys.stderr.write(f"headroom: {request.method} {request.url.path!r} failed: {_words(error)}\n")
             if not begun:
