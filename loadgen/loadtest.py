@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +14,7 @@ from loadgen.config import SIMULATED, Kind, RunConfig, TargetConfig
 from loadgen.errors import ConfigError
 from loadgen.load_shape import DEFAULT_RATE_PER_S
 from loadgen.prompts_config import PromptsConfig
+from loadgen.toml_file import read_toml
 
 ENDPOINT_VARIABLES = ("AZURE_INFERENCE_ENDPOINT", "AZUREAI_ENDPOINT_URL")
 SHAPES = {  # of a load: one of them, and the other keys that go with it
@@ -36,7 +36,7 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environment: Mappin
 
     Raises ConfigError naming the file and key, or the flag, and what to do.
     """
-    return config_of(_read(file) if file is not None else {}, file, flags, environment)
+    return config_of(read_toml(file) if file is not None else {}, file, flags, environment)
 
 
 def config_of(
@@ -84,23 +84,6 @@ def _targets(of_file: Any, flags: Mapping[str, Any]) -> Any:
         changes["url"] = urls[0]
     targets = [{**target, **changes} if isinstance(target, dict) else target for target in targets]
     return targets[0] if len(targets) == 1 else targets
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return parse(file.read_text("utf-8"), file)
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-
-
-def parse(text: str, file: Path) -> dict[str, Any]:
-    """The values of a loadtest.toml. Raises ConfigError, which calls it `file`."""
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and what int() refuses as too long
-        raise ConfigError(f"{file} is not TOML: {error}") from None
 
 
 def _drop_overridden(values: dict[str, Any], flags: Mapping[str, Any]) -> None:

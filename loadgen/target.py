@@ -76,12 +76,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     def path_of(self, route: Route, target: TargetConfig) -> str:
         """Path and query of a route in the target's dialect."""
@@ -89,6 +84,16 @@ class Address:
             return f"{self.path}{route.path}?api-version={target.api_version}"
         version = "" if self.path.endswith("/v1") else "/v1"
         return f"{self.path}{version}{route.path}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address of a host is always this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def address_of(url: str) -> Address:

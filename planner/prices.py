@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loadgen.errors import ConfigError
+from loadgen.toml_file import read_toml
 
 _Entry = TypeVar("_Entry")
 
@@ -79,15 +79,7 @@ def plain_name(model: str) -> str:
 def read_prices(path: Path | None = None) -> PriceBook:
     """The book that comes with Headroom, or a user's own. Raises ConfigError naming the file and the key."""
     path = BOOK if path is None else path
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-    return _Reader(path).book(raw)
+    return _Reader(path).book(read_toml(path))
 
 
 class _Reader:

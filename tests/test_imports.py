@@ -30,6 +30,7 @@ MAY_IMPORT = {  # the longest matching prefix of the file's name decides
         "loadgen.shapes",
         "loadgen.simulator.autoscale",  # pure: the rules are planned as they are simulated
         "loadgen.tokens",
+        "loadgen.toml_file",
         "loadgen.traces",
     ),
     "dashboards/": ("dashboards", "planner", "loadgen.durable", "loadgen.samples", "loadgen.quota"),
@@ -77,7 +78,7 @@ ONLY_IN = {  # library -> the files allowed to know it
     "jinja2": ("dashboards/",),
     "rich": ("dashboards/", "headroom/"),
     "typer": ("headroom/",),
-    "sqlite3": ("headroom/service/jobs.py",),
+    "sqlite3": ("headroom/service/database.py",),
     "starlette": ("loadgen/simulator/", "headroom/live_page.py", "headroom/service/"),
     "uvicorn": (
         "loadgen/simulator/",

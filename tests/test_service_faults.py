@@ -78,11 +78,11 @@ def test_a_plan_that_cannot_be_made_is_told_on_its_page(client, asked):
 
 def test_a_session_ends_by_itself_and_cannot_be_lengthened(locked, monkeypatch):
     locks = locked.app.state.locks
-    session = locks.session()
-    ends_s, _, signature = session.partition(".")
+    session = locks.sessions.fresh()
+    ends_s, _, signed = session.partition(".")
     assert locks.let_in(Headers(), {"headroom_session": session})
-    assert not locks.let_in(Headers(), {"headroom_session": f"{int(ends_s) + 1}.{signature}"})
-    monkeypatch.setattr("headroom.service.security.time.time", lambda: int(ends_s))
+    assert not locks.let_in(Headers(), {"headroom_session": f"{int(ends_s) + 1}.{signed}"})
+    monkeypatch.setattr("headroom.service.sessions.time.time", lambda: int(ends_s))
     assert not locks.let_in(Headers(), {"headroom_session": session})
 
 

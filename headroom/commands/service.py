@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ import typer
 
 from headroom.commands.app import INTERRUPTED, SERVE, app
 from loadgen.errors import ConfigError
+from loadgen.toml_file import parse, text_of
 
 if TYPE_CHECKING:
     from headroom.service.client import Client
@@ -51,6 +52,15 @@ def serve(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Prompts, pictures and traces that jobs may name.")
     ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            metavar="DAYS",
+            min=1,
+            max=36_500,
+            help="Forget a job and its log so long after its end, and never its run; by default all are kept.",
+        ),
+    ] = None,
     parallel: Annotated[
         int, typer.Option(min=1, max=64, help="So many jobs at once; they disturb each other's measurements.")
     ] = 1,
@@ -76,6 +86,7 @@ def serve(
         targets=tuple(map(AllowedTarget.parse, allow_target or ())),
         hosts=tuple(map(str.lower, allow_host or ())),
         caps=Caps(requests=max_requests, tokens=max_tokens, duration_s=longest_s),
+        keep=None if keep is None else timedelta(days=keep),
         data=data,
     )
     serve_on(settings)
@@ -153,15 +164,8 @@ def _client(server: str) -> Client:
 
 def _read(file: Path) -> tuple[str, str]:
     """The kind of job, and its TOML, which the service validates."""
-    try:
-        text = file.read_text("utf-8")
-        return "plan" if "runs" in tomllib.loads(text) else "loadtest", text
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from None
+    text = text_of(file)
+    return "plan" if "runs" in parse(text, file) else "loadtest", text
 
 
 def _wait(client: Client, job_id: str, *, quiet: bool) -> int:

@@ -24,8 +24,9 @@ from headroom.service.settings import AllowedTarget, Settings
 from headroom.service.toml import to_toml
 from loadgen.config import SIMULATED, RunConfig
 from loadgen.errors import ConfigError, HeadroomError
-from loadgen.loadtest import config_of, parse
+from loadgen.loadtest import config_of
 from loadgen.target import address_of
+from loadgen.toml_file import parse
 
 JOB_KEYS = ("kind", "name", "tags", "config", "schedule")
 LONGEST_NAME, MOST_TAGS = 100, 20

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from dashboards.service_pages import page
 from headroom.service.refusals import Refusal
-from headroom.service.security import FORM_FIELD
+from headroom.service.security import FORM_FIELD, Locks
 
 TITLES = {
     400: "The request was not understood",
@@ -26,10 +27,18 @@ TITLES = {
     503: "Busy",
     507: "No room",
 }
+SIGNED_IN = {
+    "title": "You are signed in",
+    "message": "The form is as it was filled in: look at it, and send it again.",
+    "tone": "good",
+}
 
 
-def answer(template: str, status: int = 200, **values: Any) -> Response:
-    return HTMLResponse(page(template, **values), status)
+def answer(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    """With what every page needs: the token of its forms, and whether there is a session to be ended."""
+    locks: Locks = request.app.state.locks
+    always = {"csrf": locks.csrf, "signed_in": locks.signed_in(request.cookies)}
+    return HTMLResponse(page(template, **always, **values), status)
 
 
 def go_on(place: str) -> Response:

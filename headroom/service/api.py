@@ -20,6 +20,7 @@ from headroom.service import events
 from headroom.service.desk import Desk
 from headroom.service.jobs import Job, State
 from headroom.service.metrics import metrics_of
+from headroom.service.once import HEADER as IDEMPOTENCY_KEY
 from headroom.service.plan_request import CompareRequest, PlanRequest, validated
 from headroom.service.refusals import Refusal
 from headroom.service.security import REPORT_POLICY, body_of, kind_of
@@ -45,6 +46,7 @@ class Endpoint:
     takes: type[BaseModel] | None = None
     status: int = 200
     query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
 
     @property
     def route(self) -> Route:
@@ -100,8 +102,8 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 async def submit(request: Request) -> Response:
-    desk = desk_of(request)
-    made = await run_in_threadpool(desk.submit, await read(request))
+    desk, keys = desk_of(request), request.headers.getlist(IDEMPOTENCY_KEY)
+    made = await run_in_threadpool(desk.submit, await read(request), keys)
     if isinstance(made, Job):
         return JSONResponse({"job": desk.told(made)}, 201, headers={"location": f"/api/jobs/{made.id}"})
     return JSONResponse({"schedule": dataclasses.asdict(made)}, 201)
@@ -201,7 +203,9 @@ async def describe(_: Request) -> Response:
 ENDPOINTS = (
     Endpoint(
         method="POST", path="/api/jobs", answers=submit, takes=d.JobRequest, gives=d.Submitted, status=201,
-        summary="Queue a load test or a plan, or have it queued by a schedule; it is validated at once",
+        headers=(IDEMPOTENCY_KEY,),
+        summary="Queue a load test or a plan, or have it queued by a schedule; it is validated at once. Asked again "
+        "with the same Idempotency-Key and body within 30 days it makes no other, and answers with the first",
     ),
     Endpoint(
         method="GET", path="/api/jobs", answers=list_jobs, gives=d.JobList, query=("state", "limit", "before"),

@@ -6,13 +6,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from headroom.service import pages
 from headroom.service.api import ENDPOINTS
 from headroom.service.desk import Desk
 from headroom.service.refusals import Refusal
-from headroom.service.security import Guard, Locks, log_in, refused
+from headroom.service.security import Guard, Locks, refused
 from headroom.service.settings import Settings
 
 
@@ -21,8 +20,9 @@ def create_app(settings: Settings) -> Starlette:
 
     Jobs are started by `app.state.desk.runner.start()`, and without it only queued.
     """
-    desk, locks = Desk(settings), Locks(settings)
-    routes = [Route("/login", log_in, methods=["POST"]), *(each.route for each in ENDPOINTS), *pages.routes(desk)]
+    desk = Desk(settings)
+    locks = Locks(settings, desk.jobs.database)
+    routes = [*(each.route for each in ENDPOINTS), *pages.routes(desk)]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard, locks=locks, tell=_told)],
@@ -36,15 +36,15 @@ def create_app(settings: Settings) -> Starlette:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return _told(request, error)
+    return await _told(request, error)
 
 
-def _told(request: Request, refusal: Refusal) -> Response:
-    return pages.refusal_page(request, refusal) or refused(refusal)
+async def _told(request: Request, refusal: Refusal) -> Response:
+    return await pages.refusal_page(request, refusal) or refused(refusal)
 
 
 async def _nothing_here(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     refusal = Refusal(status, "there is nothing here" if status == 404 else "this cannot be done here")
     refusal.headers = getattr(error, "headers", None)  # which methods there are
-    return _told(request, refusal)
+    return await _told(request, refusal)

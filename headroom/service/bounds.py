@@ -16,6 +16,7 @@ FILE = Path("loadtest.toml")  # what messages call a job's configuration
 LONGEST_ANSWER_S = 600.0
 MOST_TARGETS = 8  # each is probed, and may be a process that is simulated
 ARRIVALS_A_REQUEST = 10  # that may be scheduled: those beyond the budget are never sent, and still take time to draw
+LARGEST_COUNTED = 10**15  # what is beyond is said to be
 ANSWERS = ("n", "best_of")  # parameters that multiply what a request costs, past what is reserved for it
 LIMITS = ("max_completion_tokens", "max_output_tokens", "max_new_tokens")  # other names of load.max_tokens
 
@@ -44,11 +45,19 @@ def check_bounds(config: RunConfig, caps: Caps) -> None:
         ("load", arrivals_of(config), ARRIVALS_A_REQUEST * caps.requests, "arrivals"),
     ):
         if asked is None or not asked <= most:
+            said = "unlimited" if asked is None else counted(asked)
             raise ConfigError(
-                f"{FILE}: {place}: {0 if asked is None else asked:,.12g} {unit} are more than the {most:,.12g} that "
-                "this service allows a job"
+                f"{FILE}: {place}: {said} {unit} are more than the {counted(most)} that this service allows a job"
             )
     _check_parameters(config.parameters, load.max_tokens)
+
+
+def counted(number: float) -> str:
+    """As people write it: with commas and no power of ten, to the thousandth where that says anything."""
+    if abs(number) >= LARGEST_COUNTED:
+        return f"more than {LARGEST_COUNTED:,}"
+    text = f"{number:,.3f}".rstrip("0").rstrip(".")
+    return text if number == 0 or float(text.replace(",", "")) else f"{number:g}"
 
 
 def arrivals_of(config: RunConfig) -> float:

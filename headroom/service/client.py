@@ -11,12 +11,16 @@ from pydantic import BaseModel, ValidationError
 
 from headroom.service.documents import JobAnswer, JobList, JobShown, ScheduleList, Submitted
 from headroom.service.launching import TOKEN_VARIABLE
+from headroom.service.once import HEADER as IDEMPOTENCY_KEY
+from headroom.service.once import fresh_key
 from headroom.service.shelf import NAME
 from loadgen.errors import ConfigError, HeadroomError
 
 PATIENCE_S, LOOK_EVERY_S = 30.0, 1.0
 AWAY_AT_MOST_S = 120.0  # a service that is restarted keeps its jobs
 REFUSED, FAILED = 4, 5  # hundreds of statuses
+WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # before it is asked again: a service that was killed starts within these
+BROKEN = (httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT)  # a proxy's
 MOST_JOBS = 200
 
 
@@ -32,8 +36,8 @@ class Client:
         self._http = httpx.Client(base_url=self.server, headers=headers, timeout=PATIENCE_S, trust_env=False)
 
     def submit(self, job: dict[str, Any]) -> dict[str, Any]:
-        """`{"job": ...}` or `{"schedule": ...}`."""
-        made = self._ask("POST", "/api/jobs", Submitted, json=job)
+        """`{"job": ...}` or `{"schedule": ...}`. Where its answer is lost it is asked for again, and made once."""
+        made = self._ask_until_told("POST", "/api/jobs", Submitted, json=job, headers={IDEMPOTENCY_KEY: fresh_key()})
         if made.get("job") is None and made.get("schedule") is None:
             raise self._stranger()
         return made
@@ -80,14 +84,31 @@ class Client:
                     return
             time.sleep(LOOK_EVERY_S)
 
+    def _ask_until_told(self, *asked: Any, **content: Any) -> dict[str, Any]:
+        """Who may have done it and did not say so is asked again; who was not there at first is not."""
+        broken = False
+        for wait_s in (*WAITS_S, None):
+            try:
+                return self._ask(*asked, **content)
+            except ServiceAway as error:
+                broken = broken or isinstance(error, ServiceBroken)
+                if not broken:
+                    raise
+                if wait_s is None:
+                    raise ServiceAway(f"{error}; look at `headroom jobs`: it may have been queued") from None
+            time.sleep(wait_s)
+        raise AssertionError("the last one returns or raises")
+
     def _ask(self, method: str, path: str, gives: type[BaseModel] | None = None, **content: Any) -> dict[str, Any]:
         """`gives`: what the answer must be; of a newer service it may say more."""
         try:
             answer = self._http.request(method, path, **content)
         except httpx.LocalProtocolError:  # whose words may hold the token
             raise ConfigError("the request cannot be sent: look at --server and the token") from None
-        except httpx.RequestError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ServiceAway(f"no service answers at {self.server} ({error}): is `headroom serve` running?") from None
+        except httpx.RequestError as error:
+            raise ServiceBroken(f"{self.server} has not answered ({error or type(error).__name__})") from None
         if answer.status_code == httpx.codes.NO_CONTENT and gives is None:
             return {}
         try:
@@ -97,7 +118,8 @@ class Client:
         except (ValueError, ValidationError):
             body = None
         if answer.status_code >= FAILED * 100:
-            raise ServiceAway(f"{self.server} answers with {answer.status_code}: {_placed(body)}")
+            away = ServiceBroken if answer.status_code in BROKEN else ServiceAway
+            raise away(f"{self.server} answers with {answer.status_code}: {_placed(body)}")
         if not isinstance(body, dict):
             raise self._stranger(answer.status_code)
         if answer.status_code >= REFUSED * 100:
@@ -115,6 +137,10 @@ class Client:
 
 class ServiceAway(HeadroomError):  # noqa: N818 - it may come back
     """Nothing answers at the address, or only that it cannot now."""
+
+
+class ServiceBroken(ServiceAway):
+    """The connection, or one of a proxy before it, ended without an answer: what was asked for may have been done."""
 
 
 def _is_address(server: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from headroom.service import admission, launching, schedules
 from headroom.service.errands import Errands
 from headroom.service.jobs import Job, Jobs, Kind, Schedule
+from headroom.service.once import once_of
 from headroom.service.plan_request import CompareRequest, comparison_of, plan_of
 from headroom.service.refusals import Refusal
 from headroom.service.runner import Runner
@@ -30,19 +31,21 @@ class Desk:
         self.runner = Runner(settings, self.jobs)
         self._errands = Errands(settings)
 
-    def submit(self, job: Mapping[str, Any]) -> Job | Schedule:
-        """Of `{kind, name, tags, config, schedule}`. Raises Refusal (422) that names the field, or 429."""
-        asked, caps, cron = (
-            admission.admit(job, self.settings, self.shelf.folder),
-            self.settings.caps,
-            job.get("schedule"),
-        )
+    def submit(self, job: Mapping[str, Any], keys: Sequence[str] = ()) -> Job | Schedule:
+        """Of `{kind, name, tags, config, schedule}`; under a key that was there before, what that has made.
+
+        Raises Refusal: 422 that names the field, 429; and of the key 400, 409 (what it made is no more) and 422.
+        """
+        once = once_of(keys, job)
+        if once is not None and (made := self.jobs.made_by(once)) is not None:
+            return made  # whatever this service offers now
+        asked, cron = admission.admit(job, self.settings, self.shelf.folder), job.get("schedule")
         if cron is not None:
             due = schedules.next_after(cron, datetime.now(UTC))
-            return self.jobs.add_schedule(asked, cron, due, most=schedules.MOST)
-        made = self.jobs.add(asked, most_queued=caps.queued)
+            return self.jobs.add_schedule(asked, " ".join(cron.split()), due, most=schedules.MOST, once=once)
+        queued = self.jobs.add(asked, most_queued=self.settings.caps.queued, once=once)
         self.runner.wake.set()
-        return made
+        return queued
 
     def cancel(self, job_id: str) -> Job:
         """At once where it waits; what runs ends within ten seconds. Raises Refusal: 404, or 409 after its end."""

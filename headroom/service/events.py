@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from headroom.service.desk import Desk
 from headroom.service.refusals import Refusal
+from headroom.service.security import Locks
 
 LOOK_EVERY_S, KEEP_ALIVE_S = 0.5, 15.0
 MOST_READERS = 50
@@ -42,13 +43,19 @@ async def of(request: Request, desk: Desk) -> Followed:
     state = request.app.state
     if state.readers >= MOST_READERS:
         raise Refusal(503, f"{MOST_READERS} readers follow jobs already: ask again later")
-    return Followed(state, _events(state, desk, job_id))
+    locks: Locks = state.locks
+
+    def allowed() -> bool:
+        """A session that was signed out, or is over, follows no longer."""
+        return not state.stopping() and locks.let_in(request.headers, request.cookies)
+
+    return Followed(state, _events(desk, job_id, allowed))
 
 
-async def _events(state: Any, desk: Desk, job_id: str) -> AsyncIterator[bytes]:
+async def _events(desk: Desk, job_id: str, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
     last: dict[str, Any] = {}
     said_s = time.monotonic()
-    while not state.stopping():
+    while allowed():
         now = await run_in_threadpool(_look, desk, job_id)
         for name, value in now.items():
             if value is not None and last.get(name) != value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -12,11 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headroom.service import submission
-from headroom.service.answers import answer, first_of, go_on, status_of, told
+from headroom.service.answers import SIGNED_IN, answer, first_of, go_on, told
 from headroom.service.desk import Desk
-from headroom.service.jobs import Job, State
+from headroom.service.jobs import Job, Schedule, State
+from headroom.service.once import KEY, SpentKey, fresh_key
 from headroom.service.refusals import Refusal
-from headroom.service.security import StaleForm, csrf_token, form_of
+from headroom.service.security import StaleForm, form_of
 from headroom.service.toml import to_toml
 from headroom.service.views import facts_of, job_view, schedule_view
 from loadgen.config import SIMULATED
@@ -42,10 +43,10 @@ class JobPages:
         older = others and desk.jobs.all(states=NOT_RUNNING, limit=1, before=others[-1].number)
         counts, following = desk.jobs.counts(), None if running else desk.jobs.next_queued()
         return answer(
+            request,
             "queue",
             title="Queue",
             here="/",
-            csrf=csrf_token(request),
             running=[job_view(job, entries, desk.jobs.config_of(job.id)) for job in running],
             jobs=[job_view(job, entries, desk.jobs.config_of(job.id)) for job in others],
             counted={"running": counts[State.RUNNING], "queued": counts[State.QUEUED], "all": sum(counts.values())},
@@ -57,33 +58,58 @@ class JobPages:
         )
 
     def new(self, request: Request) -> Response:
-        return self._form(request, dict(submission.BLANK), None)
+        return self._form(request, submission.BLANK)
 
-    def _form(self, request: Request, form: Mapping[str, str], error: Refusal | None) -> Response:
+    def again(self, request: Request, fields: Mapping[str, Sequence[str]]) -> Response:
+        """The form of who had to sign in to send it."""
+        sent = first_of(fields)
+        return self._form(request, submission.filled(sent), SIGNED_IN, once=sent.get("once"))
+
+    def _form(
+        self,
+        request: Request,
+        form: Mapping[str, str],
+        notice: Mapping[str, str] | None = None,
+        status: int = 200,
+        *,
+        once: str | None = None,
+    ) -> Response:
         targets = [SIMULATED, *(each.address.origin + each.address.path for each in self._desk.settings.targets)]
         return answer(
+            request,
             "submit",
-            status_of(error),
+            status,
             title="Submit a load test",
             here="/",
-            csrf=csrf_token(request),
             form=form,
-            error=told(error),
+            once=once if once and KEY.fullmatch(once) else fresh_key(),
+            error=notice,
             targets=targets,
         )
 
     async def submit(self, request: Request) -> Response:
-        """What is refused comes back as it was filled in, with why."""
-        form: Mapping[str, str] = submission.BLANK
+        """What is refused comes back as it was filled in, with why. However often it is sent, it makes one job."""
+        sent: Mapping[str, str] = submission.BLANK
         try:
-            form = submission.filled(first_of(await form_of(request)))
-            made = await run_in_threadpool(self._desk.submit, submission.job_of(form))
+            sent = first_of(await form_of(request))
+            made = await run_in_threadpool(self._submitted, sent)
+        except SpentKey as spent:
+            why = f"this form has submitted {spent.made} already: look at it, and send it again for another"
+            return await self._refused(request, {**sent, "once": ""}, Refusal(spent.status, why))
         except StaleForm as stale:
-            form = submission.filled(first_of(stale.fields))
-            return await run_in_threadpool(self._form, request, form, stale)
+            return await self._refused(request, first_of(stale.fields), stale)
         except Refusal as refusal:
-            return await run_in_threadpool(self._form, request, form, refusal)
+            return await self._refused(request, sent, refusal)
         return go_on(f"/jobs/{made.id}" if isinstance(made, Job) else "/")
+
+    def _submitted(self, sent: Mapping[str, str]) -> Job | Schedule:
+        job = submission.job_of(submission.filled(sent))
+        return self._desk.submit(job, [sent["once"]] if "once" in sent else [])
+
+    async def _refused(self, request: Request, sent: Mapping[str, str], refusal: Refusal) -> Response:
+        """Under the same key, since what was sent before may have been taken, and its answer lost."""
+        form, once = submission.filled(sent), sent.get("once")
+        return await run_in_threadpool(self._form, request, form, told(refusal), refusal.status, once=once)
 
     def show(self, request: Request) -> Response:
         desk = self._desk
@@ -91,10 +117,10 @@ class JobPages:
         config = desk.jobs.config_of(job.id)
         entries = {entry.id: entry for entry in desk.runs() if entry.id == job.id}
         return answer(
+            request,
             "job",
             title=job.name or job.id,
             here="/",
-            csrf=csrf_token(request),
             job=job_view(job, entries, config),
             facts=facts_of(job),
             config=_as_file(config),

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from headroom.service.database import Connection, Database
+from headroom.service.once import KEPT, Once, forget, gone, made_by, remember
 from headroom.service.refusals import Refusal
-from loadgen.errors import RunFolderError
 
-BUSY_S = 10.0
-FORMAT = 1
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, name TEXT NOT NULL,
-  tags TEXT NOT NULL, config TEXT NOT NULL, state TEXT NOT NULL, created_utc TEXT NOT NULL, started_utc TEXT,
-  ended_utc TEXT, exit_code INTEGER, error TEXT, launch INTEGER NOT NULL DEFAULT 0,
-  cancel_asked INTEGER NOT NULL DEFAULT 0, schedule_id TEXT);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
-CREATE TABLE IF NOT EXISTS schedules (
-  id TEXT PRIMARY KEY, cron TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, tags TEXT NOT NULL,
-  config TEXT NOT NULL, created_utc TEXT NOT NULL, next_utc TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS run_tags (run TEXT PRIMARY KEY, tags TEXT NOT NULL);
-"""
 MEANINGS = {
     0: "fine",
     1: "our fault",
@@ -118,6 +102,8 @@ JOB_COLUMNS = (
     "schedule_id"
 )
 SCHEDULE_COLUMNS = "id, cron, kind, name, tags, created_utc, next_utc"
+JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 - our own columns
+SCHEDULE = f"SELECT {SCHEDULE_COLUMNS} FROM schedules WHERE id = ?"  # noqa: S608
 
 
 def stamp(at: datetime) -> str:
@@ -134,51 +120,47 @@ class Jobs:
 
     def __init__(self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         """Raises RunFolderError for a queue that cannot be opened, or is of another version of Headroom."""
-        self._clock, self._lock = clock, threading.Lock()
-        try:
-            self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")  # a job that was accepted outlives a power cut
-            found = self._database.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, FORMAT):
-                raise RunFolderError(f"{path} has format {found}; this version of Headroom reads format {FORMAT}")
-            self._database.executescript(f"{SCHEMA}PRAGMA user_version = {FORMAT};")
-        except sqlite3.Error as error:
-            raise RunFolderError(f"the queue {path} cannot be opened: {error}") from None
+        self._clock, self.database = clock, Database(path)
+        self._writing, self._rows = self.database.writing, self.database.rows
 
     def close(self) -> None:
-        with self._lock:
-            self._database.close()
+        self.database.close()
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
-
-    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._database.execute(query, values).fetchall()
-
-    def add(self, asked: Asked, *, most_queued: int) -> Job:
-        """Queue a job. Raises Refusal (429) where so many wait already."""
+    def made_by(self, once: Once) -> Job | Schedule | None:
+        """What was submitted under this key before; None of a new key. Raises SpentKey (409, 422)."""
         with self._writing() as database:
-            waiting = database.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
-            if waiting >= most_queued:
-                raise Refusal(429, f"{waiting} jobs wait already, and no more may: cancel some, or come again later")
-            return _insert(database, asked, self._clock(), None)
+            made = made_by(database, once)
+            found = None if made is None else _job_in(database, made) or _schedule_in(database, made)
+        if made is not None and found is None:
+            raise gone(made)
+        return found
+
+    def add(self, asked: Asked, *, most_queued: int, once: Once | None = None) -> Job:
+        """Queue a job, unless its key has: then that one. Raises Refusal (429) where so many wait, and SpentKey."""
+        with self._writing() as database:
+            made = made_by(database, once)
+            if made is None:
+                waiting = database.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
+                if waiting >= most_queued:
+                    raise Refusal(
+                        429, f"{waiting} jobs wait already, and no more may: cancel some, or come again later"
+                    )
+                made = _insert(database, asked, self._clock(), None)
+                remember(database, once, made, stamp(self._clock()))
+            job = _job_in(database, made)
+            if job is None:
+                raise gone(made)
+            return job
 
     def get(self, job_id: str) -> Job:
         """Raises Refusal (404)."""
-        rows = self._rows(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", [job_id])  # noqa: S608 - our own columns
+        rows = self._rows(JOB, [job_id])
         if not rows:
             raise Refusal(404, f"there is no job {job_id[:100]!r}", where="id")
         return _job(rows[0])
+
+    def knows(self, job_id: str) -> bool:
+        return bool(self._rows(JOB, [job_id]))
 
     def config_of(self, job_id: str) -> dict[str, Any]:
         """Raises Refusal (404)."""
@@ -246,26 +228,30 @@ class Jobs:
             raise Refusal(409, f"the job has ended already: it is {job.state}")
         return job
 
-    def add_schedule(self, asked: Asked, cron: str, next_at: datetime, *, most: int) -> Schedule:
-        """Raises Refusal (429) where there are so many already."""
+    def add_schedule(
+        self, asked: Asked, cron: str, next_at: datetime, *, most: int, once: Once | None = None
+    ) -> Schedule:
+        """Unless its key has added one: then that. Raises Refusal (429) where there are so many, and SpentKey."""
         at = self._clock()
-        schedule_id = fresh_id(at)
         with self._writing() as database:
-            if database.execute("SELECT count(*) FROM schedules").fetchone()[0] >= most:
-                raise Refusal(429, f"there are {most} schedules already, and no more may be: delete some")
-            database.execute(
-                "INSERT INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    *(schedule_id, cron, asked.kind, asked.name, json.dumps(asked.tags), json.dumps(asked.config)),
-                    *(stamp(at), stamp(next_at)),
-                ],
-            )
-        return next(each for each in self.schedules() if each.id == schedule_id)
+            made = made_by(database, once)
+            if made is None:
+                if database.execute("SELECT count(*) FROM schedules").fetchone()[0] >= most:
+                    raise Refusal(429, f"there are {most} schedules already, and no more may be: delete some")
+                made = fresh_id(at)
+                kept = (made, cron, asked.kind, asked.name, json.dumps(asked.tags), json.dumps(asked.config))
+                query = "INSERT INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+                database.execute(query, [*kept, stamp(at), stamp(next_at)])
+                remember(database, once, made, stamp(at))
+            schedule = _schedule_in(database, made)
+            if schedule is None:
+                raise gone(made)
+            return schedule
 
     def schedules(self) -> list[Schedule]:
         """By when they are due next."""
-        rows = self._rows(f"SELECT {SCHEDULE_COLUMNS} FROM schedules ORDER BY next_utc, id")  # noqa: S608
-        return [Schedule(**_typed(dict(zip(SCHEDULE_COLUMNS.split(", "), row, strict=True)))) for row in rows]
+        query = f"SELECT {SCHEDULE_COLUMNS} FROM schedules ORDER BY next_utc, id"  # noqa: S608
+        return [_schedule(row) for row in self._rows(query)]
 
     def drop_schedule(self, schedule_id: str) -> None:
         """Raises Refusal (404)."""
@@ -289,7 +275,7 @@ class Jobs:
             if due is None or waits:
                 return None
             asked = Asked(kind=schedule.kind, name=schedule.name, tags=schedule.tags, config=json.loads(due[0]))
-            return _insert(database, asked, self._clock(), schedule.id)
+            return _job_in(database, _insert(database, asked, self._clock(), schedule.id))
 
     def pass_over(self, schedule: Schedule, next_at: datetime) -> None:
         """Say when it is next, and queue nothing."""
@@ -308,8 +294,30 @@ class Jobs:
         found = {run: tuple(json.loads(tags)) for run, tags in self._rows("SELECT id, tags FROM jobs")}
         return found | {run: tuple(json.loads(tags)) for run, tags in self._rows("SELECT run, tags FROM run_tags")}
 
+    def names_of_runs(self) -> dict[str, str]:
+        """What the jobs that made them were called, those that are kept no more included."""
+        return dict(self._rows("SELECT id, name FROM jobs UNION ALL SELECT run, name FROM run_names"))
 
-def _insert(database: sqlite3.Connection, asked: Asked, at: datetime, schedule_id: str | None) -> Job:
+    def ended_before(self, instant: datetime, *, limit: int) -> list[str]:
+        """The oldest first."""
+        query = "SELECT id FROM jobs WHERE ended_utc < ? ORDER BY ended_utc LIMIT ?"
+        return [job_id for (job_id,) in self._rows(query, [stamp(instant), limit])]
+
+    def drop(self, job_id: str, *, run: bool) -> None:
+        """Of a job that has ended nothing stays, but where it left a run that one's name and tags."""
+        with self._writing() as database:
+            if run:
+                database.execute("INSERT OR IGNORE INTO run_tags SELECT id, tags FROM jobs WHERE id = ?", [job_id])
+                database.execute("INSERT OR IGNORE INTO run_names SELECT id, name FROM jobs WHERE id = ?", [job_id])
+            database.execute("DELETE FROM jobs WHERE id = ? AND ended_utc IS NOT NULL", [job_id])
+
+    def forget_keys(self) -> None:
+        """Of submissions that nobody asks for again."""
+        with self._writing() as database:
+            forget(database, stamp(self._clock() - KEPT))
+
+
+def _insert(database: Connection, asked: Asked, at: datetime, schedule_id: str | None) -> str:
     job_id = fresh_id(at)
     database.execute(
         "INSERT INTO jobs (id, kind, name, tags, config, state, created_utc, schedule_id) "
@@ -319,13 +327,26 @@ def _insert(database: sqlite3.Connection, asked: Asked, at: datetime, schedule_i
             *(stamp(at), schedule_id),
         ],
     )
-    row = database.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", [job_id]).fetchone()  # noqa: S608
-    return _job(row)
+    return job_id
+
+
+def _job_in(database: Connection, job_id: str) -> Job | None:
+    row = database.execute(JOB, [job_id]).fetchone()
+    return None if row is None else _job(row)
+
+
+def _schedule_in(database: Connection, schedule_id: str) -> Schedule | None:
+    row = database.execute(SCHEDULE, [schedule_id]).fetchone()
+    return None if row is None else _schedule(row)
 
 
 def _job(row: Sequence[Any]) -> Job:
     values = _typed(dict(zip(JOB_COLUMNS.split(", "), row, strict=True)))
     return Job(**values | {"state": State(values["state"]), "cancel_asked": bool(values["cancel_asked"])})
+
+
+def _schedule(row: Sequence[Any]) -> Schedule:
+    return Schedule(**_typed(dict(zip(SCHEDULE_COLUMNS.split(", "), row, strict=True))))
 
 
 def _typed(values: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ERRORS = {
     "404": "there is no such thing",
     "405": "the path has no such method; Allow names those that it has",
     "408": "what was sent did not come",
-    "409": "it has ended already",
+    "409": "it has ended already, or what its key made is no more",
     "413": "what was sent is too large",
     "415": "what was sent is neither JSON nor TOML",
     "422": "it was validated and refused, with the same message as on the command line",
@@ -72,7 +72,11 @@ def _operation(one: Endpoint, schemas: dict[type[BaseModel], Any]) -> dict[str, 
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", one.path)
     ]
-    parameters += [{"name": name, "in": "query", "required": False, "schema": {"type": "string"}} for name in one.query]
+    parameters += [
+        {"name": name, "in": place, "required": False, "schema": {"type": "string"}}
+        for place, names in (("query", one.query), ("header", one.headers))
+        for name in names
+    ]
     if parameters:
         operation["parameters"] = parameters
     if one.takes is not None:

@@ -6,27 +6,36 @@ changes nothing; a form that changes something carries the token against forged 
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dashboards.service_pages import ASSETS, asset
-from headroom.service.answers import TITLES, answer, status_of
+from headroom.service import sign_in
+from headroom.service.answers import TITLES, answer
 from headroom.service.desk import Desk
 from headroom.service.job_pages import JobPages
 from headroom.service.refusals import Refusal
 from headroom.service.run_pages import RunPages
-from headroom.service.security import FORM_FIELD, csrf_token, next_of
+from headroom.service.security import FORM_FIELD
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
     """All but the API's. Forms are read by security.form_of, and carry security.csrf_token(request)."""
     jobs, runs = JobPages(desk), RunPages(desk)
+
+    async def again(request: Request, place: str, fields: dict[str, list[str]]) -> Response | None:
+        if place == "/jobs/new":
+            return await run_in_threadpool(jobs.again, request, fields)
+        run = place.removeprefix("/runs/")
+        return await run_in_threadpool(runs.again, request, run, fields) if run != place else None
+
     return [
         Route("/", jobs.queue),
-        Route("/login", sign_in, methods=["GET"]),
+        Route("/login", sign_in.show, methods=["GET"]),
+        Route("/login", sign_in.taking(again), methods=["POST"]),
+        Route("/logout", sign_in.sign_out, methods=["POST"]),
         Route("/jobs/new", jobs.new, methods=["GET"]),
         Route("/jobs/new", jobs.submit, methods=["POST"]),
         Route("/jobs/{id}", jobs.show),
@@ -42,31 +51,17 @@ def routes(desk: Desk) -> list[BaseRoute]:
     ]
 
 
-def refusal_page(request: Request, refusal: Refusal) -> Response | None:
+async def refusal_page(request: Request, refusal: Refusal) -> Response | None:
     """What the service does not do, for a browser that opens a page; None where a program asks."""
     if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
         return None
-    title = TITLES.get(refusal.status, "It went wrong")
-    if refusal.status == 401 or request.url.path == "/login":
-        return _sign_in(request, refusal)
+    if refusal.status == 401 or request.url.path == sign_in.PLACE:
+        return await sign_in.ask(request, refusal)
     place = f"{refusal.where}: " if refusal.where not in (None, "id", FORM_FIELD) else ""
-    found = answer(
-        "error", refusal.status, title=title, here="", number=refusal.status, message=f"{place}{refusal.message}"
-    )
+    message, title = f"{place}{refusal.message}", TITLES.get(refusal.status, "It went wrong")
+    found = answer(request, "error", refusal.status, title=title, here="", number=refusal.status, message=message)
     found.headers.update(refusal.headers or {})
     return found
-
-
-def sign_in(request: Request) -> Response:
-    return _sign_in(request, None)
-
-
-def _sign_in(request: Request, error: Refusal | None) -> Response:
-    title = "" if error is None else TITLES.get(error.status, "It went wrong")
-    shown = None if error is None else {"title": title, "message": error.message}
-    place = urlencode({"next": next_of(request)})
-    values = {"title": "Sign in", "here": "", "csrf": csrf_token(request), "next": place, "error": shown}
-    return answer("sign_in", status_of(error), **values)
 
 
 def send_asset(request: Request) -> Response:

@@ -9,11 +9,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headroom.service.answers import answer, first_of, go_on, status_of, told
+from headroom.service.answers import SIGNED_IN, answer, first_of, go_on, status_of, told
 from headroom.service.desk import Desk
 from headroom.service.plan_form import BLANK, body_of, command_of
 from headroom.service.refusals import Refusal
-from headroom.service.security import REPORT_POLICY, StaleForm, csrf_token, form_of
+from headroom.service.security import REPORT_POLICY, StaleForm, form_of
 from headroom.service.views import (
     ROWS_A_PAGE,
     RunView,
@@ -23,7 +23,6 @@ from headroom.service.views import (
     run_view,
 )
 
-MOST_NAMED = 100_000  # jobs whose names their runs are shown by
 VERDICT_TONES = {"regressed": "bad", "inconclusive": "care", "equivalent": "good", "improved": "good"}
 
 
@@ -34,7 +33,7 @@ class RunPages:
         self._desk = desk
 
     def _runs(self) -> list[RunView]:
-        names = {job.id: job.name for job in self._desk.jobs.all(limit=MOST_NAMED)}
+        names = self._desk.jobs.names_of_runs()
         return [run_view(entry, names) for entry in self._desk.runs()]
 
     def table(self, request: Request) -> Response:
@@ -42,6 +41,7 @@ class RunPages:
         found = search.matching(every)
         first = (search.page - 1) * ROWS_A_PAGE
         return answer(
+            request,
             "runs",
             title="Runs",
             here="/runs",
@@ -56,24 +56,36 @@ class RunPages:
         )
 
     def show(self, request: Request) -> Response:
-        return self._run(request, None)
+        return self._run(request, request.path_params["id"])
 
-    def _run(self, request: Request, error: Refusal | None, typed: str | None = None) -> Response:
-        """`typed`: the tags of a form that was refused."""
+    def again(self, request: Request, run: str, fields: Mapping[str, Sequence[str]]) -> Response:
+        """With the tags that who had to sign in had typed."""
+        return self._run(request, run, SIGNED_IN, typed=first_of(fields).get("tags"))
+
+    def _run(
+        self,
+        request: Request,
+        known_id: str,
+        notice: Mapping[str, str] | None = None,
+        status: int = 200,
+        *,
+        typed: str | None = None,
+    ) -> Response:
+        """`typed`: the tags of a form that was not taken."""
         every = {run.id: run for run in self._runs()}
-        run_id = self._desk.run(request.path_params["id"]).id
+        run_id = self._desk.run(known_id).id
         return answer(
+            request,
             "run",
-            status_of(error),
+            status,
             title=every[run_id].name,
             here="/runs",
-            csrf=csrf_token(request),
             run=every[run_id],
             tags_typed=", ".join(every[run_id].tags) if typed is None else typed,
             shown=self._summary(run_id),
             others=[run for run in every.values() if run.id != run_id],
-            job=run_id if any(job.id == run_id for job in self._desk.jobs.all(limit=MOST_NAMED)) else None,
-            error=told(error),
+            job=run_id if self._desk.jobs.knows(run_id) else None,
+            error=notice,
         )
 
     def _summary(self, run_id: str) -> dict[str, Any] | None:
@@ -84,16 +96,16 @@ class RunPages:
         return summary | {"latency": leading_rows(summary)}
 
     async def tag(self, request: Request) -> Response:
-        tags = ""
+        tags, run = "", request.path_params["id"]
         try:
             tags = first_of(await form_of(request)).get("tags", "")
-            await run_in_threadpool(self._desk.tag, request.path_params["id"], tags)
+            await run_in_threadpool(self._desk.tag, run, tags)
         except Refusal as refusal:
             if refusal.status == 404:
                 raise
             typed = first_of(refusal.fields).get("tags", "") if isinstance(refusal, StaleForm) else tags
-            return await run_in_threadpool(self._run, request, refusal, typed)
-        return go_on(f"/runs/{request.path_params['id']}")
+            return await run_in_threadpool(self._run, request, run, told(refusal), refusal.status, typed=typed)
+        return go_on(f"/runs/{run}")
 
     def compare(self, request: Request) -> Response:
         runs = self._runs()
@@ -108,6 +120,7 @@ class RunPages:
         except Refusal as refusal:
             error = refusal
         return answer(
+            request,
             "compare",
             status_of(error),
             title="Compare",
@@ -136,6 +149,7 @@ class RunPages:
         except Refusal as refusal:
             error = refusal
         return answer(
+            request,
             "plan",
             status_of(error),
             title="Plan",

@@ -25,6 +25,7 @@ from headroom.service import claims, launching
 from headroom.service.admission import admit_again
 from headroom.service.job_process import claim_path, exit_code_of, told_path
 from headroom.service.jobs import Job, Jobs, Kind, Schedule, State
+from headroom.service.pruning import Pruner
 from headroom.service.refusals import Refusal
 from headroom.service.schedules import next_after
 from headroom.service.settings import Settings
@@ -56,6 +57,7 @@ class Runner:
     ) -> None:
         self.wake, self._stopping = threading.Event(), threading.Event()
         self._settings, self._jobs, self._clock = settings, jobs, clock
+        self._pruner = Pruner(settings, jobs, clock)
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # of this service; those of an earlier one are adopted
         self._mending: dict[str, subprocess.Popen[bytes]] = {}
         self.looked_s: float | None = None  # when the last look went well, by time.monotonic; None before the start
@@ -107,6 +109,8 @@ class Runner:
                 self._follow(job)
         with _collecting(faults):
             self._start_waiting()
+        with _collecting(faults):
+            self._pruner.look()
         if faults:
             raise faults[0]
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import errno
 import hmac
-import ipaddress
 import secrets
 import sys
-import time
-from collections.abc import Callable, Mapping
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from headroom.service.database import Database
 from headroom.service.refusals import Refusal
+from headroom.service.sessions import Sessions
 from headroom.service.settings import Settings
+from loadgen.target import is_loopback
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -37,13 +38,11 @@ REPORT_POLICY = (
     "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 SESSION, FORM_FIELD = "headroom_session", "csrf"
-SESSION_S = 30 * 86_400
 READING, WRITING = ("GET", "HEAD"), ("POST", "PUT", "PATCH")
 WRITTEN_AS = ("application/json", "application/toml", "application/x-www-form-urlencoded")
 FORM = WRITTEN_AS[2]
 LARGEST_BODY, LONGEST_BODY_S = 256 << 10, 30.0
 MOST_FIELDS = 100
-LONGEST_PLACE = 2_000  # characters
 OPEN_PATHS = (  # which say nothing, and are for who has no token yet
     "/healthz",
     "/login",
@@ -62,36 +61,27 @@ HEADERS = {
 class Locks:
     """What the service tells its own pages and users by."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._token = None if settings.token is None else settings.token.encode()
+        self.sessions = None if self._token is None else Sessions(self._token, database)
         self.csrf = secrets.token_urlsafe(32)  # another site cannot read a page of ours, and so does not know it
-
-    def session(self) -> str | None:
-        """What a browser holds instead of the token for SESSION_S, over restarts too; None where there is no token."""
-        return None if self._token is None else self._signed(str(int(time.time()) + SESSION_S))
-
-    def _signed(self, ends_s: str) -> str:
-        assert self._token is not None
-        return f"{ends_s}.{hmac.new(self._token, f'headroom session {ends_s}'.encode(), 'sha256').hexdigest()}"
-
-    def _holds(self, session: str) -> bool:
-        ends_s = session.partition(".")[0]
-        if not (ends_s.isascii() and ends_s.isdecimal() and len(ends_s) < 16):
-            return False
-        return hmac.compare_digest(session.encode(), self._signed(ends_s).encode()) and time.time() < int(ends_s)
 
     def opens(self, token: str) -> bool:
         return self._token is not None and hmac.compare_digest(token.encode(), self._token)
 
     def let_in(self, headers: Headers, cookies: Mapping[str, str]) -> bool:
         """Whether the request carries the token, or the session of who has given it."""
-        if self._token is None:
+        if self.sessions is None:
             return True
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self.opens(token.strip())
-        return self._holds(cookies.get(SESSION, ""))
+        return self.signed_in(cookies)
+
+    def signed_in(self, cookies: Mapping[str, str]) -> bool:
+        """Whether a browser holds a session that it can end."""
+        return self.sessions is not None and self.sessions.hold(cookies.get(SESSION, ""))
 
     def check(self, request: Request) -> None:
         """Raises Refusal: 403 for a foreign host or site, 415 for a write of another kind, 401 without the token."""
@@ -114,7 +104,7 @@ class Locks:
         name = _name_of(host)
         if name in self._settings.hosts or (name == self._settings.host and name != ""):
             return True
-        if name == "localhost" or _is_loopback(name):
+        if is_loopback(name):
             return True
         server = scope.get("server") or ("",)
         return name != "" and name == server[0]  # an address literal: the one that the connection came to
@@ -125,13 +115,6 @@ def _name_of(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "") if not set(host) & set("/?#@\\ ") else ""
     except ValueError:
         return ""
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_site(request: Request, host: str) -> None:
@@ -176,18 +159,20 @@ async def _whole(request: Request) -> bytes:
     return b"".join(parts)
 
 
-class StaleForm(Refusal):
-    """A form without our token, as one of before a restart: its page gives it back as it was filled in, with ours."""
+class LostForm(Refusal):
+    """A form that was not taken, with what was typed into it: a page gives it back as it was filled in."""
 
-    def __init__(self, fields: dict[str, list[str]]) -> None:
-        super().__init__(
-            403, "the service was restarted since this form was loaded: look at it, and send it again", where=FORM_FIELD
-        )
+    def __init__(self, status: int, message: str, fields: dict[str, list[str]], *, where: str) -> None:
+        super().__init__(status, message, where=where)
         self.fields = fields
 
 
-async def form_of(request: Request) -> dict[str, list[str]]:
-    """The fields of a form of ours. Raises StaleForm without its token, and Refusal: 408, 413, 415 and 422."""
+class StaleForm(LostForm):
+    """A form without our token, as one of before a restart."""
+
+
+async def fields_of(request: Request) -> dict[str, list[str]]:
+    """What a form has, whoever sent it. Raises Refusal: 408, 413, 415 and 422."""
     if kind_of(request) != FORM:
         raise Refusal(415, f"send {FORM}", where="content-type")
     try:
@@ -197,41 +182,23 @@ async def form_of(request: Request) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for name, value in pairs:
         fields.setdefault(name, []).append(value)
-    given = fields.pop(FORM_FIELD, [""])
-    if len(given) != 1 or not hmac.compare_digest(given[0].encode(), csrf_token(request).encode()):
-        raise StaleForm(fields)
     return fields
 
 
-async def log_in(request: Request) -> Response:
-    """POST /login, a form with the token: the browser gets a session instead of it, for its own site only."""
-    fields = await form_of(request)
-    locks: Locks = request.app.state.locks
-    if not locks.opens(fields.get("token", [""])[0].strip()):
-        raise Refusal(401, "that is not this service's token", where="token")
-    answer = RedirectResponse(next_of(request), status_code=303)
-    answer.set_cookie(
-        SESSION,
-        locks.session() or "",
-        max_age=SESSION_S,
-        httponly=True,
-        samesite="strict",
-        secure=request.headers.get("origin", "").startswith("https:"),
-    )
-    return answer
-
-
-def next_of(request: Request) -> str:
-    """The page of ours that was asked for before the token was, as /login?next= has it; else the first."""
-    place = request.query_params.get("next", "")
-    ours = place.startswith("/") and not place.startswith("//") and "\\" not in place and place.isprintable()
-    return place if ours and len(place) <= LONGEST_PLACE else "/"
+async def form_of(request: Request) -> dict[str, list[str]]:
+    """The fields of a form of ours. Raises StaleForm without its token, and Refusal as `fields_of` does."""
+    fields = await fields_of(request)
+    given = fields.pop(FORM_FIELD, [""])
+    if len(given) != 1 or not hmac.compare_digest(given[0].encode(), csrf_token(request).encode()):
+        why = "the service was restarted since this form was loaded: look at it, and send it again"
+        raise StaleForm(403, why, fields, where=FORM_FIELD)
+    return fields
 
 
 class Guard:
     """Checks each request before anything reads it, puts the headers on each answer, and answers where we fail."""
 
-    def __init__(self, app: ASGIApp, locks: Locks, tell: Callable[[Request, Refusal], Response]) -> None:
+    def __init__(self, app: ASGIApp, locks: Locks, tell: Callable[[Request, Refusal], Awaitable[Response]]) -> None:
         self._app, self._locks, self._tell = app, locks, tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -251,18 +218,19 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        request = Request(scope)
+        request = Request(scope, receive)
         try:
             self._locks.check(request)
             await self._app(scope, receive, send_locked)
         except Refusal as refusal:
-            tell = self._tell if refusal.status == 401 else lambda _, known: refused(known)
-            answer = _to_login(request, refusal) or tell(request, refusal)
+            answer = await self._tell(request, refusal) if refusal.status == 401 else refused(refusal)
             await answer(scope, receive, send_locked)
+        except ClientDisconnect:  # nobody is left to be answered, and nothing of ours has failed
+            return
         except Exception as error:
             sys.stderr.write(f"headroom: {request.method} {request.url.path!r} failed: {_words(error)}\n")
             if not begun:
-                await self._tell(request, _failure(error))(scope, receive, send_locked)
+                await (await self._tell(request, _failure(error)))(scope, receive, send_locked)
 
 
 def _words(error: Exception) -> str:
@@ -273,14 +241,6 @@ def _failure(error: Exception) -> Refusal:
     if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):  # the second is SQLite's
         return Refusal(507, "the disk of the service is full: make room")
     return Refusal(500, "the service failed at this; its standard error says how")
-
-
-def _to_login(request: Request, refusal: Refusal) -> Response | None:
-    """A browser that opens a page is asked for the token, and comes to that page then."""
-    if refusal.status != 401 or request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
-        return None
-    place = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
-    return RedirectResponse(f"/login?{urlencode({'next': place[:LONGEST_PLACE]})}", status_code=303)
 
 
 def refused(refusal: Refusal) -> JSONResponse:

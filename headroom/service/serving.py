@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import uvicorn
 
@@ -19,8 +20,10 @@ from headroom.service.connections import PatientConnection
 from headroom.service.jobs import Job, Kind
 from headroom.service.launching import NICENESS
 from headroom.service.settings import Settings
-from loadgen.errors import ConfigError, RunFolderError
+from loadgen.claim import claimed
+from loadgen.errors import RunFolderError
 from loadgen.guards import STOP_FILE
+from loadgen.simulator.listening import listening
 
 BACKLOG, MOST_CONNECTIONS, END_S = 512, 256, 3
 LONGEST_HEAD = 16 << 10  # bytes
@@ -51,8 +54,10 @@ def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT; what runs then is left to end by itself. Raises ConfigError and RunFolderError."""
     for target in settings.targets:
         target.check_key(os.environ)
-    with _alone(settings), _listener(settings) as listener:
-        app = create_app(settings)
+    with listening(settings.host, settings.port, BACKLOG) as listener, ExitStack() as held:
+        with _made(settings.state):
+            held.enter_context(_claimed(settings))
+            app = create_app(settings)
         config = uvicorn.Config(
             app,
             http=PatientConnection,  # by h11, which bounds what comes before a body, as httptools does not
@@ -116,39 +121,45 @@ def _part(settings: Settings, running: Sequence[Job]) -> None:
     sys.stderr.write("".join(f"headroom: {readable(line)}\n" for line in lines))
 
 
+def _claimed(settings: Settings) -> AbstractContextManager[None]:
+    """One service at a time works on the runs."""
+    busy = f"another service works on {settings.runs} already: end that one, or choose another --runs"
+    return claimed(settings.state / "lock", busy=busy, flags=os.O_RDWR | os.O_CREAT)
+
+
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """One service at a time works on the runs. Raises RunFolderError."""
+def _made(folder: Path) -> Iterator[None]:
+    """The folder is there. Where the body fails, what was not there before is gone again."""
+    absent: list[Path] = []
     try:
-        settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(settings.state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        absent += [each for each in folder.parents if not each.exists()]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        ours = _made_here(folder)
     except OSError as error:
-        raise RunFolderError(f"cannot write to {settings.runs}: {error.strerror}; choose another --runs") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise RunFolderError(
-            f"another service works on {settings.runs} already: end that one, or choose another --runs"
-        ) from None
+        _remove(absent)
+        raise RunFolderError(f"cannot write to {folder.parent}: {error.strerror}; choose another --runs") from None
     try:
         yield
-    finally:
-        os.close(descriptor)
+    except BaseException:
+        if ours:
+            shutil.rmtree(folder, ignore_errors=True)
+            _remove(absent)
+        raise
 
 
-def _listener(settings: Settings) -> socket.socket:
-    where = f"port {settings.port} of {settings.host}"
+def _made_here(folder: Path) -> bool:
+    """False where it was there, perhaps made by another service that starts."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
-            0
-        ]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ConfigError(f"{where} cannot be had ({error}); give another with --host and --port") from None
-    return listener
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove(empty: Sequence[Path]) -> None:
+    for each in empty:
+        with suppress(OSError):  # somebody keeps something there meanwhile
+            each.rmdir()
 
 
 def _url(host: str, listener: socket.socket) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from loadgen.config import TargetConfig
 from loadgen.errors import ConfigError
-from loadgen.target import Address, address_of, credential_of
+from loadgen.target import Address, address_of, credential_of, is_loopback
 
 STATE_FOLDER = ".service"  # beside the run folders: the queue, and each job's files
 SHORTEST_TOKEN = 16  # characters; shorter ones can be guessed by who may try for weeks
@@ -76,6 +76,7 @@ class Settings:
     targets: tuple[AllowedTarget, ...] = ()
     hosts: tuple[str, ...] = ()  # names that a browser may call the service by, beside the address it listens on
     caps: Caps = Caps()
+    keep: timedelta | None = None  # how long jobs that have ended are kept; None: for good
     data: Path | None = None  # prompts, pictures and traces that jobs may name
 
     def __post_init__(self) -> None:
@@ -92,12 +93,7 @@ class Settings:
 
     @property
     def on_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def state(self) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import socket
@@ -18,10 +17,10 @@ import orjson
 import uvicorn
 import uvloop
 
-from loadgen.errors import ConfigError
 from loadgen.simulator.app import create_app
 from loadgen.simulator.control import control_routes
 from loadgen.simulator.deployment import Deployment, Settings
+from loadgen.simulator.listening import listening
 from loadgen.simulator.pace import Pacemaker
 from loadgen.simulator.protocol import Connection, ExposedConnection
 from loadgen.simulator.toxics import Poisoned
@@ -99,7 +98,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, place: Place) -> None:
     """Serve until SIGTERM, SIGINT or, if asked, the end of stdin. Raises ConfigError if the port cannot be had."""
-    listener = _listen(place)
+    listener = listening(place.host, place.port, BACKLOG)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, listener, place))
 
@@ -131,24 +130,3 @@ def _call_at_eof(end: Callable[[], None]) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     end()
-
-
-def _listen(place: Place) -> socket.socket:
-    where = f"port {place.port} of {place.host}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ConfigError(f"{where} cannot be had ({error}); give another with --host and --port") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"{where} is in use; give another with --port, or 0 for any") from None
-        raise ConfigError(f"{where} cannot be had ({error}); give another with --host and --port") from None
-    return listener
