@@ -42,6 +42,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/feed.py",
         "loadgen/__main__.py",
         "loadgen/load.py",
+        "loadgen/scenario_check.py",
         "loadgen/spread/channel.py",
         "loadgen/spread/conductor.py",
         "loadgen/spread/worker.py",
