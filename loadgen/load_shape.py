@@ -135,7 +135,7 @@ class LoadShape(Section):
         if self.warmup + self.cooldown >= self.duration:
             raise ValueError(
                 f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing of {self.duration:g} s: "
-                "make them shorter, or the duration longer"
+                "give a shorter --warmup (5 s unless it is said), or a longer --duration"
             )
         return self
 
