@@ -24,7 +24,7 @@ FAILURES = (
 
 
 def unanswered(evidence: Evidence) -> list[str]:
-    """Latencies of the few that were answered are no one's; and a closed loop that is refused asks at once again."""
+    """Latencies of the few that were answered are no one's; refused users of a closed loop hold back."""
     traffic = evidence.traffic
     failed = sum(traffic.outcomes[outcome] for outcome in FAILURES)
     reasons = []
@@ -36,8 +36,8 @@ def unanswered(evidence: Evidence) -> list[str]:
     refused = traffic.outcomes[Outcome.THROTTLED]
     if not evidence.config.load.open_loop and refused > TOO_MANY_FAILED_SHARE * traffic.attempts:
         reasons.append(
-            f"{refused / traffic.attempts:.1%} of the attempts were refused (429), and users of a closed loop asked "
-            "again at once: the rate is that of the refusals; use --rate, or --throttle pace"
+            f"{refused / traffic.attempts:.1%} of the attempts were refused (429), and users of a closed loop hold "
+            "back then: the rate is that of the refusals; use --rate, or --throttle pace"
         )
     return reasons
 

@@ -29,7 +29,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("source", "place", "complaint"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("source", "place", "complaint"),
+    [pytest.param(*CASES[name], id=name, marks=() if "class" in name else pytest.mark.long) for name in CASES],
+)
 def test_what_is_wrong_with_a_scenario_is_told_before_a_run(tmp_path, source, place, complaint):
     (tmp_path / "mine.py").write_text(source)
     done = told(tmp_path, "run", "--check", "--target", "sim", "--scenario", place)

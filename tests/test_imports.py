@@ -115,6 +115,7 @@ PURE = (
     "tokens",
     "quota",
     "slo",
+    "backoff",
     "budget",
     "autostop",
     "guards",
