@@ -7,6 +7,9 @@ import time
 import pytest
 
 from loadgen.refusals import brief, error_of, page_title
+from loadgen.samples import Outcome
+from planner.assemble import plan_run
+from tests.runs import answered, make_run
 
 NGINX = b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><center><h1>502 Bad Gateway</h1></center></body></html>"
 
@@ -46,3 +49,13 @@ def test_a_page_made_to_be_slow_is_read_as_quickly_as_any(page):
     began = time.process_time()
     page_title(page)
     assert time.process_time() - began < 0.05
+
+
+def test_the_failures_of_a_run_name_the_page(tmp_path):
+    told = ("html_page: 502 Bad Gateway", "busy: come again at 9", "error_in_stream: busy: later")
+    samples = [
+        answered(number, number / 10, outcome=Outcome.SERVER_ERROR, status=502, error=told[number % 3])
+        for number in range(30)
+    ]
+    failures = plan_run(make_run(tmp_path, samples)).traffic.failures
+    assert {failure.error for failure in failures} == {"html_page: 502 Bad Gateway", "busy", "error_in_stream: busy"}
