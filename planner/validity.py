@@ -64,6 +64,7 @@ def validity(evidence: Evidence) -> Validity:
         *failures_of_the_warmup(evidence),
         *filtered(evidence),
         *(() if failed else refused),
+        *_several(evidence),
         *_too_few(evidence),
         *_usage(evidence),
         *_growth(evidence),
@@ -263,6 +264,16 @@ def _held_back(evidence: Evidence) -> list[str]:
     if planned < FEWEST_JUDGED or sent >= FAITHFUL_SHARE * planned:
         return []
     return [f"only {sent / planned:.1%} of what was due in the steady phase was sent in it: the load was not as steep"]
+
+
+def _several(evidence: Evidence) -> list[str]:
+    """Why `ahead` is null, which says what to run and what each way to serve it costs."""
+    if len(evidence.config.targets) == 1:
+        return []
+    return [
+        "what to run, how many deployments and instances, and what each way costs (`ahead`) is planned of one "
+        f"deployment, and these are {len(evidence.config.targets)}: plan from a run of one of them for it"
+    ]
 
 
 def _too_few(evidence: Evidence) -> list[str]:

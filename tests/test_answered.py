@@ -65,3 +65,15 @@ def test_a_warm_up_longer_than_what_it_leaves_is_a_doubt_and_one_that_leaves_not
         each.phase = Phase.WARMUP
     reasons = plan_run(make_run(tmp_path, samples, config=early, name="early")).validity.reasons
     assert "all 50 left in the warm-up of 5 s, and 50 of them failed; give a shorter --warmup" in " ".join(reasons)
+
+
+def test_a_plan_of_several_targets_says_why_it_recommends_nothing(tmp_path):
+    both = {"target": [{"url": "sim"}, {"url": "sim"}]}
+    plans = []
+    for name, targets, known in (("two", both, "sim-1"), ("one", {}, "sim")):
+        config = RunConfig.model_validate({"load": {"rate": 20, "duration": 20}, **targets})
+        samples = [answered(number, number / 20, target=known, phase=Phase.STEADY) for number in range(400)]
+        plans.append(plan_run(make_run(tmp_path, samples, config=config, name=name)))
+    why = "planned of one deployment, and these are 2"
+    assert [plan.ahead is None for plan in plans] == [True, False]
+    assert [why in " ".join(plan.validity.doubts) for plan in plans] == [True, False]
