@@ -30,7 +30,7 @@ from headroom.scheduling import store_schedule
 from headroom.targets import check, naming, prices_of, probed, simulated
 from loadgen.claim import hold
 from loadgen.config import RunConfig
-from loadgen.errors import ConfigError, HeadroomError, RunFolderError
+from loadgen.errors import ConfigError, HeadroomError, Interrupted, RunFolderError
 from loadgen.guards import StopCause
 from loadgen.samples import Manifest, WorkerHealth, create, finish
 from loadgen.tokens import ESTIMATOR
@@ -268,7 +268,7 @@ def close(folder: Path, played: Played) -> str | None:
         shutil.rmtree(folder)  # it holds nothing but what was asked
         if played.interrupted:
             raise KeyboardInterrupt
-        error = ConfigError if played.exit_code == ConfigError.exit_code else HeadroomError
+        error = next((each for each in (ConfigError, Interrupted) if played.exit_code == each.exit_code), HeadroomError)
         raise error(played.last_words.splitlines()[-1] if played.last_words else "the load process did not start")
     reason = _reason(played)
     with _holding_signals():

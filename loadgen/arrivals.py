@@ -113,6 +113,7 @@ class OpenLoop:
 
 class ClosedLoop:
     """Each user's next arrival is due as soon as it has thought about its last answer: the load waits for the answers.
+    After a failure it is held back, as it may come at once and say nothing of how fast the deployment is.
 
     How long it thinks depends on the seed and on the number of the arrival that was answered alone.
     """
@@ -124,6 +125,7 @@ class ClosedLoop:
     ) -> None:
         self._start_ns, self._end_ns, self._seed, self._numbers = start_ns, end_ns, seed, numbers
         self._thinking = thinking
+        self._held_until_ns: dict[gevent.Greenlet, int] = {}  # by users whose last answer was a failure
         self._answered: dict[gevent.Greenlet, int] = {}  # the number of each user's last arrival, where users think
         self._stopped = False
 
@@ -132,12 +134,18 @@ class ClosedLoop:
         if self._thinking is not None:
             last = self._answered.get(gevent.getcurrent())
             due_ns += 0 if last is None else self._thinking.draw_ns(self._seed, last)
+        if self._held_until_ns:
+            due_ns = max(due_ns, self._held_until_ns.pop(gevent.getcurrent(), 0))
         if self._stopped or due_ns >= self._end_ns:
             return None
         arrival = Arrival(next(self._numbers), due_ns - self._start_ns, scenario, self._seed)
         if self._thinking is not None:
             self._answered[gevent.getcurrent()] = arrival.seq
         return arrival
+
+    def hold_back(self, wait_s: float) -> None:
+        """The calling user's next arrival comes no sooner than after that."""
+        self._held_until_ns[gevent.getcurrent()] = monotonic_ns() + round(wait_s * 1e9)
 
     def stop(self) -> None:
         self._stopped = True

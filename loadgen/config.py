@@ -12,7 +12,8 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from loadgen.errors import ConfigError
-from loadgen.fields import Seconds, Section, one_or_many
+from loadgen.fields import Real, Seconds, Section, Whole, one_or_many
+from loadgen.lengths import MOST_TOKENS
 from loadgen.load_shape import LoadShape
 from loadgen.prompts_config import PromptsConfig
 from loadgen.quota import Quota
@@ -20,9 +21,11 @@ from loadgen.requests import MADE_HERE
 from loadgen.slo import COST, Slo, Threshold, check_once, check_thresholds
 from loadgen.spread_config import SpreadConfig
 from loadgen.target_config import (
+    MOST_USD,
     SIMULATED,
     Dialect,
     Kind,
+    QuotaTable,
     Split,
     TargetConfig,
     Targets,
@@ -34,6 +37,7 @@ from loadgen.telemetry_config import TelemetryConfig
 
 __all__ = ["SIMULATED", "Dialect", "Kind", "Split", "TargetConfig"]  # which belong to a RunConfig as much
 
+MOST_COUNTED = 10**15  # of requests or tokens: in a record they have 64 bits
 DEFAULT_MIX = {"chat": 6.0, "streaming": 13.0, "vision": 1.0}
 
 
@@ -47,18 +51,20 @@ class LoadConfig(LoadShape, SpreadConfig):
     """How much, when and for how long."""
 
     drain: Seconds = Field(30.0, description="how long to wait for the last answers")
-    max_in_flight: int = Field(
+    max_in_flight: Whole = Field(
         2_000,
         ge=1,
         le=100_000,
         description="arrivals waiting or in flight at once; one more is dropped, and recorded so",
     )
-    max_tokens: int = Field(128, ge=1, description="completion limit asked for, except where a trace says")
+    max_tokens: Whole = Field(
+        128, ge=1, le=MOST_TOKENS, description="completion limit asked for, except where a trace says"
+    )
     throttle: ThrottleMode = Field(
         ThrottleMode.PACE,
         description="`pace` waits so as not to be refused, `off` sends when due, `feedback` also learns from 429s",
     )
-    retries: int = Field(
+    retries: Whole = Field(
         0,
         ge=0,
         le=20,
@@ -72,7 +78,7 @@ class LoadConfig(LoadShape, SpreadConfig):
     retry_elsewhere: bool = Field(
         True, description="a retry after 429 or 5xx goes to another target where there is one; never with `each`"
     )
-    seed: int = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
+    seed: Whole = Field(1, ge=0, lt=2**63, description="the same seed draws the same arrivals and the same requests")
     auto_stop: bool = Field(
         True, description="stop at the first 401 or 403, and where 90 % of a minute's attempts fail"
     )
@@ -81,10 +87,14 @@ class LoadConfig(LoadShape, SpreadConfig):
 class BudgetConfig(Section):
     """What the run may use up; it ends when the next request might use more."""
 
-    requests: int | None = Field(None, ge=1, description="most requests that are sent, retries included")
-    tokens: int | None = Field(None, ge=1, description="most tokens of prompts and completions together")
-    usd: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="most US dollars, at the price book's serverless prices"
+    requests: Whole | None = Field(
+        None, ge=1, le=MOST_COUNTED, description="most requests that are sent, retries included"
+    )
+    tokens: Whole | None = Field(
+        None, ge=1, le=MOST_COUNTED, description="most tokens of prompts and completions together"
+    )
+    usd: Real | None = Field(
+        None, gt=0, le=MOST_USD, description="most US dollars, at the price book's serverless prices"
     )
     wall: Seconds | None = Field(None, gt=0, description="no request is sent so long after the start")
 
@@ -115,27 +125,31 @@ class PlanConfig(Section):
 
     region: str = Field("eastus", description="where managed instances would run, for their price")
     prices: Path | None = Field(None, description="a price book instead of the one that comes with Headroom")
-    concurrency_per_instance: int | None = Field(
+    concurrency_per_instance: Whole | None = Field(
         None,
         ge=1,
+        le=1_000_000,
         description="requests one managed instance serves at once within the objectives; by default what a managed run "
         "held, else an assumption that is printed",
     )
-    growth: float = Field(1.0, gt=0, allow_inf_nan=False, description="plan for this many times the measured demand")
-    growth_per_month: float = Field(
+    growth: Real = Field(1.0, gt=0, le=1e6, description="plan for this many times the measured demand")
+    growth_per_month: Real = Field(
         0.0, ge=0, lt=10, description="further growth a month, as a share: in which month each limit is reached"
     )
-    refused_share: float = Field(
+    refused_share: Real = Field(
         0.01, ge=0, lt=1, description="share of the requests that the recommended number of deployments may refuse"
     )
     sku: str | None = Field(None, description="the instance type to plan managed costs for; by default the cheapest")
-    max_concurrency: int | None = Field(
-        None, ge=1, description="requests that the server runs at once on an instance, for the serving model"
+    max_concurrency: Whole | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="requests that the server runs at once on an instance, for the serving model",
     )
-    spare: int = Field(0, ge=0, le=50, description="managed instances beyond what the load needs: 1 is N + 1")
-    min_instances: int = Field(1, ge=1, le=50, description="managed instances that always run")
-    boot_minutes: float = Field(15.0, ge=0, le=1_440, description="how long a managed instance takes to start")
-    hours_on_per_week: float = Field(
+    spare: Whole = Field(0, ge=0, le=50, description="managed instances beyond what the load needs: 1 is N + 1")
+    min_instances: Whole = Field(1, ge=1, le=50, description="managed instances that always run")
+    boot_minutes: Real = Field(15.0, ge=0, le=1_440, description="how long a managed instance takes to start")
+    hours_on_per_week: Real = Field(
         168.0, gt=0, le=168, description="hours of the week in which the demand comes and managed instances run"
     )
 
@@ -171,14 +185,14 @@ class RunConfig(Section):
 
     targets: Targets = Field((TargetConfig(),), alias="target")
     load: LoadConfig = LoadConfig()
-    scenarios: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+    scenarios: dict[str, Annotated[Real, Field(gt=0, le=1e6)]] = Field(
         DEFAULT_MIX, min_length=1, description="the mix: names and weights"
     )
     prompts: PromptsConfig = PromptsConfig()
     parameters: dict[str, Any] = Field(
         {}, description="further parameters of each request, like `temperature = 0.2`, where its route has them"
     )
-    quota: Quota = Quota()
+    quota: QuotaTable = Quota()
     budget: BudgetConfig = BudgetConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     slo: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(

@@ -42,6 +42,12 @@ class InvalidRun(HeadroomError):  # noqa: N818 - the run is, and it is no fault 
     exit_code = 4
 
 
+class Interrupted(HeadroomError):  # noqa: N818 - somebody stopped it, and nothing went wrong
+    """A run that was stopped by hand before its load began; nothing was sent, and there is no folder."""
+
+    exit_code = 105
+
+
 class CapacityError(HeadroomError):
     """Measured steps from which no serving model follows, or a question that the model cannot answer."""
 

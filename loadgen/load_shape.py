@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_v
 
 from loadgen.closed_loop import ThinkTime
 from loadgen.errors import ConfigError
-from loadgen.fields import PerSecond, Seconds, Section, read_by
+from loadgen.fields import PerSecond, Real, Seconds, Section, Whole, read_by
 from loadgen.shapes import Shape, Spike, Stage, check_weights, constant, diurnal, parse_weights, spiked, staged
 
 DEFAULT_RATE_PER_S = 6.0  # with the default mix, about three quarters of the default quota
@@ -51,7 +51,7 @@ class LoadShape(Section):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    users: int | None = Field(
+    users: Whole | None = Field(
         None, ge=1, le=100_000, description="closed loop: this many users, each sending when its last answer is in"
     )
     spawn_rate: PerSecond | None = Field(
@@ -69,7 +69,7 @@ class LoadShape(Section):
     spike: str | None = Field(
         None, description="another rate for a while, like `50/s:10s@30s`: 50/s for 10 s, from 30 s after the start on"
     )
-    diurnal: Annotated[tuple[float, ...] | None, read_by(parse_weights)] = Field(
+    diurnal: Annotated[tuple[Real, ...] | None, read_by(parse_weights)] = Field(
         None, description="24 weights, of the hours of a day, whose mean has the rate `rate`; each holds for its hour"
     )
     day: Seconds | None = Field(
@@ -83,19 +83,16 @@ class LoadShape(Section):
     arrivals: Arrivals = Field(
         Arrivals.POISSON, description="how the gaps of an open loop are drawn: constant, poisson or gamma"
     )
-    gamma_shape: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="of gamma arrivals; below 1 is burstier than Poisson"
-    )
+    gamma_shape: Real = Field(0.5, ge=1e-3, le=1e6, description="of gamma arrivals; below 1 is burstier than Poisson")
     trace: Path | None = Field(
         None, description="open loop: arrivals and token counts from a file, or those of a run folder"
     )
-    speed: float = Field(1.0, gt=0, allow_inf_nan=False, description="play a trace this many times faster")
+    speed: Real = Field(1.0, gt=0, le=1e6, description="play a trace this many times faster")
     from_: Seconds = Field(0.0, alias="from", description="skip so much of the trace's beginning, in its own time")
-    scale: Annotated[float, read_by(_times)] = Field(
+    scale: Annotated[Real, read_by(_times)] = Field(
         1.0,
         gt=0,
         le=10_000,
-        allow_inf_nan=False,
         description="play so many times the trace's arrivals, like `2x`: each as often, or below 1 with that chance",
     )
     skip_bad_rows: bool = Field(
@@ -138,7 +135,7 @@ class LoadShape(Section):
         if self.warmup + self.cooldown >= self.duration:
             raise ValueError(
                 f"warmup {self.warmup:g} s and cooldown {self.cooldown:g} s leave nothing of {self.duration:g} s: "
-                "make them shorter, or the duration longer"
+                "give a shorter --warmup (5 s unless it is said), or a longer --duration"
             )
         return self
 

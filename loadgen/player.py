@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns
 
-from gevent import GreenletExit
+from gevent import GreenletExit, getcurrent
 from locust.env import Environment  # first: it patches the process for gevent
 
 from loadgen.alarm import Alarm
 from loadgen.arrivals import ClosedLoop, Source
+from loadgen.backoff import Patience, backoff_s
 from loadgen.budget import Price
 from loadgen.config import RunConfig, Split
 from loadgen.connection import Connection
@@ -31,7 +31,7 @@ from loadgen.wire import ResponseReader
 STEADY = Phase.STEADY.value
 RETRIED = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR, Outcome.TIMEOUT, Outcome.NETWORK))
 TRIED_ELSEWHERE = frozenset((Outcome.THROTTLED, Outcome.SERVER_ERROR))
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S, JITTER_SHARE = 0.5, 8.0, 0.25  # as the openai client's
+UNMOVED = frozenset((Outcome.OK, Outcome.FILTERED))  # a user of a closed loop asks on at once
 
 
 class Player:
@@ -79,6 +79,8 @@ class Player:
         self.stopping = False  # no attempt is to be made again
         self.worker = 0  # whose rows these are
         self._retries = config.load.retries
+        played_closed = folder is not None and not config.load.open_loop  # plain Locust has waits of its own
+        self._patience = Patience(config.load.seed) if played_closed else None
         self._steady_ns = round(config.load.warmup * 1e9)
         self._end_ns = round(config.load.duration * 1e9)
         self._cooldown_ns = round((config.load.duration - config.load.cooldown) * 1e9)
@@ -137,8 +139,19 @@ class Player:
         sample = self._sample(arrival, spec.scenario, place)
         reader = self.lanes[place].attempt(sample, spec, connections[place], due_ns)
         if self._retries:
-            return self._retried(arrival, spec, connections, sample=sample, reader=reader, tried=[place])
+            sample, reader = self._retried(arrival, spec, connections, sample=sample, reader=reader, tried=[place])
+        if self._patience is not None:
+            self._hold_back(self._patience, sample)
         return sample, reader
+
+    def _hold_back(self, patience: Patience, sample: Sample) -> None:
+        """The calling user of a closed loop has its answer: after a failure its next request comes later."""
+        user = getcurrent()
+        if sample.outcome in UNMOVED:
+            patience.answer(user)
+        elif isinstance(self.source, ClosedLoop):
+            asked_s = None if sample.retry_after_ms is None else sample.retry_after_ms / 1e3
+            self.source.hold_back(patience.failure_s(user, sample.seq, asked_s))
 
     def _retried(
         self,
@@ -200,9 +213,7 @@ class Player:
         """How long to wait before the next attempt; None where the server asks for too much."""
         if sample.retry_after_ms is not None:
             return sample.retry_after_ms / 1e3 if sample.retry_after_ms <= LONGEST_RETRY_AFTER_MS else None
-        jitter = random.Random(f"{self.config.load.seed} {sample.seq} {sample.attempt}").random()
-        backoff_s: float = min(FIRST_BACKOFF_S * 2**sample.attempt, LONGEST_BACKOFF_S)
-        return backoff_s * (1 - JITTER_SHARE * jitter)
+        return backoff_s(self.config.load.seed, sample.seq, sample.attempt)
 
     def drop(self, arrival: Arrival, why: str) -> None:
         """Record an arrival that came due and is not sent."""

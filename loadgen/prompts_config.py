@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from loadgen.errors import ConfigError
-from loadgen.fields import Seconds, Section
+from loadgen.fields import Real, Seconds, Section
 from loadgen.lengths import parse_lengths
 
 
@@ -21,7 +21,7 @@ class PromptsConfig(Section):
         "`file:FILE` (a number a line) or `file:FILE,COLUMN` (CSV); by default as each scenario has it",
     )
     completion: str | None = Field(None, description="max_tokens of each request, likewise; by default load.max_tokens")
-    shared_prefix: float = Field(
+    shared_prefix: Real = Field(
         0.0, ge=0, le=1, description="share of each prompt's tokens that is the same in all, at its beginning"
     )
     cache_bust: bool = Field(False, description="begin each prompt with a line of its own, so that no cache knows it")
@@ -35,7 +35,7 @@ class PromptsConfig(Section):
     turn_pause: Seconds = Field(
         1.0, description="mean pause of a conversation between an answer and the next turn (exponential)"
     )
-    unsafe_share: float = Field(
+    unsafe_share: Real = Field(
         0.1, ge=0, le=1, description="share of the content_safety scenario's prompts that trip the filter"
     )
 

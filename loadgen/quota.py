@@ -67,10 +67,13 @@ class Quota:
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_minute", "requests_per_minute", "burst_s", "request_slice_s"):
-            if not 0 < getattr(self, name) < NEVER_NS:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above zero, not {getattr(self, name)}")
         if self.concurrency is not None and self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {self.concurrency}")
+        for name in ("tokens_per_minute", "requests_per_minute", "burst_s", "request_slice_s", "concurrency"):
+            if (getattr(self, name) or 0) >= NEVER_NS:
+                raise ValueError(f"{name} must be below {NEVER_NS:,}")
         if self.requests_per_minute * self.request_slice_s < 60:
             raise ValueError(
                 f"{self.requests_per_minute} requests a minute in slices of {self.request_slice_s} s allow less than "

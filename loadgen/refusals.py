@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -19,8 +20,11 @@ PATH_LENGTH = 8  # steps from a request's body to the parameter at fault
 LONGEST_COUNT = 12  # digits
 FILTERED = ("content_filter", "ResponsibleAIPolicyViolation")
 NO_CODE = "no_error_code"
+HTML_PAGE = "html_page"
+PAGE_LENGTH, TITLE_LENGTH = 4_096, 80  # of a page what is looked at, and what is kept
 UNPRINTABLE = "unprintable"
 _SECONDS = re.compile(r"\d{1,300}(\.\d*)?")
+_TAG = re.compile(r"<[^<>]*>")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
@@ -41,14 +45,30 @@ def error_of(body: bytes | bytearray, headers: dict[bytes, bytes]) -> tuple[str,
     """Code and message of an error answer, in any of the layouts the API's documents and specification show.
 
     The error may be an object within `error`, the answer itself, a string in `error`, or a `detail` (or `details`):
-    an object, a list of objects or a sentence. A parameter that it names comes first in the message.
+    an object, a list of objects or a sentence. A parameter that it names comes first in the message. Of a page of HTML
+    the message is its title.
     """
     code = printable(headers.get(b"x-ms-error-code", b"").decode("latin-1").strip())
     try:
         answer = read_json(body)
     except ValueError:
-        return code or NO_CODE, ""
+        title = page_title(body)
+        return code or (NO_CODE if title is None else HTML_PAGE), title or ""
     return describe_error(answer, code) if isinstance(answer, dict) else (code or NO_CODE, "")
+
+
+def page_title(body: bytes | bytearray) -> str | None:
+    """What a page of HTML calls itself, as proxies send one in the deployment's place: its title, else its first words.
+
+    None of what is no page. The title alone, as the rest may differ from answer to answer.
+    """
+    page = bytes(body[:PAGE_LENGTH]).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    lower = page.lower()
+    if not lower.startswith(("<!doctype html", "<html", "<head", "<title", "<body", "<center", "<h1")):
+        return None
+    starts = [at for at in (lower.find("<title"), lower.find("<h1")) if at >= 0]
+    inner = page[starts[0] :].partition(">")[2].partition("<")[0] if starts else _TAG.sub(" ", page)
+    return " ".join(printable(html.unescape(inner)).split())[:TITLE_LENGTH].rstrip()
 
 
 def describe_error(answer: dict[str, Any], code: str = "") -> tuple[str, str]:

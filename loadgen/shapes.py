@@ -20,6 +20,8 @@ from loadgen.slo import parse_duration_ns
 
 NS_PER_S = 1_000_000_000
 HOURS = 24
+MOST_WEIGHT = 1_000_000  # of an hour
+MOST_PER_S = 10_000_000  # of any rate: a hundred times what a machine sends
 MOST_DAYS = 10_000  # of one run: more would be a mistake in `day`
 SECONDS_OF = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 _SPIKE = re.compile(r"\s*(?P<rate>[^:@]+):(?P<duration>[^:@]+)@(?P<start>[^:@]+)", re.ASCII)
@@ -34,6 +36,8 @@ def parse_rate(text: str) -> float:
         rate_per_s = math.nan
     if not math.isfinite(rate_per_s):
         raise ConfigError(f"{text!r} is not a rate; write it like 5/s, 300/min or 5")
+    if rate_per_s > MOST_PER_S:
+        raise ConfigError(f"{text!r} is more than {MOST_PER_S:,} a second, which nothing sends")
     return rate_per_s
 
 
@@ -216,5 +220,5 @@ def check_weights(weights: Sequence[float]) -> None:
     """One for each hour of a day, not all zero. Raises ConfigError."""
     if len(weights) != HOURS:
         raise ConfigError(f"a day has {HOURS} hours, and {len(weights)} weights are given")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
-        raise ConfigError("the weight of an hour is a number that is not below zero, and some are above")
+    if not all(0 <= weight <= MOST_WEIGHT for weight in weights) or not any(weights):
+        raise ConfigError(f"the weight of an hour is a number from 0 to {MOST_WEIGHT:,}, and some are above 0")

@@ -19,6 +19,7 @@ NS_PER_UNIT = {
     "min": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
+LONGEST_S = 20 * 365 * 24 * 3_600  # of any duration: in ns it must be far from the end of 64 bits
 LATENCIES = ("ttft", "ttft_from_due", "ttfb", "itl", "tpot", "service_time", "response_time")
 SHARES = ("goodput", "failed", "throttled", "dropped", "errors")
 RATES = ("requests_per_s", "output_tokens_per_s")
@@ -52,7 +53,10 @@ def parse_duration_ns(text: str) -> int:
     unit = (found["unit"] or "s") if found else ""
     if found is None or unit not in NS_PER_UNIT:
         raise ConfigError(f"{text!r} is not a duration; write it like 500ms, 60s, 2m or 1h")
-    return round(float(found["number"]) * NS_PER_UNIT[unit])
+    duration_ns = round(float(found["number"]) * NS_PER_UNIT[unit])
+    if duration_ns > LONGEST_S * NS_PER_UNIT["s"]:
+        raise ConfigError(f"{text!r} is longer than 20 years, which no run lasts")
+    return duration_ns
 
 
 def quantile_of(statistic: str | None) -> float | None:

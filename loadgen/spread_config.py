@@ -6,20 +6,20 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from loadgen.fields import Section
+from loadgen.fields import Section, Whole
 
 
 class SpreadConfig(Section):
     """One process, several on this machine, or workers on others."""
 
-    processes: int = Field(
+    processes: Whole = Field(
         1, ge=-1, le=1_000, description="load processes on this machine that share the load; -1: one a core"
     )
     master: bool = Field(False, description="wait for `headroom worker` on other machines, and let them make the load")
     bind: str = Field(
         "127.0.0.1:5557", description="HOST:PORT where a master listens for workers; the channel has no key of its own"
     )
-    workers: int = Field(1, ge=1, le=1_000, description="so many workers a master waits for before it starts")
+    workers: Whole = Field(1, ge=1, le=1_000, description="so many workers a master waits for before it starts")
 
     @model_validator(mode="after")
     def _one_way_to_spread(self) -> Self:

@@ -15,10 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-from loadgen.fields import Section, one_or_many
+from loadgen.fields import Real, Section, Whole, numbers_in, one_or_many
 from loadgen.quota import Quota
 
 SIMULATED = "sim"
+MOST_USD = 1e9  # of a price or a budget: more is a slip
+QuotaTable = Annotated[
+    Quota, numbers_in("tokens_per_minute", "requests_per_minute", "burst_s", "request_slice_s", "concurrency")
+]
 
 
 class Dialect(StrEnum):
@@ -68,7 +72,7 @@ class TargetConfig(Section):
     model: str | None = Field(
         None, description="the model's name, for prices and the body of the openai dialect; by default what /info says"
     )
-    instances: int | None = Field(None, ge=1, le=50, description="how many instances a managed deployment has")
+    instances: Whole | None = Field(None, ge=1, le=50, description="how many instances a managed deployment has")
     key: str | None = Field(
         None, description="where the key is: `env:NAME`, `file:PATH`, or `entra` for a token from azure-identity"
     )
@@ -84,20 +88,20 @@ class TargetConfig(Section):
         (), description="hosts that may be loaded although they are not loopback"
     )
     ca_file: Path | None = Field(None, description="certificates to trust instead of the system's")
-    weight: float = Field(
+    weight: Real = Field(
         1.0, gt=0, le=1e6, description="its share of the arrivals, against the other targets' weights (split `weight`)"
     )
-    quota: Quota | None = Field(
+    quota: QuotaTable | None = Field(
         None, description="a table of its own with the keys of `[quota]`; keys left out are as in `[quota]`"
     )
-    usd_per_1k_prompt: float | None = Field(
+    usd_per_1k_prompt: Real | None = Field(
         None,
         ge=0,
-        allow_inf_nan=False,
+        le=MOST_USD,
         description="its price of 1,000 prompt tokens, with the next; by default the price book's, by model",
     )
-    usd_per_1k_completion: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="its price of 1,000 completion tokens"
+    usd_per_1k_completion: Real | None = Field(
+        None, ge=0, le=MOST_USD, description="its price of 1,000 completion tokens"
     )
 
     @field_validator("key")

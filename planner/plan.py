@@ -73,7 +73,7 @@ class Failure:
     scenario has found fault with it."""
 
     outcome: str
-    error: str  # the code, without what a server adds to it
+    error: str  # the code, without what a server adds to it; of a page of HTML with its title
     n: int
 
 

@@ -13,6 +13,7 @@ from loadgen.samples import Outcome, Phase, Run
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
 
+WARMUP = pl.col("phase") == Phase.WARMUP
 STEADY = pl.col("phase") == Phase.STEADY
 OK = pl.col("outcome") == Outcome.OK
 THROTTLED = pl.col("outcome") == Outcome.THROTTLED

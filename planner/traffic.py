@@ -15,7 +15,7 @@ BY_SERVER = pl.col("usage_source") == "server"
 # A refused request costs nothing. What content safety stopped, or a stream that broke, is billed as far as usage says.
 BILLED = OK | (pl.col("outcome").is_in([Outcome.FILTERED.value, Outcome.BROKEN_STREAM.value]) & BY_SERVER)
 MOST_FAILURES = 12
-CODE = r"^((?:error_in_\w+: )?[^:]*)"  # of "CODE: what the server says"
+CODE = r"^((?:(?:error_in_\w+|html_page): )?[^:]*)"  # of "CODE: what the server says"; of a page it is its title
 
 
 def billed_attempts(run: Run) -> pl.LazyFrame:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
@@ -13,32 +12,22 @@ import polars as pl
 from loadgen.closed_loop import shares
 from loadgen.config import SIMULATED, Kind, LoadConfig, RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
-from loadgen.quota import Quota
-from loadgen.samples import Outcome, Run, check_ledger
-from planner.counts import Counts
+from loadgen.samples import Outcome, check_ledger
+from planner.answered import all_refused, failures, failures_of_the_warmup, filtered, refusals, unanswered
+from planner.evidence import Evidence
 from planner.generator import generator_doubts, generator_reasons
 from planner.metrics import DRAWN
-from planner.plan import LatencyRow, TargetFigures, Traffic, Validity
-from planner.rows import OK, PAST_BUDGET, STEADY
+from planner.plan import Validity
+from planner.rows import OK, PAST_BUDGET, STEADY, WARMUP
 
 MOST_DROPPED_SHARE = 0.01
 FAITHFUL_SHARE = 0.99  # of what was due in the steady phase must have been sent in it
 LEAST_STEADY_S = 1.0  # of a run that was stopped,
 FEWEST_ANSWERED = 10  # and answers in it: of less no rate and no cost can be told
 FEWEST_JUDGED = 100  # arrivals; of fewer, one more or less at the edge is above a hundredth
-TOO_MANY_FAILED_SHARE = 0.1
-MOST_FAILED_SHARE = 0.01
 QUOTA_WINDOW_S = 60.0
 DOMINANT_WAIT_SHARE = 0.5  # of the mean response time
 PRICES_AGE = timedelta(days=90)
-FAILURES = (
-    Outcome.REJECTED,
-    Outcome.SERVER_ERROR,
-    Outcome.TIMEOUT,
-    Outcome.NETWORK,
-    Outcome.BROKEN_STREAM,
-)
-
 
 REMEDIES = {  # by the error of a dropped arrival
     "stopped_while_throttled": "the quota held them back until the end; offer less, raise --tpm, or see what the "
@@ -51,30 +40,15 @@ REMEDIES = {  # by the error of a dropped arrival
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What a run is judged by."""
-
-    run: Run
-    config: RunConfig
-    counts: Counts
-    traffic: Traffic
-    latency: Mapping[str, LatencyRow]  # of all scenarios together, by metric
-    targets: Sequence[TargetFigures]  # where there are several
-    growth: float
-    prices_dated: Sequence[date]  # of those the plan uses
-    today: date | None  # None: not known, so no price is too old
-
-
 def validity(evidence: Evidence) -> Validity:
-    failed = [*_too_little(evidence), *_unanswered(evidence)]
+    failed = [*_too_little(evidence), *unanswered(evidence)]
     reasons = [
         *_unfinished(evidence),
         *_dropped(evidence),
         *failed,
         *generator_reasons(evidence.run, evidence.latency),
     ]
-    refused = _all_refused(evidence)
+    refused = all_refused(evidence)
     if reasons:  # the cause comes before what it brought about
         reasons = [*_auto_stopped(evidence), *(refused if failed else ()), *reasons]
     doubts = (
@@ -85,10 +59,12 @@ def validity(evidence: Evidence) -> Validity:
         *generator_doubts(evidence.run, evidence.latency),
         *_loop(evidence),
         *_held_back(evidence),
-        *_refusals(evidence),
-        *_failures(evidence),
-        *_filtered(evidence),
+        *refusals(evidence),
+        *failures(evidence),
+        *failures_of_the_warmup(evidence),
+        *filtered(evidence),
         *(() if failed else refused),
+        *_several(evidence),
         *_too_few(evidence),
         *_usage(evidence),
         *_growth(evidence),
@@ -157,7 +133,7 @@ def _too_little(evidence: Evidence) -> list[str]:
     """Nothing was measured, or so little that a plan would be made of a remnant."""
     sent, answered = evidence.counts.total("sent", STEADY), evidence.counts.total("attempts", STEADY & OK)
     if not sent:
-        return ["no request of the steady phase was sent"]
+        return [f"no request of the steady phase was sent{_all_before(evidence)}"]
     if not answered:
         return [f"none of the {sent:,} attempts of the steady phase was answered"]
     steady_s, stopped = evidence.traffic.steady_s, evidence.run.manifest.state == "interrupted"
@@ -172,23 +148,13 @@ def _too_little(evidence: Evidence) -> list[str]:
     return []
 
 
-def _unanswered(evidence: Evidence) -> list[str]:
-    """Latencies of the few that were answered are no one's; and a closed loop that is refused asks at once again."""
-    traffic = evidence.traffic
-    failed = sum(traffic.outcomes[outcome] for outcome in FAILURES)
-    reasons = []
-    if failed > TOO_MANY_FAILED_SHARE * traffic.attempts:
-        reasons.append(
-            f"{failed / traffic.attempts:.1%} of the attempts failed, so the rest is no fair sample: see the failures "
-            "under Traffic, and mend what they name"
-        )
-    refused = traffic.outcomes[Outcome.THROTTLED]
-    if not evidence.config.load.open_loop and refused > TOO_MANY_FAILED_SHARE * traffic.attempts:
-        reasons.append(
-            f"{refused / traffic.attempts:.1%} of the attempts were refused (429), and users of a closed loop asked "
-            "again at once: the rate is that of the refusals; use --rate, or --throttle pace"
-        )
-    return reasons
+def _all_before(evidence: Evidence) -> str:
+    """What a warm-up that lasted as long as the load had taken."""
+    warmup, sent = evidence.config.load.warmup, evidence.counts.total("sent", WARMUP)
+    if not sent:
+        return ""
+    failed = evidence.counts.total("sent", WARMUP & ~OK)
+    return f": all {sent:,} left in the warm-up of {warmup:g} s, and {failed:,} of them failed; give a shorter --warmup"
 
 
 def _simulated(evidence: Evidence) -> list[str]:
@@ -237,6 +203,7 @@ def _loop(evidence: Evidence) -> list[str]:
         )
         doubts += _joining(evidence.config.load)
         doubts += _without_users(evidence.config)
+    doubts += _mostly_warmup(evidence)
     limited = any(target.kind is Kind.SERVERLESS for target in evidence.config.targets)
     if limited and 0 < evidence.traffic.steady_s < QUOTA_WINDOW_S:
         doubts.append(
@@ -251,6 +218,16 @@ def _loop(evidence: Evidence) -> list[str]:
             f"{response_ms:,.0f} ms; it is the quota that was measured"
         )
     return doubts
+
+
+def _mostly_warmup(evidence: Evidence) -> list[str]:
+    warmup, steady_s = evidence.config.load.warmup, evidence.traffic.steady_s
+    if evidence.run.manifest.state == "interrupted" or not 0 < steady_s < warmup:
+        return []
+    return [
+        f"the warm-up took {warmup:g} s and left a steady phase of {steady_s:.3g} s, of which all figures are: give a "
+        "shorter --warmup or a longer --duration"
+    ]
 
 
 def _joining(load: LoadConfig) -> list[str]:
@@ -289,70 +266,13 @@ def _held_back(evidence: Evidence) -> list[str]:
     return [f"only {sent / planned:.1%} of what was due in the steady phase was sent in it: the load was not as steep"]
 
 
-def _refusals(evidence: Evidence) -> list[str]:
-    traffics = [target.traffic for target in evidence.targets] or [evidence.traffic]
-    doubts = []
-    for target, traffic in zip(evidence.config.targets, traffics, strict=True):
-        where = f" by {target.name}" if evidence.targets else ""
-        doubts += _refusals_of(target, traffic, evidence.config.quota_of(target), where)
-    return doubts
-
-
-def _refusals_of(target: TargetConfig, traffic: Traffic, quota: Quota, where: str) -> list[str]:
-    refused, managed = traffic.outcomes[Outcome.THROTTLED], target.kind is Kind.MANAGED
-    if not refused:
+def _several(evidence: Evidence) -> list[str]:
+    """Why `ahead` is null, which says what to run and what each way to serve it costs."""
+    if len(evidence.config.targets) == 1:
         return []
-    limit = "what the endpoint lets in at once" if managed else "the quota"
-    doubts = [
-        f"{refused:,} of {traffic.attempts:,} attempts were answered 429{where}: throughput was limited by {limit}, "
-        "not by the model"
-    ]
-    tokens_share = traffic.peak_tokens_per_minute / quota.tokens_per_minute
-    fullest = max(tokens_share, traffic.peak_requests_per_minute / quota.requests_per_minute)
-    if not managed and fullest < 1:
-        doubts.append(
-            f"429 came{where} although the busiest minute took {fullest:.0%} of the configured quota: the deployment "
-            "has less, shares it, or enforces it in shorter windows"
-        )
-    return doubts
-
-
-def _failures(evidence: Evidence) -> list[str]:
-    traffic = evidence.traffic
-    failed = {outcome.value: traffic.outcomes[outcome] for outcome in FAILURES if traffic.outcomes[outcome]}
-    total = sum(failed.values())
-    if not MOST_FAILED_SHARE < total / max(1, traffic.attempts) <= TOO_MANY_FAILED_SHARE:
-        return []
-    kinds = ", ".join(f"{n:,} {outcome}" for outcome, n in failed.items())
     return [
-        f"{total / traffic.attempts:.1%} of the attempts failed ({kinds}): latencies are of the answers that came, and "
-        "leave out the worst"
-    ]
-
-
-def _filtered(evidence: Evidence) -> list[str]:
-    """The filter at work is no failure; but who did not mean to wake it should know."""
-    traffic = evidence.traffic
-    filtered = traffic.outcomes[Outcome.FILTERED]
-    if filtered <= MOST_FAILED_SHARE * traffic.attempts:
-        return []
-    return [f"content safety filtered {filtered / traffic.attempts:.1%} of the attempts: no latency counts them"]
-
-
-def _all_refused(evidence: Evidence) -> list[str]:
-    """A scenario none of whose requests is taken has something wrong in it, and the server says what."""
-    if not evidence.traffic.outcomes[Outcome.REJECTED]:
-        return []
-    told = evidence.run.samples.filter(pl.col("outcome") != Outcome.DROPPED).group_by("scenario")
-    rows = told.agg(
-        pl.len(),
-        (pl.col("outcome") == Outcome.REJECTED).all().alias("all"),
-        pl.col("error", "status").drop_nulls().first(),
-    )
-    return [
-        f"every request of the scenario {scenario} was rejected ({n:,}), with {status}: {error or 'no reason given'}"
-        for scenario, n, everything, error, status in rows.sort("scenario").collect().iter_rows()
-        if everything
+        "what to run, how many deployments and instances, and what each way costs (`ahead`) is planned of one "
+        f"deployment, and these are {len(evidence.config.targets)}: plan from a run of one of them for it"
     ]
 
 

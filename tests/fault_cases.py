@@ -301,7 +301,7 @@ STATUS = [
     case("status", "500", served(refusal("500 Internal Server Error", inner("oops", "try later"))),
          "server_error", "oops: try later", status=500),
     case("status", "502 with a page of HTML", served(always(response(b"<html>Bad gateway</html>", "502 Bad Gateway", Content_Type="text/html"))),
-         "server_error", "no_error_code", status=502),
+         "server_error", "html_page: Bad gateway", status=502),
     case("status", "503 that asks to wait", served(refusal("503 Service Unavailable", inner("busy", "busy"), Retry_After="2")),
          "server_error", "busy", status=503, retry_after_ms=((2_000, 2_000),)),
     case("status", "529: overloaded", served(refusal("529 Overloaded", inner("overloaded", "overloaded"))), "server_error",

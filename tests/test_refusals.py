@@ -52,7 +52,7 @@ TABLE = [
     ("a refused key: what is said of it may hold it", 401, {"error": "UnauthorizedError", "message": "the key abc is wrong", "status": 401}, "rejected", "UnauthorizedError"),
     ("too many tokens in one request", 413, {"error": {"code": "tokens_limit_reached", "message": "8000 at most"}}, "rejected", "tokens_limit_reached: 8000 at most"),
     ("a server's own failure", 503, {"error": {"code": "ServiceUnavailable", "message": "down"}}, "server_error", "ServiceUnavailable: down"),
-    ("HTML instead", 502, b"<html><h1>Bad Gateway</h1></html>", "server_error", "no_error_code"),
+    ("HTML instead", 502, b"<html><h1>Bad Gateway</h1></html>", "server_error", "html_page: Bad Gateway"),
     ("nothing at all", 500, b"", "server_error", "no_error_code"),
     ("an array", 400, [{"error": "x"}], "rejected", "no_error_code"),
     ("a code nested too deeply to print", 400, DEEP, "rejected", "unprintable"),

@@ -141,7 +141,7 @@ def test_a_closed_loop_is_labelled_and_waits_for_answers(played):
 def test_a_closed_loop_that_was_refused_is_no_measure_of_demand(played):
     done = played["closed loop"].done
     assert done.returncode == 4
-    assert "asked again at once" in " ".join(done.stdout.split())
+    assert "hold back then: the rate is that of the refusals" in " ".join(done.stdout.split())
 
 
 def test_a_run_that_half_failed_is_invalid_whatever_its_objectives(played):

@@ -163,6 +163,7 @@ def _run(file: Path | None, given: Mapping[str, Any]) -> int:
     from headroom.aborting import check_delays  # noqa: PLC0415
     from headroom.audience import audience_of  # noqa: PLC0415
     from headroom.gating import Outputs  # noqa: PLC0415
+    from headroom.own_scenarios import check_own  # noqa: PLC0415
     from loadgen.loadtest import load_config  # noqa: PLC0415
 
     config, outputs = load_config(file, flags_of(given), os.environ), Outputs.of(given)
@@ -170,6 +171,7 @@ def _run(file: Path | None, given: Mapping[str, Any]) -> int:
     if given["check"]:
         targets.check(config)
         check_delays(config)
+        check_own(config, places)
         sys.stdout.write(config.model_dump_json(indent=2, exclude_none=True) + "\n")
         return 0
     with audience_of(given, config) as audience:

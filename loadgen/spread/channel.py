@@ -24,12 +24,12 @@ DEFAULT_PORT = 5557  # Locust's own
 LOST_END_S = 1.0  # for a worker that has been given up, to say that it only was slow
 
 
-def place_of(text: str) -> tuple[str, int]:
-    """HOST[:PORT]. Raises ConfigError."""
+def place_of(text: str, *, least_port: int = 1) -> tuple[str, int]:
+    """HOST[:PORT]; who listens may ask for port 0, any that is free. Raises ConfigError."""
     host, colon, port = text.rpartition(":")
     if not colon:
         return text, DEFAULT_PORT
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+    if not host or not port.isdecimal() or not least_port <= int(port) < 65_536:
         raise ConfigError(f"{text!r} is not HOST or HOST:PORT")
     return host.strip("[]"), int(port)
 

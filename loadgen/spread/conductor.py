@@ -20,7 +20,7 @@ from locust.env import Environment
 
 from loadgen.claim import hold
 from loadgen.config import RunConfig
-from loadgen.errors import ConfigError, HeadroomError
+from loadgen.errors import ConfigError, HeadroomError, Interrupted
 from loadgen.guards import StopCause
 from loadgen.load import START_IN_NS, player_for
 from loadgen.player import Player
@@ -55,7 +55,7 @@ class Conductor:
         self.folder, self.manifest, self.places, self.voice = folder, manifest, places, voice
         self.config = RunConfig.model_validate(manifest.config)
         load = self.config.load
-        host, port = place_of(load.bind) if load.master else ("127.0.0.1", 0)
+        host, port = place_of(load.bind, least_port=0) if load.master else ("127.0.0.1", 0)
         hold(folder)
         self.player: Player = player_for(manifest, environment, folder)
         seat(self.player)
@@ -148,7 +148,7 @@ class Conductor:
                 f"{here} of {self.roster.wanted} workers were ready after {patience_s:g} s; nothing was sent"
             )
         if self._stops and self._failure is None:
-            self._failure = HeadroomError(f"{self._stop_reason} before the load began; nothing was sent")
+            self._failure = Interrupted(f"{self._stop_reason} before the load began; nothing was sent")
         if self._failure is not None:
             raise self._failure
         self.roster.started = True

@@ -18,11 +18,12 @@ from planner.comparing.blocks import RunQuantile, run_quantile
 from planner.comparing.tolerance import NO_STREAM
 from planner.counts import counts_of
 from planner.demand import demand_of_run
+from planner.evidence import Evidence
 from planner.intervals import BLOCKS
 from planner.metrics import ALL, METRICS, latency_rows, values
 from planner.rows import NS_PER_MS, OK, STEADY, config_of, steady_stretch
 from planner.traffic import traffic
-from planner.validity import Evidence, validity
+from planner.validity import validity
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 KEPT = ("ttft", "ttft_from_due", "ttfb", "itl", "tpot", "service_time", "response_time")
