@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dashboards.quota_told import need_in_words
 from dashboards.readable import readable
 from dashboards.text import UNKNOWN, count, digits, percent, usd
-from dashboards.what_if import need_in_words
 from planner.ahead import Ahead
 from planner.cost_plan import CostPlan
 from planner.costs.cost_results import BreakEven

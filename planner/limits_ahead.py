@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from planner.costs.growth import LimitReached
 from planner.plan import Plan
 
-BREAK_EVEN = "tokens per hour"  # how its name begins (planner.cost_plan)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitAhead:
@@ -21,7 +19,7 @@ class LimitAhead:
 def reached_by_growth(plan: Plan) -> tuple[LimitReached, ...]:
     """Without the break-even, beyond which there is a choice and no limit."""
     costs = None if plan.ahead is None else plan.ahead.costs
-    return () if costs is None else tuple(each for each in costs.growth if not each.limit.startswith(BREAK_EVEN))
+    return () if costs is None else tuple(each for each in costs.growth if not each.break_even)
 
 
 def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:

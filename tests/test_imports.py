@@ -78,10 +78,10 @@ ONLY_IN = {  # library -> the files allowed to know it
     "rich": ("dashboards/", "headroom/"),
     "typer": ("headroom/",),
     "sqlite3": ("headroom/service/jobs.py",),
-    "starlette": ("loadgen/simulator/", "headroom/live_page.py", "headroom/service/"),
+    "starlette": ("loadgen/simulator/", "headroom/live_server.py", "headroom/service/"),
     "uvicorn": (
         "loadgen/simulator/",
-        "headroom/live_page.py",
+        "headroom/live_server.py",
         "headroom/service/serving.py",
         "headroom/service/connections.py",
     ),

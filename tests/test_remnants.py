@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from dashboards import text
-from dashboards.figures import versus_load
+from dashboards.figures_curve import versus_load
 from dashboards.terminal import view
 from headroom import planning, recovering
 from loadgen.config import RunConfig

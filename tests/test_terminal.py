@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dashboards.live import About, LiveView, Progress
+from dashboards.live_panel import About, LiveView, Progress
 from dashboards.terminal import print_plan
 from planner.assemble import plan_run
 from planner.plan import Plan, Validity
