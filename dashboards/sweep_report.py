@@ -65,11 +65,11 @@ def draw(sweep: Sweep) -> list[Drawing]:
 
 
 def _lines(sweep: Sweep) -> Iterator[Drawing]:
-    frame, limits_ms = swept.curve(sweep), swept.limits_ms(sweep)
+    frame = swept.curve(sweep)
     for name, (title, unit, column, statistic) in LINES.items():
         if frame[column].count():
             points = frame.select(
                 "rate_per_s", "verdict", column, statistic=pl.lit(statistic), limited=pl.col("quota_limited")
             )
-            limits = [(text, limits_ms[text]) for text in (f"{name}.{statistic}",) if text in limits_ms]
+            limits = [(text, limit_ms) for metric, text, limit_ms in swept.limits_ms(sweep) if metric == name]
             yield Drawing(f"versus-load-{name}", title, versus_load(points, limits=limits, column=column, y_title=unit))
