@@ -67,10 +67,10 @@ class Evidence:
 
 
 def validity(evidence: Evidence) -> Validity:
-    failed = [*_too_little(evidence), *_unanswered(evidence)]
+    failed, dropped = [*_too_little(evidence), *_unanswered(evidence)], _dropped(evidence)
     reasons = [
         *_unfinished(evidence),
-        *_dropped(evidence),
+        *dropped,
         *failed,
         *generator_reasons(evidence.run, evidence.latency),
     ]
@@ -84,7 +84,7 @@ def validity(evidence: Evidence) -> Validity:
         *_simulated(evidence),
         *generator_doubts(evidence.run, evidence.latency),
         *_loop(evidence),
-        *_held_back(evidence),
+        *(() if dropped else _held_back(evidence)),
         *_refusals(evidence),
         *_failures(evidence),
         *_filtered(evidence),

@@ -66,7 +66,7 @@ def test_the_verdict_and_what_may_be_doubted_come_before_the_figures(width: int)
     in_order = [
         *(
             "INVALID",
-            "Invalid run, do not plan from it.",
+            "Do not plan from it: no figure below, costs included, can be relied on.",
             reasons[0],
             doubts[0],
             "Objectives",
