@@ -53,9 +53,9 @@ def _headroom(plan: Plan, scope: Scope) -> Iterator[str]:
         yield fits
     elif room is not None and not missed:
         yield _instances(room, load)
-    yield _growing(plan)
     yield _refused(plan)
     yield _planned(plan, scope)
+    yield _growing(plan)
     if not missed and (fits or room is not None):
         yield _objectives(plan) or "no objective was set"
     elif not missed:
