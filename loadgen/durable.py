@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +37,12 @@ def _publish(path: Path, write: Callable[[Path], object]) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
         write(draft)
-    except pl.exceptions.ComputeError as error:  # a full disk, among others
-        raise RunFolderError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+    except pl.exceptions.ComputeError as error:
+        full = os.statvfs(path.parent).f_bavail == 0  # which polars tells as what it was writing then
+        reason = os.strerror(errno.ENOSPC) if full else str(error).splitlines()[0]
+        with suppress(OSError):
+            draft.unlink()  # half a file; what else is kept may need its room
+        raise RunFolderError(f"{path} cannot be written: {reason}") from None
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     _rename_durably(draft, path)

@@ -41,7 +41,7 @@ def advice(
     if not known:
         return f"None: {guess}, and {plan.model} has no price per token.", ()
     best = known[0]
-    against = _against(costs, best) if guess is None else f"; whether managed compute is cheaper is not known: {guess}"
+    against = _against(costs, best) if guess is None else _against_a_guess(costs, best, scope, guess)
     sentence = f"{_what(best, need, costs, None if measured else plan.instances)}: {_usd(best)} a month{against}"
     missed = [slo.text for slo in plan.slos if slo.met is False]
     if missed and best.name == SERVERLESS and not scope.managed:
@@ -142,6 +142,18 @@ def _against(costs: CostPlan, cheapest: Option) -> str:
     if chance is None:
         return against
     return f"{against}, the cheaper in {_percent(1 - chance if of_tokens else chance)} of what may come"
+
+
+def _against_a_guess(costs: CostPlan, serverless: Option, scope: Scope, guess: str) -> str:
+    """Whatever an instance serves, the fewest that are kept have a price."""
+    fewest = max(scope.settings.min_instances, 1 + scope.settings.spare)
+    managed = next((each for each in costs.options if each.name != SERVERLESS and each.instances), None)
+    if managed is not None:
+        least_usd = managed.per_month_usd / managed.instances * fewest
+        if least_usd > (serverless.per_month_usd if serverless.high_usd is None else serverless.high_usd):
+            instances = "1 instance" if fewest == 1 else f"{fewest} instances"
+            return f", against {dollars(least_usd)} for {instances} of managed compute, the least ({costs.sku})"
+    return f"; whether managed compute is cheaper is not known: {guess}"
 
 
 def _percent(share: float) -> str:

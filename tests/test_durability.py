@@ -14,10 +14,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
+import polars as pl
 import pytest
 
 from headroom import recovering
 from loadgen.claim import claimed, hold
+from loadgen.durable import publish_frame
 from loadgen.errors import RunFolderError
 from loadgen.samples import Manifest, Run, check_ledger, finish
 from tests.commands import environment, headroom, side_by_side, start, start_of, told, wait_for_rows
@@ -165,6 +168,21 @@ def small_disk(place, size):
         yield
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_disk_that_fills_anywhere_in_a_file_is_called_full_and_gets_its_room_back(tmp_path):
+    frame = pl.DataFrame({f"column_{n}": np.random.default_rng(n).integers(0, 1 << 40, 2_000) for n in range(8)})
+    frame.write_parquet(tmp_path / "whole.parquet", compression="zstd")
+    size = (tmp_path / "whole.parquet").stat().st_size
+    with small_disk(tmp_path / "disk", "256k"):
+        for room in range(4096, size, 4096):  # the last of them are short of the footer alone
+            filler = tmp_path / "disk" / "filler"
+            filler.write_bytes(bytes((256 << 10) - room))
+            with pytest.raises(RunFolderError, match="No space left"):
+                publish_frame(tmp_path / "disk" / "part.parquet", frame)
+            assert [path.name for path in (tmp_path / "disk").iterdir()] == ["filler"]
+            filler.unlink()
+        publish_frame(tmp_path / "disk" / "part.parquet", frame)
 
 
 def limited(cwd, most_bytes, *arguments):

@@ -85,7 +85,10 @@ def test_a_curve_of_short_requests_says_nothing_of_long_ones(tmp_path):
 
 def test_a_guess_wins_nothing_and_has_no_probability(serverless):
     ahead = plan_run(serverless).ahead
-    assert "a guess, 8 requests at once (--concurrency-per-instance" in ahead.recommendation
+    assert "a guess, 8 requests at once (--concurrency-per-instance" in ahead.instances_guessed
+    assert ", against $2,681 for 1 instance of managed compute, the least" in ahead.recommendation
+    three = plan_run(serverless, settings=PlanConfig(min_instances=3)).ahead
+    assert ", against $8,044 for 3 instances of managed compute, the least" in three.recommendation
     assert ahead.costs.probability_managed_cheaper is None and ahead.costs.sensitivity == ()
     assert all(each.probability_cheaper is None for each in ahead.costs.options)
     given = plan_run(serverless, settings=PlanConfig(concurrency_per_instance=12))
