@@ -144,7 +144,7 @@ def _growing(plan: Plan) -> str:
     if reached is None:
         return ""
     months = f"{reached.months} month{'' if reached.months == 1 else 's'}"
-    return f"growing by {100 * reached.growth_per_month:.3g} % each month it reaches the {reached.limit} in {months}"
+    return f"growing by {100 * reached.growth_per_month:.3g}% each month it reaches the {reached.limit} in {months}"
 
 
 def _planned(plan: Plan, scope: Scope) -> str:

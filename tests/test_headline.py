@@ -66,7 +66,7 @@ OF_ONE = {  # the objectives, the quota, what is planned, and the sentence
         [],
         {},
         {"settings": PlanConfig(growth_per_month=0.05)},
-        f"1.46 times this load of 10 requests/s fits into {TOKENS}; growing by 5 % each month it reaches the tokens "
+        f"1.46 times this load of 10 requests/s fits into {TOKENS}; growing by 5% each month it reaches the tokens "
         "per minute of 1 deployment in 8 months; no objective was set.",
     ),
 }
