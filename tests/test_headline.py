@@ -5,7 +5,6 @@ import pytest
 from loadgen.config import PlanConfig
 from loadgen.slo import Slo
 from planner.assemble import plan_run
-from planner.together import together
 from tests.runs import answered, refused
 from tests.test_one_answer import MET
 from tests.test_page import managed_run
@@ -146,12 +145,14 @@ def test_of_instances_it_says_how_much_more_they_serve_or_why_nobody_knows(manag
 
 def test_of_a_deployment_whose_instances_are_stated_it_is_their_headroom(tmp_path):
     """And not that of those planned, which are as few as do."""
-    found = together([managed_run(tmp_path, rate).folder for rate in (2, 8, 16, 24, 32)])
-    known = {"steps": found.steps, "settings": PlanConfig(max_concurrency=64)}
-    planned = plan_run(found.lead, **known)
-    assert planned.ahead.room.planned and planned.ahead.room.instances == planned.ahead.instances
-    assert planned.ahead.room.factor == pytest.approx(planned.ahead.capacity.low / 32, rel=0.02)
-    stated = together([managed_run(tmp_path / "three", rate, instances=3).folder for rate in (2, 8, 16, 24, 32)])
-    of_three = plan_run(stated.lead, steps=stated.steps, settings=PlanConfig(max_concurrency=64))
-    assert (of_three.ahead.room.instances, of_three.ahead.room.planned) == (3, False)
-    assert "times this load of 32 requests/s fits into the 3 instances measured; " in of_three.headline
+    plan = plan_run(managed_run(tmp_path, 8, instances=3), swept=MET)
+    assert (plan.ahead.instances, plan.ahead.room.instances, plan.ahead.room.planned) == (1, 3, False)
+    assert plan.ahead.room.factor == pytest.approx(3 * MET.rate_per_s / 8)
+    assert (
+        measured(plan)
+        == "3 times this load of 8 requests/s fits into the 3 instances measured; both objectives were met."
+    )
+    small = plan_run(managed_run(tmp_path, 16, instances=1), swept=MET)
+    assert measured(small).startswith(
+        "No headroom: at 16 requests/s the busiest minute asked for 2 times what the one "
+    )
