@@ -40,7 +40,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## the figures of the README, each beside a peer or a limit
+bench: setup  ## the figures of docs/measurements.md, each beside a peer or a limit
 	@for program in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
 soak: setup  ## memory over half an hour of 200 streams; ARGS="--duration 6m" for less

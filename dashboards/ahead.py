@@ -8,15 +8,16 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dashboards.quota_told import need_in_words
 from dashboards.readable import readable
 from dashboards.text import UNKNOWN, count, digits, percent, usd
-from dashboards.what_if import need_in_words
 from planner.ahead import Ahead
 from planner.cost_plan import CostPlan
 from planner.costs.cost_results import BreakEven
 from planner.costs.spending import Spending
 from planner.fleet import FleetPlan
 from planner.instance_rate import MEASURED, InstanceRate
+from planner.room import Room
 
 SHOWN_OPTIONS = 6
 SHOWN_DRIVERS = 3
@@ -39,6 +40,8 @@ def instances(ahead: Ahead) -> Iterator[RenderableType]:
         yield Text(_rate(ahead.capacity))
     elif ahead.capacity_unknown is not None:
         yield Text(f"what an instance serves within the objectives is not known: {readable(ahead.capacity_unknown)}")
+    if ahead.room is not None:
+        yield Text.assemble("headroom ", (f"{digits(ahead.room.factor)} ×", "bold"), f" {_room(ahead.room)}")  # noqa: RUF001
     if ahead.fleet is not None:
         yield from _fleet(ahead.fleet)
     elif ahead.capacity is not None and ahead.instances is not None:
@@ -47,6 +50,14 @@ def instances(ahead: Ahead) -> Iterator[RenderableType]:
 
 def _many(instances: int) -> str:
     return f"{count(instances)} instance{'' if instances == 1 else 's'}"
+
+
+def _room(room: Room) -> str:
+    its = f"{_many(room.instances)} {'planned' if room.planned else 'measured'}"
+    return (
+        f"the busiest minute's {digits(room.busiest_per_s)} requests/s: the {its} "
+        f"{'serves' if room.instances == 1 else 'serve'} {digits(room.serves_per_s)} within the objectives"
+    )
 
 
 def _rate(rate: InstanceRate) -> str:

@@ -163,5 +163,10 @@ def plain(gate: Gate) -> list[str]:
     for judgement in inert(gate).judgements:
         lines.append(f"{judgement.verdict.upper()}  {judgement.subject}: {judgement.headline}")
         lines += [f"  why           {reason}" for reason in judgement.reasons]
-        lines += [f"  {check.verdict:<12}  {check.name}: {check.message}" for check in judgement.checks]
+        lines += [f"  {check.verdict:<12}  {check.name}: {_why(check)}" for check in judgement.checks]
     return lines
+
+
+def _why(check: Check) -> str:
+    """Of one that was skipped without the reason, which stands above all of them."""
+    return check.message.partition(":")[0] if check.verdict == "skipped" else check.message

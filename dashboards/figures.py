@@ -22,8 +22,6 @@ from dashboards.figure_parts import (
     OUTCOME_BARS,
     SCENARIO_LINES,
     TROUBLE_MARKS,
-    VERDICT_MARKS,
-    VERMILION,
     blank,
     line,
 )
@@ -90,25 +88,6 @@ def outcomes_over_time(frame: pl.DataFrame, every_s: float) -> go.Figure:
             hovertemplate="%{y:,} from %{x} s",
         )
     figure.update_layout(barmode="stack", showlegend=True)
-    figure.update_yaxes(rangemode="tozero")
-    return figure
-
-
-def versus_load(frame: pl.DataFrame, columns: Mapping[str, str], y_title: str, limit: float | None) -> go.Figure:
-    """A line a column (name: column) that holds anything, over rate_per_s, a mark a step, and the objective's limit."""
-    figure = blank("offered, requests/s", y_title, height=300)
-    rates, verdicts = frame["rate_per_s"].to_list(), frame["verdict"].to_list()
-    for (name, column), (colour, dash) in zip(columns.items(), SCENARIO_LINES, strict=False):
-        if not frame[column].count():
-            continue
-        look = line(rates, frame[column].to_list(), name, colour, dash)
-        marks = {"size": 9, "symbol": [VERDICT_MARKS.get(verdict, "circle") for verdict in verdicts]}
-        look |= {"mode": "lines+markers", "marker": marks}
-        figure.add_scatter(**look, customdata=verdicts, hovertemplate="%{y:,.3~r} at %{x:.3~r}/s, %{customdata}")
-    if limit is not None and rates:
-        look = line([min(rates), max(rates)], [limit, limit], f"limit {limit:,g}", VERMILION, "dash")
-        figure.add_scatter(**look, hoverinfo="skip")
-    figure.update_layout(showlegend=True, hovermode="closest")
     figure.update_yaxes(rangemode="tozero")
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import plotly.graph_objects as go
@@ -31,7 +32,7 @@ def latency_versus_load(
     low_ms and high_ms of the 90 % interval; a line for each objective on the metric.
     """
     return {
-        metric: _figure(
+        metric: versus_load(
             measured.filter(pl.col("metric") == metric),
             modelled.filter(pl.col("metric") == metric),
             [(text, limit_ms) for name, text, limit_ms in limits_ms if name in kin],
@@ -41,10 +42,23 @@ def latency_versus_load(
     }
 
 
-def _figure(measured: pl.DataFrame, modelled: pl.DataFrame, limits_ms: list[tuple[str, float]]) -> go.Figure:
-    figure = blank("offered, requests/s", "ms", height=320)
+def versus_load(
+    measured: pl.DataFrame,
+    modelled: pl.DataFrame | None = None,
+    limits: Sequence[tuple[str, float]] = (),
+    *,
+    column: str = "value_ms",
+    y_title: str = "ms",
+) -> go.Figure:
+    """A mark a rate from rate_per_s, statistic, `column`, verdict, limited: one shape a verdict, open where limited.
+
+    They are joined by the model's line with its interval, as `latency_versus_load` has it, else by their own; a line
+    for each limit, by its name.
+    """
+    figure = blank("offered, requests/s", y_title, height=320)
+    modelled = measured.clear() if modelled is None else modelled
     for statistic in measured["statistic"].unique(maintain_order=True).to_list():
-        colour, dash, symbol, wash = LOOKS[statistic]
+        colour, dash, symbol, wash = LOOKS.get(statistic, LOOKS["mean"])
         rows = modelled.filter(pl.col("statistic") == statistic)
         if not rows.is_empty():
             _band(figure, rows, wash)
@@ -59,17 +73,17 @@ def _figure(measured: pl.DataFrame, modelled: pl.DataFrame, limits_ms: list[tupl
         ]
         figure.add_scatter(
             x=points["rate_per_s"].to_list(),
-            y=points["value_ms"].to_list(),
-            name=f"{statistic}, measured",
+            y=points[column].to_list(),
+            name=statistic if rows.is_empty() else f"{statistic}, measured",
             mode="lines+markers" if rows.is_empty() else "markers",
             line={"color": colour, "dash": dash},
             marker={"color": colour, "size": 9, "symbol": marks, "line": {"width": 1.5, "color": colour}},
             customdata=[verdict or "" for verdict in points["verdict"].to_list()],
-            hovertemplate="%{y:,.1f} ms at %{x:.3~r}/s %{customdata}",
+            hovertemplate=f"%{{y:,.4~r}} {y_title} at %{{x:.3~r}}/s %{{customdata}}",
         )
     rates = [*measured["rate_per_s"].to_list(), *modelled["rate_per_s"].to_list()]
-    for text, limit_ms in limits_ms:
-        look = line([min(rates), max(rates)], [limit_ms] * 2, plotly_label(text), VERMILION, "dash")
+    for text, limit in limits:
+        look = line([min(rates), max(rates)], [limit] * 2, plotly_label(text), VERMILION, "dash")
         figure.add_scatter(**look, hoverinfo="skip")
     figure.update_layout(showlegend=True, hovermode="closest")
     figure.update_xaxes(rangemode="tozero")

@@ -30,7 +30,7 @@ def demand_against_limits(frame: pl.DataFrame, quota: QuotaUse, *, sound: bool =
     The first minute, which fills, is drawn pale: `whole` is false there. Of several targets the limits are those of all
     together, of which no part is free: the fullest binds. Nor is any shown to be by a run that is not `sound`.
     """
-    figure = blank(SINCE, "minute before, of the limit", height=300)
+    figure = blank(SINCE, "minute before, of the limit", height=270)
     for name, (column, colour, dash) in SHARE_LINES.items():
         for whole, opacity in ((False, 0.45), (True, 1.0)):
             rows = frame.filter(pl.col("whole") == whole)

@@ -6,10 +6,12 @@ from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dashboards.styles import style_of
+
 _TEMPLATES = files("dashboards") / "templates"
 PARTS = {  # beside the page: content, media type
     "live.js": ((_TEMPLATES / "live.js").read_text("utf-8"), "text/javascript"),
-    "live.css": ((_TEMPLATES / "live.css").read_text("utf-8"), "text/css"),
+    "live.css": (style_of("live.css"), "text/css"),
 }
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dashboards import text
+from dashboards.styles import style_of
 from planner.levers import Levers
 
 FLAG: Final = re.compile(r"(--[a-z][a-z-]*)")
@@ -35,7 +36,7 @@ def page(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
         **values,
         policy=_policy(*sources),
         scripts=[Markup(source) for source in sources],  # noqa: S704 - hashed as it stands
-        css=Markup(_source("report.css")),  # noqa: S704
+        css=Markup(style_of("report.css")),  # noqa: S704
     )
 
 

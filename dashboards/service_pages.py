@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dashboards import text
+from dashboards.styles import style_of
 
 FOLDER = "templates/service"
 ASSETS = {"service.css": "text/css; charset=utf-8", "service.js": "text/javascript; charset=utf-8"}
@@ -25,6 +26,8 @@ def page(template: str, **values: Any) -> str:
 
 def asset(name: str) -> str:
     """One of ASSETS, as text."""
+    if name.endswith(".css"):
+        return style_of(f"service/{name}")
     return (Path(__file__).parent / FOLDER / name).read_text("utf-8")
 
 

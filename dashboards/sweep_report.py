@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from dashboards import figures
+import polars as pl
+
 from dashboards.drawings import Drawing, draw_curve
+from dashboards.figures_curve import versus_load
 from dashboards.page import flatten, page
 from dashboards.sweep import remarks
 from loadgen.durable import publish_bytes
@@ -13,10 +16,10 @@ from planner import swept
 from planner.load_curve import curve_of_sweep
 from planner.swept import Sweep
 
-LINES = {  # name: its title, its unit, and its lines; of the first the limit of its p95 is drawn
-    "response_time": ("Response time versus load, ms", "ms", {"p95": "response_p95_ms"}),
-    "completed": ("Completed versus offered, requests/s", "requests/s", {"completed": "completed_per_s"}),
-    "in_flight": ("Requests in flight versus load", "in flight", {"mean in flight": "concurrency"}),
+LINES = {  # name: its title, its unit, its column and what that is
+    "response_time": ("Response time versus load, ms", "ms", "response_p95_ms", "p95"),
+    "completed": ("Completed versus offered, requests/s", "requests/s", "completed_per_s", "completed"),
+    "in_flight": ("Requests in flight versus load", "in flight", "concurrency", "mean in flight"),
 }
 
 
@@ -57,13 +60,16 @@ def _doubts(sweep: Sweep) -> list[str]:
 
 def draw(sweep: Sweep) -> list[Drawing]:
     """Latency by the serving model too, where there is one; then a figure for each of LINES that was measured."""
-    frame, curve = swept.curve(sweep), curve_of_sweep(sweep)
-    limits = swept.limits_ms(sweep)
-    return [
-        *([] if curve is None else draw_curve(curve)),
-        *(
-            Drawing(f"versus-load-{name}", title, figures.versus_load(frame, lines, unit, limits.get(f"{name}.p95")))
-            for name, (title, unit, lines) in LINES.items()
-            if any(frame[column].count() for column in lines.values())
-        ),
-    ]
+    curve = curve_of_sweep(sweep)
+    return [*([] if curve is None else draw_curve(curve)), *_lines(sweep)]
+
+
+def _lines(sweep: Sweep) -> Iterator[Drawing]:
+    frame = swept.curve(sweep)
+    for name, (title, unit, column, statistic) in LINES.items():
+        if frame[column].count():
+            points = frame.select(
+                "rate_per_s", "verdict", column, statistic=pl.lit(statistic), limited=pl.col("quota_limited")
+            )
+            limits = [(text, limit_ms) for metric, text, limit_ms in swept.limits_ms(sweep) if metric == name]
+            yield Drawing(f"versus-load-{name}", title, versus_load(points, limits=limits, column=column, y_title=unit))

@@ -33,7 +33,7 @@ from planner.plan import LatencyRow, ManagedCost, Plan, Quantile, QuotaUse, Serv
 
 WIDE = 116  # columns from which on an interval fits beside its percentile
 SHOWN_FAILURES = 6
-INVALID = "Invalid run, do not plan from it."
+INVALID = "Do not plan from it: no figure below, costs included, can be relied on."
 CHEAPEST = 4  # kinds of instance that are listed
 SHORT_NAMES = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "service_time": "Service", "response_time": "Response"}
 
@@ -82,13 +82,12 @@ def _verdict(plan: Plan) -> RenderableType:
     what = f"{readable(plan.model)}, {readable(plan.kind)}{where}; {loop}"
     lines: list[RenderableType] = [verdict, Text(what, "dim")]
     lines += [lead("why", reason, "red") for reason in plan.validity.reasons]
-    if not valid:
-        lines.append(lead("note", "every figure below, costs too, is of an invalid run", "red"))
     return Group(*lines)
 
 
 def _doubts(plan: Plan) -> list[RenderableType]:
-    further = () if plan.ahead is None else plan.ahead.doubts
+    """Of the run, and of what is recommended, where anything is."""
+    further = plan.ahead.doubts if plan.ahead is not None and plan.validity.valid else ()
     found = [lead("doubt", doubt, "yellow") for doubt in (*plan.validity.doubts, *further)]
     return ["", *found] if found and plan.ahead is not None else list(found)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dashboards.live import About, LiveView, Progress
+from dashboards.live_panel import About, LiveView, Progress
 from headroom.progress_feed import Feed
 from headroom.telemetry import RunMetrics, Telemetry, telemetry_of
 from loadgen.config import Kind, RunConfig
@@ -119,7 +119,7 @@ def _page_of(given: Mapping[str, Any], audience: Audience) -> Iterator[Feed | No
     if not given.get("live") and port is None:
         yield None
         return
-    from headroom.live_page import live_page  # noqa: PLC0415 - a server, which few ask for
+    from headroom.live_server import live_page  # noqa: PLC0415 - a server, which few ask for
 
     with live_page(port or 0) as (feed, url):
         if audience.as_json:

@@ -113,14 +113,25 @@ def cut_short(folder: Path, reason: str, code: int) -> Judgement:
     )
 
 
-def tell(gate: Gate, outputs: Outputs, *, quiet: bool) -> None:
-    """The verdict on the terminal, and wherever else it is wanted. Raises RunFolderError."""
+def tell(gate: Gate, outputs: Outputs, *, quiet: bool, told: Sequence[str] = ()) -> None:
+    """The verdict on the terminal, and wherever else it is wanted. Raises RunFolderError.
+
+    `told` are reasons that stand on the terminal already.
+    """
     if outputs.to_stdout:
         sys.stdout.buffer.write(ci.to_json(gate))
         sys.stdout.flush()
     elif not quiet and any(judgement.checks for judgement in gate.judgements):
-        sys.stdout.write("\n".join(["", *ci.plain(gate)]) + "\n")
+        sys.stdout.write("\n".join(["", *ci.plain(_without(gate, told))]) + "\n")
     write(gate, outputs, ci.to_json(gate), log=sys.stderr if outputs.to_stdout else sys.stdout)
+
+
+def _without(gate: Gate, reasons: Sequence[str]) -> Gate:
+    kept = (
+        replace(each, reasons=tuple(reason for reason in each.reasons if reason not in reasons))
+        for each in gate.judgements
+    )
+    return replace(gate, judgements=tuple(kept))
 
 
 def write(gate: Gate, outputs: Outputs, document: bytes, *, log: TextIO) -> None:
@@ -193,5 +204,5 @@ def conclude(folder: Path, plan: Plan, outputs: Outputs, *, ended: str | None, c
     judgement = judgement_of(run, plan, config_of(run).thresholds, ended=ended)
     if code is not None:
         judgement = replace(judgement, verdict="fail" if code == MISSED else judgement.verdict, exit_code=code)
-    tell(gate_of([judgement]), outputs, quiet=quiet)
+    tell(gate_of([judgement]), outputs, quiet=quiet, told=plan.validity.reasons)
     return judgement.exit_code

@@ -15,12 +15,12 @@ from rich.console import Console
 
 from dashboards import sweep_report
 from dashboards.drawings import Drawing, draw
+from dashboards.quota_told import print_quota_plan
 from dashboards.readable import readable
 from dashboards.report import write_report
 from dashboards.sweep import print_sweep
 from dashboards.sweep_report import write_sweep_report
 from dashboards.terminal import print_plan
-from dashboards.what_if import print_quota_plan
 from headroom.picturing import write_pngs
 from loadgen.config import Kind, PlanConfig, RunConfig
 from loadgen.damage import naming_damage

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from dashboards.live import Progress
+from dashboards.live_panel import Progress
 from dashboards.readable import readable
 from headroom import gating, planning
 from headroom.aborting import Watch, check_delays

@@ -31,6 +31,7 @@ from planner.plan import Plan
 from planner.prices import Sku
 from planner.quotas.admitted import as_recorded as need_as_recorded
 from planner.quotas.deployments import PHASES, QuotaNeed, quota_need
+from planner.room import Room, room_of
 from planner.scope import WATCHED_S, Scope, is_unservable
 from planner.traffic import cut_share
 
@@ -60,6 +61,7 @@ class Ahead:
     instances: int | None  # that run around the clock: needed, and spare; None: nothing says how many
     instances_guessed: str | None  # why that number is a guess; None: it was measured, or given
     fleet: FleetPlan | None
+    room: Room | None  # in managed instances; None of a quota, and where `capacity` is
     costs: CostPlan | None  # None: no arrivals, or nothing has a price
     spending: Spending | None  # what the run itself cost; None: tokens have no price
     doubts: tuple[str, ...]
@@ -92,6 +94,7 @@ def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None
         instances=instances,
         instances_guessed=guess,
         fleet=fleet,
+        room=room_of(scope, rate, instances, kept=fleet is not None),
         costs=costs,
         spending=None if scope.price is None else spending(scope.counts, scope.price),
         doubts=(

@@ -23,6 +23,7 @@ from planner.counts import counts_of
 from planner.demand import MINUTE_S, Demand, attempts_with_tokens, demand_of_run, grown
 from planner.estimate import estimate
 from planner.evidence import Evidence
+from planner.headline import headline
 from planner.instances import SweptCapacity, concurrency_of_instance, instance_estimate
 from planner.metrics import ALL, latency_rows
 from planner.objectives import goodput, judged_by_sweep, slo_results
@@ -45,7 +46,7 @@ from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stret
 from planner.scope import Scope, day_of, is_unservable, peak_per_s, watched_part
 from planner.traffic import peaks, traffic
 from planner.validity import validity
-from planner.words import assumptions, headline
+from planner.words import assumptions
 
 FORMAT = 1
 Part = tuple[Scope, TargetFigures]  # one of several targets

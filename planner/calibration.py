@@ -10,11 +10,11 @@ import polars as pl
 
 from loadgen.samples import Outcome, Run, WorkerHealth
 from planner.generator import BUSY_SHARE, DOUBTFUL_LAG_MS
+from planner.headline import three_digits
 from planner.metrics import ALL, latency_row, values_of
 from planner.plan import LatencyRow, Quantile, Validity
 from planner.rows import config_of, steady_stretch
 from planner.truth import Log, gap_errors, token_errors, ttft_errors
-from planner.words import three_digits
 
 MOST_WAITED = 0.02  # of the time, for a core; on a machine of few cores its own server alone makes it wait 5 % of it,
 MOST_OF_OTHERS = 0.25  # of a core; so it is taken for the others' doing only where they use as much

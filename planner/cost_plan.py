@@ -23,6 +23,7 @@ from planner.prices import Sku, TokenPrice
 
 __all__ = ["CostPlan", "CostRules", "plan_costs"]
 MANY_WORTHS = 12
+BREAK_EVEN = "tokens per hour at which one instance costs what they do serverless"
 
 
 def plan_costs(
@@ -209,8 +210,8 @@ def _growth(case: Case, demand: Demand, even: BreakEven | None) -> tuple[LimitRe
         name = f"requests/s of {serving} instance{'' if serving == 1 else 's'}"
         limits[name] = (path.peak_requests_per_s, serving * case.counted_per_s)
     if even is not None:
-        limits["tokens per hour at which one instance costs what they do serverless"] = (
+        limits[BREAK_EVEN] = (
             path.mean_tokens_per_s * S_PER_HOUR,
             even.tokens_per_hour,
         )
-    return limits_reached(limits, rules.growth_per_month)
+    return limits_reached(limits, rules.growth_per_month, break_even=BREAK_EVEN)

@@ -35,8 +35,9 @@ def generator_reasons(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
 
 
 def generator_doubts(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
-    """What to bear in mind although the run is valid."""
-    return [*_lag_doubt(latency), *_late_ones(run, latency), *_health_doubts(run), *_sent_again(run), *_noted(run)]
+    """What to bear in mind although the run is valid; what a reason says is not said again."""
+    late = [] if _late(latency) else _lag_doubt(latency) or _late_ones(run, latency)
+    return [*late, *_health_doubts(run), *_sent_again(run), *_noted(run)]
 
 
 def _workers(run: Run, holds: Callable[[WorkerHealth], bool]) -> Iterator[tuple[str, WorkerHealth]]:
@@ -94,7 +95,7 @@ def _lag_doubt(latency: Mapping[str, LatencyRow]) -> list[str]:
 
 
 def _late_ones(run: Run, latency: Mapping[str, LatencyRow]) -> list[str]:
-    """Told by n where the percentile is fine."""
+    """Of a percentile that is fine."""
     if (latency["lag"].max_ms or 0.0) <= DOUBTFUL_LAG_MS:
         return []
     bound_ns = DOUBTFUL_LAG_MS * 1e6
@@ -118,8 +119,7 @@ def _sent_again(run: Run) -> list[str]:
 
 def _stood_still(run: Run) -> list[str]:
     """What comes in while the hub stands still is stamped late, and what is due leaves late."""
-    long = _workers(run, lambda worker: (worker.hub_late_max_ms or 0.0) >= STANDSTILL_MS)
-    often = _workers(run, lambda worker: (worker.hub_late_p99_ms or 0.0) > INVALID_HUB_LATE_MS)
+    long, often = _workers(run, _stood), _workers(run, _was_late)
     return [
         f"{name} stood still for {worker.hub_late_max_ms:.0f} ms, and what came meanwhile is stamped late: "
         f"{_remedy(worker)}"
@@ -128,6 +128,20 @@ def _stood_still(run: Run) -> list[str]:
         f"{name} was {worker.hub_late_p99_ms:.0f} ms late or more to one event in a hundred: {_remedy(worker)}"
         for name, worker in often
     ]
+
+
+def _stood(worker: WorkerHealth) -> bool:
+    return (worker.hub_late_max_ms or 0.0) >= STANDSTILL_MS
+
+
+def _was_late(worker: WorkerHealth) -> bool:
+    return (worker.hub_late_p99_ms or 0.0) > INVALID_HUB_LATE_MS
+
+
+def _crowded(worker: WorkerHealth) -> bool:
+    """And no reason says so."""
+    crowded = (worker.without_core_share or 0.0) > CROWDED_SHARE
+    return crowded and not _stood(worker) and not _was_late(worker)
 
 
 def _busy(run: Run) -> list[str]:
@@ -148,7 +162,7 @@ def _out_of_resources(run: Run) -> list[str]:
 
 
 def _health_doubts(run: Run) -> list[str]:
-    crowded = _workers(run, lambda worker: (worker.without_core_share or 0.0) > CROWDED_SHARE)
+    crowded = _workers(run, _crowded)
     busy = _workers(run, lambda worker: (worker.busiest_cpu_share or 0.0) > BUSY_SHARE >= (worker.cpu_share or 0.0))
     collected = _workers(run, lambda worker: worker.longest_collection_ms > LONG_COLLECTION_MS)
     stepped = _workers(run, lambda worker: abs(worker.clock_step_ms) > CLOCK_STEP_MS)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from planner.costs.growth import LimitReached
 from planner.plan import Plan
-
-BREAK_EVEN = "tokens per hour"  # how its name begins (planner.cost_plan)
+from planner.room import Room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +20,14 @@ class LimitAhead:
 def reached_by_growth(plan: Plan) -> tuple[LimitReached, ...]:
     """Without the break-even, beyond which there is a choice and no limit."""
     costs = None if plan.ahead is None else plan.ahead.costs
-    return () if costs is None else tuple(each for each in costs.growth if not each.limit.startswith(BREAK_EVEN))
+    return () if costs is None else tuple(each for each in costs.growth if not each.break_even)
 
 
 def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:
-    """Those that the planned growth a month leads to, else those of the quota; the first to be reached first."""
+    """Those that the planned growth a month leads to, else those of the quota or of the instances.
+
+    The first to be reached stands first.
+    """
     growth = reached_by_growth(plan)
     if growth:
         return tuple(
@@ -37,9 +39,9 @@ def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:
             )
             for each in growth
         )
-    quota = plan.quota
+    quota, room = plan.quota, None if plan.ahead is None else plan.ahead.room
     if quota is None:
-        return ()
+        return () if room is None else (_of_instances(room),)
     shares = {"tokens per minute": quota.tokens_share, "requests per minute": quota.requests_share}
     if plan.targets:
         whose = "" if quota.target is None else f" of {quota.target}"
@@ -48,6 +50,11 @@ def limits_ahead(plan: Plan) -> tuple[LimitAhead, ...]:
         LimitAhead(limit=name, factor=1 / share, months=None, month=None) for name, share in shares.items() if share
     ]
     return tuple(sorted(rows, key=lambda row: row.factor or 0.0))
+
+
+def _of_instances(room: Room) -> LimitAhead:
+    name = f"requests/s of {room.instances} instance{'' if room.instances == 1 else 's'}"
+    return LimitAhead(limit=name, factor=room.factor, months=None, month=None)
 
 
 def _later(started_utc: str, months: int) -> str | None:

@@ -87,10 +87,9 @@ def curve(sweep: Sweep) -> pl.DataFrame:
     return sound.sort("number").unique("rate_per_s", keep="last").sort("rate_per_s")
 
 
-def limits_ms(sweep: Sweep) -> dict[str, float]:
-    """The limit of each objective, by its metric and statistic (`ttft.p95`); the tightest where there are several."""
-    slos = sorted((Slo.parse(text) for text in sweep.objectives), key=lambda slo: -slo.limit_ns)
-    return {f"{slo.metric}.{slo.statistic}": slo.limit_ns / NS_PER_MS for slo in slos}
+def limits_ms(sweep: Sweep) -> list[tuple[str, str, float]]:
+    """Metric, text and limit of each objective."""
+    return [(slo.metric, slo.text, slo.limit_ns / NS_PER_MS) for slo in map(Slo.parse, sweep.objectives)]
 
 
 def is_sweep(folder: Path) -> bool:

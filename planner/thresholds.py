@@ -11,11 +11,11 @@ from loadgen.errors import ConfigError
 from loadgen.samples import Run
 from loadgen.slo import COST, COUNT, LATENCIES, RATES, SHARES, Slo, Threshold, check_once, check_thresholds
 from planner.checks import Check, Verdict
+from planner.headline import three_digits
 from planner.measured import Figure, cost_figure, count_figure, latency_figure, rate_figure, share_figure
 from planner.plan import Plan
 from planner.quantiles import CONFIDENCE
 from planner.rows import config_of
-from planner.words import three_digits
 
 FORMAT = 1
 SURE_OF_MISS = 0.999  # the confidence that ends a run: of a hundred that keep their limits well, at most one

@@ -41,10 +41,10 @@ REMEDIES = {  # by the error of a dropped arrival
 
 
 def validity(evidence: Evidence) -> Validity:
-    failed = [*_too_little(evidence), *unanswered(evidence)]
+    failed, dropped = [*_too_little(evidence), *unanswered(evidence)], _dropped(evidence)
     reasons = [
         *_unfinished(evidence),
-        *_dropped(evidence),
+        *dropped,
         *failed,
         *generator_reasons(evidence.run, evidence.latency),
     ]
@@ -58,7 +58,7 @@ def validity(evidence: Evidence) -> Validity:
         *_simulated(evidence),
         *generator_doubts(evidence.run, evidence.latency),
         *_loop(evidence),
-        *_held_back(evidence),
+        *(() if dropped else _held_back(evidence)),
         *refusals(evidence),
         *failures(evidence),
         *failures_of_the_warmup(evidence),

@@ -1,127 +1,15 @@
-"""The plan in words: one sentence that tells a manager the outcome, and every assumption with its number."""
+"""The plan in words: every assumption with its number."""
 
 from __future__ import annotations
 
-from loadgen.config import Split
 from loadgen.tokens import ESTIMATOR
 from planner.advice import REMEDY
 from planner.cost import HOURS_PER_MONTH
 from planner.demand import MINUTE_S
-from planner.plan import Plan, ServerlessCost, SloResult
-from planner.quota import REFUSED_SHARE, deployments_needed
+from planner.headline import three_digits
+from planner.plan import Plan, ServerlessCost
+from planner.quota import deployments_needed
 from planner.scope import Scope, watched_part
-
-
-def three_digits(value: float) -> str:
-    """5.65, 106, 11,273: at least three digits, and no exponent."""
-    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
-
-
-def headline(plan: Plan, scope: Scope) -> str:
-    """Is the run valid, were the objectives met, how much more fits until which limit, and what to run at what cost?
-
-    What to run is the recommendation, word for word, wherever there is one.
-    """
-    if not plan.validity.valid:
-        more = len(plan.validity.reasons) - 1
-        others = f" (and {more} more reason{'s' if more > 1 else ''})" if more else ""
-        return f"Invalid run, do not plan from it: {plan.validity.reasons[0]}{others}."
-    measured = (_objectives(plan, scope), _missed_by(plan), _refused(plan), _headroom(plan), _planned(plan, scope))
-    if plan.ahead is not None:
-        return f"{_sentence(*measured)} {plan.ahead.recommendation}"
-    return _sentence(*measured, _cost(plan))
-
-
-def _sentence(*clauses: str) -> str:
-    return "; ".join(clause for clause in clauses if clause) + "."
-
-
-def _objectives(plan: Plan, scope: Scope) -> str:
-    at = f"at {three_digits(plan.traffic.requests_per_s)} requests/s"
-    if plan.targets and scope.config.load.split is Split.EACH:
-        at = f"at {three_digits(plan.traffic.requests_per_s / len(plan.targets))} requests/s to each of "
-        at += f"{len(plan.targets)} targets"
-    elif plan.targets:
-        at += f" to {len(plan.targets)} targets"
-    missed = [slo for slo in plan.slos if slo.met is False]
-    unknown = [slo for slo in plan.slos if slo.met is None]
-    if not plan.slos:
-        return f"{at.removeprefix('at ')} were offered, with no objective to meet"
-    if missed:
-        return f"{_missed(missed[0])} {at}" + (f", and {len(missed) - 1} more" if len(missed) > 1 else "")
-    if unknown:
-        return f"Too few samples to judge {unknown[0].text} {at}"
-    if len(plan.slos) == 1:
-        return f"{plan.slos[0].text} was met {at}"
-    return f"{'Both' if len(plan.slos) == 2 else f'All {len(plan.slos)}'} objectives were met {at}"
-
-
-def _missed(slo: SloResult) -> str:
-    return f"{slo.text} was missed ({slo.measured_ms or 0:,.0f} ms)"
-
-
-def _missed_by(plan: Plan) -> str:
-    """Of several targets."""
-    names = [target.name for target in plan.targets if any(slo.met is False for slo in target.slos)]
-    return f"{' and '.join(names)} missed {'it' if len(plan.slos) == 1 else 'some'}" if names else ""
-
-
-def _refused(plan: Plan) -> str:
-    quota = plan.quota
-    if quota is None or quota.throttled_share <= REFUSED_SHARE:
-        return ""
-    return f"{quota.throttled_share:.0%} of the attempts were refused (429)"
-
-
-def _headroom(plan: Plan) -> str:
-    quota = plan.quota
-    if quota is None:
-        return ""
-    whose = "one deployment's" if not plan.targets else "the targets'" if quota.target is None else f"{quota.target}'s"
-    limit = f"{whose} {quota.binds} per minute"
-    if quota.headroom < 1:
-        return f"the busiest minute asked for {three_digits(1 / quota.headroom)} times {limit}"
-    return f"{three_digits(quota.headroom)} times this load fits into {limit}"
-
-
-def _planned(plan: Plan, scope: Scope) -> str:
-    """Said where something else is planned than was measured, or where that does not fit into one deployment."""
-    fits = plan.quota is None or plan.quota.headroom >= 1
-    if not plan.what_if or (fits and scope.growth == 1 and scope.of_own_mix):
-        return ""
-    need = None if plan.ahead is None else plan.ahead.need
-    if need is None and plan.ahead is not None:
-        return ""
-    needed = deployments_needed(plan.what_if, scope.settings.refused_share) if need is None else need.deployments
-    number = f"more than {plan.what_if[-1].deployments}" if needed is None else f"{needed}"
-    plural = "" if needed == 1 else "s"
-    return (
-        f"{number} deployment{plural} would serve the planned {three_digits(scope.planned.requests_per_s)} requests/s"
-    )
-
-
-def _cost(plan: Plan) -> str:
-    """Of several targets, for which nothing is recommended: by the figures they share."""
-    serverless = None if plan.serverless is None else plan.serverless.per_month_usd
-    if not plan.managed:
-        return _cheaper(serverless, None, "")
-    machines = plan.managed[0]
-    return _cheaper(serverless, machines.per_month_usd, f"{machines.instances} x {machines.sku}")
-
-
-def _cheaper(serverless_usd: float | None, machines_usd: float | None, machines: str) -> str:
-    """Dollars a month of both, and what the machines are."""
-    if serverless_usd is None or machines_usd is None:
-        if machines_usd is not None:
-            return f"{machines} would cost {_usd(machines_usd)} a month"
-        return "" if serverless_usd is None else f"serverless costs {_usd(serverless_usd)} a month"
-    if serverless_usd <= machines_usd:
-        return f"serverless is cheaper, at {_usd(serverless_usd)} a month against {_usd(machines_usd)} for {machines}"
-    return f"{machines} would be cheaper, at {_usd(machines_usd)} a month against {_usd(serverless_usd)} serverless"
-
-
-def _usd(amount: float) -> str:
-    return f"${amount:,.0f}" if amount >= 100 else f"${amount:,.2f}"
 
 
 def assumptions(plan: Plan, scope: Scope) -> tuple[str, ...]:

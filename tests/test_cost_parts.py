@@ -221,8 +221,9 @@ def test_the_month_in_which_growth_reaches_a_limit(now, at, growth, months):
 
 
 def test_the_limit_that_is_reached_first_stands_first():
-    rows = limits_reached({"far": (1, 100), "near": (1, 1.5), "never": (0, 1)}, 0.1)
+    rows = limits_reached({"far": (1, 100), "near": (1, 1.5), "never": (0, 1)}, 0.1, break_even="far")
     assert [(row.limit, row.months) for row in rows] == [("near", 5), ("far", 49), ("never", None)]
+    assert [row.break_even for row in rows] == [False, True, False]
 
 
 def test_a_profile_takes_two_whole_weeks():

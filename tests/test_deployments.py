@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from dashboards.what_if import print_quota_plan
+from dashboards.quota_told import print_quota_plan
 from headroom import planning
 from loadgen.errors import ConfigError
 from loadgen.lengths import parse_lengths

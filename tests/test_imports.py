@@ -80,10 +80,10 @@ ONLY_IN = {  # library -> the files allowed to know it
     "rich": ("dashboards/", "headroom/"),
     "typer": ("headroom/",),
     "sqlite3": ("headroom/service/database.py",),
-    "starlette": ("loadgen/simulator/", "headroom/live_page.py", "headroom/service/"),
+    "starlette": ("loadgen/simulator/", "headroom/live_server.py", "headroom/service/"),
     "uvicorn": (
         "loadgen/simulator/",
-        "headroom/live_page.py",
+        "headroom/live_server.py",
         "headroom/service/serving.py",
         "headroom/service/connections.py",
     ),

@@ -9,7 +9,7 @@ from contextlib import closing
 import httpx
 import pytest
 
-from headroom.live_page import MOST_CONNECTIONS, live_page
+from headroom.live_server import MOST_CONNECTIONS, live_page
 from headroom.progress_feed import HISTORY, MOST_READERS, QUEUED, Feed
 from tests.browsers import contrast, needs_browser, until
 from tests.commands import told

@@ -525,7 +525,7 @@ def test_the_plan_of_a_minute_worked_out_by_hand(tmp_path):
     assert plan.managed[0].break_even_requests_per_s is None
     assert plan.goodput.share == 1.0
     assert plan.headline == (
-        "ttft.p95<1s was met at 10 requests/s; 1.46 times this load fits into one deployment's tokens per minute. "
+        "1.46 times this load of 10 requests/s fits into one deployment's tokens per minute; ttft.p95<1s was met. "
         f"{plan.ahead.recommendation}"
     )
     assert plan.ahead.recommendation.startswith("Serverless with 1 deployment: $1,025 (")
@@ -589,10 +589,10 @@ def test_prices_of_another_region_stand_in_where_the_book_has_none_and_that_is_s
             {"config": config(slo=["ttft.p95<100ms"])}, "ttft.p95<100ms was missed (200 ms) at 10", id="missed"
         ),
         pytest.param(
-            {"n": 300, "config": config(slo=["ttft.p99<1s"])}, "Too few samples to judge ttft.p99<1s", id="few"
+            {"n": 300, "config": config(slo=["ttft.p99<1s"])}, "; too few samples to judge ttft.p99<1s", id="few"
         ),
-        pytest.param({}, "10 requests/s were offered, with no objective to meet; 1.46 times", id="no objective"),
-        pytest.param({"config": config(slo=["ttft.p50<1s", "ttfb.max<1s"])}, "Both objectives were met", id="both"),
+        pytest.param({}, "1.46 times this load of 10 requests/s fits", id="no objective"),
+        pytest.param({"config": config(slo=["ttft.p50<1s", "ttfb.max<1s"])}, "; both objectives were met", id="both"),
         pytest.param(
             {"config": config(quota={"tokens_per_minute": 100_000})},
             "the busiest minute asked for 1.37 times one deployment's tokens per minute; 2 deployments would serve",
@@ -600,7 +600,7 @@ def test_prices_of_another_region_stand_in_where_the_book_has_none_and_that_is_s
         ),
         pytest.param(
             {"config": config(quota={"requests_per_minute": 610})},
-            "1.02 times this load fits into one deployment's requests per minute",
+            "1.02 times this load of 10 requests/s fits into one deployment's requests per minute",
             id="just within it",
         ),
         pytest.param(

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from dashboards.what_if import need_in_words, print_quota_plan
+from dashboards.quota_told import need_in_words, print_quota_plan
 from loadgen.errors import ConfigError
 from loadgen.quota import MINUTE_NS, Quota
 from planner.demand import ARRIVALS, Demand

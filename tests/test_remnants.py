@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from dashboards import text
-from dashboards.figures import versus_load
+from dashboards.figures_curve import versus_load
 from dashboards.terminal import view
 from headroom import planning, recovering
 from loadgen.config import RunConfig
@@ -171,8 +171,8 @@ def test_the_verdict_of_a_sweep_stands_where_its_step_has_too_few_samples(tmp_pa
     run = make_run(tmp_path, answers(74), config=RunConfig.model_validate(config))
     best = SweptCapacity(rate_per_s=10, concurrency=5, instances=1, stated=False)
     alone, swept = plan_run(run), plan_run(run, swept=best)
-    assert alone.slos[0].met is None and "Too few samples to judge" in alone.headline
-    assert swept.slos[0].met is True and swept.headline.startswith("ttft.p95<1s was met at")
+    assert alone.slos[0].met is None and "too few samples to judge" in alone.headline
+    assert swept.slos[0].met is True and "; ttft.p95<1s was met. " in swept.headline
     assert any("by the sweep's verdict" in line and "this step's 74" in line for line in swept.assumptions)
     other = plan_run(run, swept=best, slos=[Slo.parse("ttft.p95<2s")])
     assert other.slos[0].met is None  # the sweep did not ask for it
@@ -181,13 +181,19 @@ def test_the_verdict_of_a_sweep_stands_where_its_step_has_too_few_samples(tmp_pa
     assert "by the sweep's verdict; too few samples for the percentile, n 74" in console.file.getvalue()
 
 
-def test_a_line_without_a_point_has_no_legend_entry():
+def test_a_step_that_was_limited_is_an_open_mark_and_a_limit_is_named():
     frame = pl.DataFrame(
-        {"rate_per_s": [1.0, 2.0], "verdict": ["met", "met"], "ttft_p50_ms": [5.0, 6.0], "ttft_p95_ms": [None, None]},
-        schema_overrides={"ttft_p95_ms": pl.Float64},
+        {
+            "rate_per_s": [1.0, 2.0],
+            "verdict": ["met", "missed"],
+            "statistic": "p95",
+            "limited": [False, True],
+            "ms": 5.0,
+        }
     )
-    figure = versus_load(frame, {"p50": "ttft_p50_ms", "p95": "ttft_p95_ms"}, "ms", None)
-    assert [trace.name for trace in figure.data] == ["p50"]
+    figure = versus_load(frame, limits=[("ttft.p95<1s", 1_000.0)], column="ms")
+    assert [trace.name for trace in figure.data] == ["p95", "ttft.p95&lt;1s"]
+    assert figure.data[0].marker.symbol == ("circle", "x-open")
 
 
 def test_each_row_of_the_targets_says_alone_what_it_is():

@@ -55,12 +55,18 @@ def bare(run: Run, levers: Levers, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-def test_verdict_picture_costs_and_doubts_are_on_the_first_screen(browser: Browser, report: Path) -> None:
+@pytest.mark.parametrize("growing", [False, True])
+def test_verdict_picture_costs_and_doubts_are_on_the_first_screen(
+    browser: Browser, report: Path, run: Run, tmp_path: Path, growing: bool
+) -> None:
+    if growing:
+        report = tmp_path / "growing.html"
+        write_report(run, plan_run(run, growth=3, settings=PlanConfig(growth_per_month=0.08)), report)
     with opened(browser, report, width=1280) as (page, _):
-        page.set_viewport_size({"width": 1280, "height": 800})
+        page.set_viewport_size({"width": 1280, "height": 720})
         for part in ("h1", ".lead", ".notice.care", ".glance .plot", ".glance .ways", ".limits", ".tiles"):
             box = page.locator(part).first.bounding_box()
-            assert box is not None and box["y"] + box["height"] <= 800, part
+            assert box is not None and box["y"] + box["height"] <= 720, part
         assert page.locator("header .notice > ul > li").count() == 1  # the others are folded
         assert page.locator(".glance .ways tbody tr").count() >= 2
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dashboards.live import About, LiveView, Progress
+from dashboards.live_panel import About, LiveView, Progress
 from dashboards.terminal import print_plan
 from planner.assemble import plan_run
 from planner.plan import Plan, Validity
@@ -66,7 +66,7 @@ def test_the_verdict_and_what_may_be_doubted_come_before_the_figures(width: int)
     in_order = [
         *(
             "INVALID",
-            "Invalid run, do not plan from it.",
+            "Do not plan from it: no figure below, costs included, can be relied on.",
             reasons[0],
             doubts[0],
             "Objectives",

@@ -54,7 +54,7 @@ class Desk:
         return job
 
     def progress(self, job_id: str) -> dict[str, Any] | None:
-        """The newest dashboards.live.Progress of a load test; None where there is none yet."""
+        """The newest dashboards.live_panel.Progress of a load test; None where there is none yet."""
         return launching.progress_of(self.settings, self.jobs.get(job_id).id)
 
     def about(self, job_id: str) -> dict[str, Any] | None:

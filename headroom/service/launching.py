@@ -121,7 +121,7 @@ def progress_of(settings: Settings, job_id: str) -> dict[str, Any] | None:
 
 
 def about(settings: Settings, job_id: str) -> dict[str, Any] | None:
-    """What the process told of its run as it began, a dashboards.live.About; None before."""
+    """What the process told of its run as it began, a dashboards.live_panel.About; None before."""
     try:
         with (job_folder(settings, job_id) / "log").open("rb") as file:
             lines = file.read(TAIL_BYTES).split(b"\n")

@@ -23,6 +23,7 @@ class LimitReached:
     at: float  # in the same unit
     growth_per_month: float  # 0.05: 5 % more each month
     months: int | None  # from now; 0: it is reached already; None: growth does not lead there
+    break_even: bool  # beyond it there is a choice, and no limit
 
 
 def months_until(now: float, at: float, growth_per_month: float) -> int | None:
@@ -39,8 +40,10 @@ def months_until(now: float, at: float, growth_per_month: float) -> int | None:
     return max(1, math.ceil(months - 1e-9)) if months <= MOST_MONTHS else None
 
 
-def limits_reached(limits: Mapping[str, tuple[float, float]], growth_per_month: float) -> tuple[LimitReached, ...]:
-    """Of limits by name, as (now, at); the first to be reached first."""
+def limits_reached(
+    limits: Mapping[str, tuple[float, float]], growth_per_month: float, *, break_even: str | None = None
+) -> tuple[LimitReached, ...]:
+    """Of limits by name, as (now, at); the first to be reached first. `break_even` is the name of the one that is."""
     rows = [
         LimitReached(
             limit=name,
@@ -48,6 +51,7 @@ def limits_reached(limits: Mapping[str, tuple[float, float]], growth_per_month: 
             at=at,
             growth_per_month=growth_per_month,
             months=months_until(now, at, growth_per_month),
+            break_even=name == break_even,
         )
         for name, (now, at) in limits.items()
     ]
