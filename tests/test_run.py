@@ -18,11 +18,14 @@ from tests.commands import headroom, told
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     """One short run of the main job, for all tests that only read it."""
-    cwd = tmp_path_factory.mktemp("simulated")
-    times = ["--duration", "3s", "--warmup", "1s", "--rate", "25/s"]
+    times = ["--duration", "4s", "--warmup", "1s", "--rate", "25/s"]
     quota = ["--tpm", 1_200_000, "--rpm", 3_000]
-    done = headroom(cwd, "run", *times, *quota, "--slo", "ttft.p50<5s", "--out", "run")
-    assert done.returncode == 0, done.stderr
+    for _ in range(3):
+        cwd = tmp_path_factory.mktemp("simulated")
+        done = headroom(cwd, "run", *times, *quota, "--slo", "ttft.p50<5s", "--out", "run")
+        if "other programs had its core" not in done.stdout:  # they are the machine's, and it says so
+            break
+    assert done.returncode == 0, done.stdout[:2_000] + done.stderr
     return done, cwd / "run"
 
 
@@ -87,7 +90,7 @@ def test_the_end_of_a_run_says_what_matters(simulated):
     ):
         assert word in done.stdout, word
     assert str(folder.name) + "/report.html" in done.stdout
-    assert "of 3 s:" in done.stderr  # progress goes to standard error, a line at a time where there is no terminal
+    assert "of 4 s:" in done.stderr  # progress goes to standard error, a line at a time where there is no terminal
 
 
 def test_plan_prints_the_same_numbers_as_the_summary(simulated):
