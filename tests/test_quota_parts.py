@@ -14,6 +14,7 @@ from loadgen.errors import ConfigError
 from loadgen.quota import MINUTE_NS, Quota
 from planner.demand import ARRIVALS, Demand
 from planner.quota import replayed, what_if
+from planner.quotas import deployments as needs
 from planner.quotas import parts
 from planner.quotas.admitted import TooLarge, as_recorded
 from planner.quotas.asked import Asked
@@ -100,6 +101,44 @@ def test_no_replay_refuses_fewer_than_what_is_known_without_one(window, slice_s)
                 assert 0 <= least <= refused.sum()
                 known += least > 0.5 * refused.sum() > 0
     assert known > 4
+
+
+@pytest.mark.parametrize("slice_s", [60, 10, 1])
+@pytest.mark.parametrize("window", ["minute", "bucket 60 s", "bucket 10 s", "sliding"])
+def test_who_is_never_full_refuses_nobody(window, slice_s):
+    known = 0
+    for seed, per_minute in enumerate((2, 10, 40, 150)):
+        asked = swaying(0.2, per_minute, seed)
+        tokens, requests = asked.busiest_second
+        for more_tokens, more_requests in ((0, 0), (-1, 0), (0, -1)):
+            quota = Quota(
+                tokens_per_minute=60 * (tokens + more_tokens), requests_per_minute=60 * (requests + more_requests)
+            )
+            if not quota.requests_per_minute:
+                continue
+            door = Door(asked, replace(windows(quota)[window], request_slice_s=slice_s), 23 * 10**9)
+            assert door.is_never_full is (more_tokens == more_requests == 0)
+            assert not (door.is_never_full and door.refusals(1).any())
+            known += door.is_never_full
+    assert known == 4
+
+
+def test_a_dense_demand_that_is_never_refused_needs_no_ten_minutes_of_it(monkeypatch):
+    draw = np.random.default_rng(3)
+    tokens = {name: draw.integers(1, 200, 1_500) for name in ARRIVALS if name != "at_s"}
+    arrivals = pl.DataFrame({"at_s": np.sort(draw.uniform(0, 5, 1_500)), **tokens}).select(ARRIVALS)
+    demand, roomy = (
+        Demand(arrivals, 5.0, "five seconds"),
+        Quota(tokens_per_minute=10_000_000, requests_per_minute=60_000),
+    )
+    whole = quota_need(demand, roomy, target_share=0.01)
+    monkeypatch.setattr(needs, "MOST_REPEATED", 1_000)
+    assert quota_need(demand, roomy, target_share=0.01) == whole and whole.deployments == 1
+    tight = replace(roomy, tokens_per_minute=2_000_000)
+    few = quota_need(demand, tight, target_share=0.01)
+    assert few.deployments > 1
+    monkeypatch.undo()
+    assert quota_need(demand, tight, target_share=0.01) == few
 
 
 ROWS = pl.DataFrame({"at_s": [0, 1, 2], "prompt_tokens": [10, 20, 30], "max_tokens": [5, 5, 5]})

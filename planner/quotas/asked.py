@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from loadgen.quota import MINUTE_NS
+from loadgen.quota import MINUTE_NS, NS_PER_S
 
 Whole = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
@@ -53,6 +53,13 @@ class Asked:
     @cached_property
     def most_tokens(self) -> int:
         return int(self.tokens.max(initial=0))
+
+    @cached_property
+    def busiest_second(self) -> tuple[int, int]:
+        """The most tokens and the most requests of any second."""
+        first, after = np.searchsorted(self.at_ns, self.at_ns - NS_PER_S), np.arange(1, len(self.at_ns) + 1)
+        until = np.concatenate(([0], np.cumsum(self.tokens)))
+        return int((until[after] - until[first]).max(initial=0)), int((after - first).max(initial=0))
 
     def up_to(self, most_tokens: int) -> Fitting:
         most_tokens = min(most_tokens, self.most_tokens)

@@ -33,6 +33,7 @@ FEWER_PHASES = 5  # where the quota would count otherwise than it is taken to
 RESAMPLES = 1_000
 TAIL = 0.025  # of a 95 % interval, on each side
 LEAST_MINUTES = 10  # of which anything can be drawn again
+MOST_REPEATED = 2_000_000  # arrivals, where nothing is refused anyway
 SLICES_S = (60, 10, 1)  # in which requests may be checked
 TRIMMED_TO = (0.99, 0.95)  # percentiles of the completions
 
@@ -93,7 +94,7 @@ def quota_need(
     if demand.arrivals.is_empty() or demand.span_s <= 0:
         return None
     blocks = Blocks.of(demand, seed)
-    watched = repeated(demand, LEAST_MINUTES * MINUTE_S)
+    watched = _watched(demand, quota)
     offsets_ns = _offsets_ns(phases, seed)
     search = Search(watched, target_share, offsets_ns, blocks)
     own = [search.need(way, window) for window, way in windows(quota).items()]
@@ -120,9 +121,21 @@ def fewest_deployments(
     demand: Demand, quota: Quota, *, target_share: float, phases: int = PHASES, seed: int = 1
 ) -> int:
     """`quota_need`'s number of deployments, alone."""
-    watched = repeated(demand, LEAST_MINUTES * MINUTE_S)
+    watched = _watched(demand, quota)
     search = Search(watched, target_share, _offsets_ns(phases, seed), None)
     return max(search.tried(way).deployments for way in windows(quota).values())
+
+
+def _watched(demand: Demand, quota: Quota) -> Demand:
+    """Ten minutes; one where ten hold too many arrivals and nobody would be refused in any."""
+    ten = LEAST_MINUTES * MINUTE_S
+    few = demand.requests_per_s * ten <= MOST_REPEATED
+    twice = repeated(demand, 2 * demand.span_s).arrivals
+    admissions = (replace(quota, admission=admission) for admission in Admission)
+    if few or demand.span_s >= MINUTE_S or not all(door_of(twice, way).is_never_full for way in admissions):
+        return repeated(demand, ten)
+    minute = repeated(demand, MINUTE_S)
+    return replace(minute, arrivals=minute.arrivals.filter(pl.col("at_s") < MINUTE_S), span_s=MINUTE_S)
 
 
 def _offsets_ns(phases: int, seed: int) -> tuple[int, ...]:
@@ -274,8 +287,8 @@ class Tried:
         return smallest(lambda number: self.result(number)[1] >= share, self.deployments, most)
 
     def result(self, number: int) -> tuple[bool, float]:
-        if number not in self.results and self.blocks is None and self._is_far_too_few(number):
-            self.results[number] = False, 0.0
+        if number not in self.results and self.blocks is None and (known := self._known(number)) is not None:
+            self.results[number] = known, float(known)
         if number not in self.results:
             swollen = None if self.blocks is None else self.blocks.swollen(self.offered, self.fullness, number)
             counted = Part.of(self.door, number).in_phases(self.phases_ns)
@@ -283,9 +296,12 @@ class Tried:
             self.results[number] = all(enough for enough, _ in each), sum(share for _, share in each) / len(each)
         return self.results[number]
 
-    def _is_far_too_few(self, number: int) -> bool:
-        """Known without a replay."""
-        return self.door.least_refused(number) > self.target_share * int(self.door.fits.sum())
+    def _known(self, number: int) -> bool | None:
+        """Whether it is enough, as far as that needs no replay."""
+        if self.door.is_never_full:
+            return True
+        too_few = self.door.least_refused(number) > self.target_share * int(self.door.fits.sum())
+        return False if too_few else None
 
     def _judged(self, offered: Counts, lost: Counts, swollen: tuple[Counts, Counts] | None) -> tuple[bool, float]:
         enough = bool(lost.sum() <= self.target_share * offered.sum())

@@ -107,6 +107,13 @@ class Door:
         tokens = self.fitting.tokens_by_minute / self.quota.tokens_per_minute
         return tokens, self.fitting.requests_by_minute / self.quota.requests_per_minute
 
+    @property
+    def is_never_full(self) -> bool:
+        """No second asks for more than a second's worth of one deployment: then no window ever does, nor any bucket."""
+        tokens, requests = self.asked.busiest_second
+        a_second = self.quota.tokens_per_minute // 60, self.quota.requests_per_minute // 60
+        return tokens <= a_second[0] and requests <= a_second[1] and self.quota.burst_s >= 1
+
     def least_refused(self, deployments: int) -> int:
         """Of those that fit, at least so many are refused: what is beyond all that the windows can hold.
 
