@@ -5,6 +5,7 @@ import pytest
 from loadgen.config import PlanConfig
 from loadgen.slo import Slo
 from planner.assemble import plan_run
+from planner.limits_ahead import reached_by_growth
 from planner.together import together
 from tests.runs import answered, refused
 from tests.test_one_answer import MET
@@ -187,3 +188,14 @@ def test_instances_that_a_simulation_found_enough_are_said_to_serve_the_busiest_
     ahead = plan_run(lead, **known, growth=1.62).ahead
     assert ahead.fleet.instances == 1 and ahead.capacity.low < 32 * 1.62
     assert (ahead.room.factor, ahead.room.serves_per_s) == (1, ahead.room.busiest_per_s)
+
+
+def test_a_limit_that_is_reached_already_is_not_passed_over_for_the_next(tmp_path):
+    """The tokens are, as the headline has said; the requests would be in 11 months."""
+    run = steady_run(
+        tmp_path, config=config(slo=[], quota={"tokens_per_minute": 136_700, "requests_per_minute": 1_000})
+    )
+    plan = plan_run(run, settings=PlanConfig(growth_per_month=0.05))
+    assert [row.months for row in reached_by_growth(plan)] == [0, 11]
+    assert measured(plan).startswith(f"No headroom: at 10 requests/s the busiest minute asked for more than {TOKENS};")
+    assert "each month" not in measured(plan)
