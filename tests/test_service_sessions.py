@@ -295,6 +295,7 @@ def test_by_keyboard_a_form_survives_the_end_of_a_session_and_the_button_signs_o
         page.wait_for_url("**/jobs/2*")
         (job,) = where.desk.jobs.all()
         assert job.name == "typed by hand" and where.desk.jobs.config_of(job.id)["load"]["rate"] == "5/s"
+        page.locator("form.out input[name=csrf]").evaluate("field => { field.value = 'of before a restart' }")
         page.get_by_role("button", name="Sign out").press("Enter")
         page.wait_for_url("**/login")
         page.go_back()
