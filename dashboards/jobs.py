@@ -42,7 +42,7 @@ def print_job(shown: Mapping[str, Any], server: str, console: Console | None = N
 
 def place_of(job: Mapping[str, Any], server: str) -> str:
     """Where what it found is read."""
-    if job["run"] is None:
+    if job["run"] is None or job["ended_utc"] is None:
         return f"its page: {server}/jobs/{job['id']}"
     return f"its run: {job['run']} in the folder of the runs; its page: {server}/runs/{job['run']}"
 

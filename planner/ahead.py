@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from loadgen.config import Dialect
 from loadgen.errors import CapacityError, ConfigError
+from loadgen.quota import Quota
 from planner.capacity import ServingModel
 from planner.cost_plan import CostPlan, CostRules, plan_costs
 from planner.costs.cost_results import Option
@@ -198,6 +200,12 @@ def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: Instance
     other, timed, settings = other_shape(scope), plan.instances, scope.settings
     if rate is None and timed is not None and other is not None:
         yield f"instances are counted with {timed.time_in_system_s:.3g} s a request, and are a guess: {other}"
+    if scope.config.target.dialect is Dialect.OPENAI and scope.quota == Quota() and not scope.managed:
+        yield (
+            f"the quota is taken to be Azure's {scope.quota.tokens_per_minute:,} tokens and "
+            f"{scope.quota.requests_per_minute:,} requests a minute: where the endpoint has others, or none, give "
+            "--tpm and --rpm, or --kind managed"
+        )
     if is_cut(scope):
         yield (
             f"max_tokens ended {100 * cut_share(scope.run):.0f} % of the answers: with a higher one they would be "

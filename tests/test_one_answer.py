@@ -8,6 +8,7 @@ import pytest
 from dashboards.drawings import draw
 from dashboards.report import render
 from loadgen.config import PlanConfig, RunConfig
+from loadgen.quota import Quota
 from loadgen.slo import Slo
 from planner.assemble import plan_run
 from planner.demand import as_recorded, at_rate, demand_of_run, grown
@@ -32,6 +33,23 @@ def managed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def serverless(tmp_path_factory):
     return synthetic_run(tmp_path_factory.mktemp("serverless"), n=300)
+
+
+@pytest.mark.parametrize(
+    ("target", "quota", "said"),
+    [
+        ({"dialect": "openai"}, Quota(), True),
+        ({"dialect": "openai"}, Quota(tokens_per_minute=60_000), False),
+        ({"dialect": "openai", "kind": "managed"}, Quota(), False),
+        ({}, Quota(), False),  # which is Azure's
+    ],
+)
+def test_a_quota_that_nobody_gave_is_said_to_be_taken(tmp_path, target, quota, said):
+    run = synthetic_run(tmp_path, n=60, target={"url": "http://127.0.0.1:1", **target}, quota=quota)
+    taken = "the quota is taken to be Azure's 200,000 tokens and 1,000 requests a minute"
+    assert any(each.startswith(taken) for each in plan_run(run).ahead.doubts) is said
+    given = plan_run(run, quota=Quota(tokens_per_minute=50_000))
+    assert not any("is taken to be" in each for each in given.ahead.doubts)
 
 
 def longer(run):

@@ -125,6 +125,7 @@ def test_a_token_is_a_word_and_is_never_shown(monkeypatch, tmp_path, text, token
 def test_where_a_jobs_result_is_read_is_said():
     assert place_of(JOB, "http://x") == "its run: a in the folder of the runs; its page: http://x/runs/a"
     assert place_of({**JOB, "run": None}, "http://x") == "its page: http://x/jobs/a"
+    assert place_of({**JOB, "ended_utc": None}, "http://x") == "its page: http://x/jobs/a"  # where its figures move
 
 
 @pytest.mark.parametrize("server", ["http://[::1", "ftp://x", "http://", "x"])

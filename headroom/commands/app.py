@@ -27,7 +27,7 @@ EXAMPLES = """Examples:
 
 headroom run
 
-headroom run --target https://NAME.REGION.models.ai.azure.com --rate 2/s --duration 60
+headroom run loadtest.toml --slo 'ttft.p95<800ms' --junit headroom.xml
 
 headroom plan runs/2026-11-21-144745 --growth 3x
 
