@@ -40,10 +40,18 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {str(value).lower()}")
     if isinstance(value, str):
-        raise ValueError("must be a number, not text; write it without quotes")
+        raise ValueError(f"must be a number, not text{'; write it without quotes' if _is_number(value) else ''}")
     if isinstance(value, int | float) and TOO_LARGE <= abs(value) < inf:
         raise ValueError("must be a number below 2^63")
     return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def numbers_in(*names: str) -> BeforeValidator:

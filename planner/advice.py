@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.costs.cost_results import CostPlan, Option
-from planner.costs.options import SERVERLESS
+from planner.costs.options import AROUND_THE_CLOCK, SERVERLESS
 from planner.metrics import METRICS
 from planner.objectives import sorted_of
 from planner.plan import InstanceEstimate, Plan
@@ -147,9 +147,10 @@ def _against(costs: CostPlan, cheapest: Option) -> str:
 def _against_a_guess(costs: CostPlan, serverless: Option, scope: Scope, guess: str) -> str:
     """Whatever an instance serves, the fewest that are kept have a price."""
     fewest = max(scope.settings.min_instances, 1 + scope.settings.spare)
-    managed = next((each for each in costs.options if each.name != SERVERLESS and each.instances), None)
-    if managed is not None:
-        least_usd = managed.per_month_usd / managed.instances * fewest
+    cheapest = next((each for each in costs.options if each.name != SERVERLESS), None)
+    planned = next((each.instances for each in costs.options if each.name == AROUND_THE_CLOCK), 0.0)
+    if cheapest is not None and planned:  # those billed on average are fewer where they are off at times
+        least_usd = cheapest.per_month_usd / planned * fewest
         if least_usd > (serverless.per_month_usd if serverless.high_usd is None else serverless.high_usd):
             instances = "1 instance" if fewest == 1 else f"{fewest} instances"
             return f", against {dollars(least_usd)} for {instances} of managed compute, the least ({costs.sku})"

@@ -94,7 +94,9 @@ def look_ahead(scope: Scope, plan: Plan, need: QuotaNeed | None) -> Ahead | None
         instances=instances,
         instances_guessed=guess,
         fleet=fleet,
-        room=room_of(scope, rate, instances, kept=fleet is not None),
+        room=room_of(
+            scope, rate, instances, met=all(slo.met is True for slo in plan.slos), simulated=fleet is not None
+        ),
         costs=costs,
         spending=None if scope.price is None else spending(scope.counts, scope.price),
         doubts=(

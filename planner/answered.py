@@ -21,6 +21,7 @@ FAILURES = (
     Outcome.NETWORK,
     Outcome.BROKEN_STREAM,
 )
+FAILED = pl.col("outcome").is_in(FAILURES)
 
 
 def unanswered(evidence: Evidence) -> list[str]:
@@ -93,7 +94,7 @@ def failures_of_the_warmup(evidence: Evidence) -> list[str]:
     """Figures are of the steady phase, and would not show what went wrong before it."""
     phases = (WARMUP, ~WARMUP)
     sent = [evidence.counts.total("sent", phase) for phase in phases]
-    failed = [evidence.counts.total("sent", phase & pl.col("outcome").is_in(FAILURES)) for phase in phases]
+    failed = [evidence.counts.total("sent", phase & FAILED) for phase in phases]
     before, after = (n / of if of else 0.0 for n, of in zip(failed, sent, strict=True))
     if before <= MOST_FAILED_SHARE or before <= 2 * after:
         return []

@@ -139,9 +139,9 @@ def _unknown(plan: Plan) -> str:
 
 
 def _growing(plan: Plan) -> str:
-    """When the growth that is planned with reaches the first limit."""
-    reached = next((each for each in reached_by_growth(plan) if each.months), None)
-    if reached is None:
+    """When the growth that is planned with reaches the first limit; nothing where the load is there already."""
+    reached = next((each for each in reached_by_growth(plan) if each.months is not None), None)
+    if reached is None or reached.months == 0:
         return ""
     months = f"{reached.months} month{'' if reached.months == 1 else 's'}"
     return f"growing by {100 * reached.growth_per_month:.3g}% each month it reaches the {reached.limit} in {months}"

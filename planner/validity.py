@@ -13,7 +13,7 @@ from loadgen.closed_loop import shares
 from loadgen.config import SIMULATED, Kind, LoadConfig, RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
 from loadgen.samples import Outcome, check_ledger
-from planner.answered import all_refused, failures, failures_of_the_warmup, filtered, refusals, unanswered
+from planner.answered import FAILED, all_refused, failures, failures_of_the_warmup, filtered, refusals, unanswered
 from planner.evidence import Evidence
 from planner.generator import generator_doubts, generator_reasons
 from planner.metrics import DRAWN
@@ -64,7 +64,7 @@ def validity(evidence: Evidence) -> Validity:
         *failures_of_the_warmup(evidence),
         *filtered(evidence),
         *(() if failed else refused),
-        *_several(evidence),
+        *(() if reasons else _several(evidence)),
         *_too_few(evidence),
         *_usage(evidence),
         *_growth(evidence),
@@ -153,7 +153,7 @@ def _all_before(evidence: Evidence) -> str:
     warmup, sent = evidence.config.load.warmup, evidence.counts.total("sent", WARMUP)
     if not sent:
         return ""
-    failed = evidence.counts.total("sent", WARMUP & ~OK)
+    failed = evidence.counts.total("sent", WARMUP & FAILED)
     return f": all {sent:,} left in the warm-up of {warmup:g} s, and {failed:,} of them failed; give a shorter --warmup"
 
 

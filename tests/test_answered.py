@@ -20,8 +20,8 @@ def judged(tmp_path, sample, *, n=400, **load):
     return plan_run(make_run(tmp_path, samples, config=config)).validity
 
 
-def failed(number, due_s):
-    return answered(number, due_s, outcome=Outcome.SERVER_ERROR, status=500, completion_tokens=None)
+def failed(number, due_s, **fields):
+    return answered(number, due_s, outcome=Outcome.SERVER_ERROR, status=500, completion_tokens=None, **fields)
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,25 @@ def test_a_warm_up_longer_than_what_it_leaves_is_a_doubt_and_one_that_leaves_not
         each.phase = Phase.WARMUP
     reasons = plan_run(make_run(tmp_path, samples, config=early, name="early")).validity.reasons
     assert "all 50 left in the warm-up of 5 s, and 50 of them failed; give a shorter --warmup" in " ".join(reasons)
+    samples = [(refused if number else failed)(number, number / 20, phase=Phase.WARMUP) for number in range(50)]
+    reasons = plan_run(make_run(tmp_path, samples, config=early, name="refused")).validity.reasons
+    assert "all 50 left in the warm-up of 5 s, and 1 of them failed" in " ".join(reasons)  # a 429 is no failure
 
 
 def test_a_plan_of_several_targets_says_why_it_recommends_nothing(tmp_path):
     both = {"target": [{"url": "sim"}, {"url": "sim"}]}
     plans = []
-    for name, targets, known in (("two", both, "sim-1"), ("one", {}, "sim")):
+    for name, targets, known, outcome in (
+        ("two", both, "sim-1", Outcome.OK),
+        ("one", {}, "sim", Outcome.OK),
+        ("invalid", both, "sim-1", Outcome.SERVER_ERROR),
+    ):
         config = RunConfig.model_validate({"load": {"rate": 20, "duration": 20}, **targets})
         samples = [answered(number, number / 20, target=known, phase=Phase.STEADY) for number in range(400)]
+        for sample in samples[::3]:
+            sample.outcome = outcome
         plans.append(plan_run(make_run(tmp_path, samples, config=config, name=name)))
     why = "planned of one deployment, and these are 2"
-    assert [plan.ahead is None for plan in plans] == [True, False]
-    assert [why in " ".join(plan.validity.doubts) for plan in plans] == [True, False]
+    assert [plan.ahead is None for plan in plans] == [True, False, True]
+    assert [plan.validity.valid for plan in plans] == [True, True, False]
+    assert [why in " ".join(plan.validity.doubts) for plan in plans] == [True, False, False]  # an invalid one says why

@@ -5,6 +5,8 @@ import pytest
 from loadgen.config import PlanConfig
 from loadgen.slo import Slo
 from planner.assemble import plan_run
+from planner.limits_ahead import reached_by_growth
+from planner.together import together
 from tests.runs import answered, refused
 from tests.test_one_answer import MET
 from tests.test_page import managed_run
@@ -152,7 +154,48 @@ def test_of_a_deployment_whose_instances_are_stated_it_is_their_headroom(tmp_pat
         measured(plan)
         == "3 times this load of 8 requests/s fits into the 3 instances measured; both objectives were met."
     )
-    small = plan_run(managed_run(tmp_path, 16, instances=1), swept=MET)
-    assert measured(small).startswith(
-        "No headroom: at 16 requests/s the busiest minute asked for 2 times what the one "
+
+
+def test_a_load_that_kept_the_objectives_fits_into_the_instances_that_served_it(tmp_path):
+    """Though it is more than what is planned with, a step that met and went before."""
+    plan = plan_run(managed_run(tmp_path, 8.2, instances=1), swept=MET)
+    assert measured(plan) == (
+        "This load of 8.2 requests/s just fits into the one instance measured; both objectives were met."
     )
+    room = plan.ahead.room
+    assert (room.factor, room.serves_per_s) == (1, room.busiest_per_s)
+
+
+@pytest.fixture(scope="module")
+def curve(tmp_path_factory):
+    """Runs of one deployment, and what they say of an instance: 51 requests/s at the low end."""
+    folder = tmp_path_factory.mktemp("curve")
+    found = together([managed_run(folder, rate).folder for rate in (2, 8, 16, 24, 32)])
+    return found.lead, {"steps": found.steps, "settings": PlanConfig(max_concurrency=64)}
+
+
+def test_a_load_that_nobody_knows_to_have_kept_the_objectives_has_no_headroom_beyond_that(tmp_path, curve):
+    few = plan_run(managed_run(tmp_path, 60, instances=1, seconds=0.2), **curve[1])
+    assert few.ahead.room.factor < 1
+    said = measured(few)
+    assert said.startswith("No headroom: at 60 requests/s the busiest minute asked for 1.")
+    assert "times what the one instance serves; too few samples to judge ttft.p95<1s" in said
+
+
+def test_instances_that_a_simulation_found_enough_are_said_to_serve_the_busiest_minute(curve):
+    """A little above the low end of what one serves."""
+    lead, known = curve
+    ahead = plan_run(lead, **known, growth=1.62).ahead
+    assert ahead.fleet.instances == 1 and ahead.capacity.low < 32 * 1.62
+    assert (ahead.room.factor, ahead.room.serves_per_s) == (1, ahead.room.busiest_per_s)
+
+
+def test_a_limit_that_is_reached_already_is_not_passed_over_for_the_next(tmp_path):
+    """The tokens are, as the headline has said; the requests would be in 11 months."""
+    run = steady_run(
+        tmp_path, config=config(slo=[], quota={"tokens_per_minute": 136_700, "requests_per_minute": 1_000})
+    )
+    plan = plan_run(run, settings=PlanConfig(growth_per_month=0.05))
+    assert [row.months for row in reached_by_growth(plan)] == [0, 11]
+    assert measured(plan).startswith(f"No headroom: at 10 requests/s the busiest minute asked for more than {TOKENS};")
+    assert "each month" not in measured(plan)

@@ -94,6 +94,12 @@ def test_a_number_in_quotes_is_a_slip_where_no_unit_could_follow(tmp_path, key):
         load(tmp_path, {**BESIDE.get(key, {}), key: '"0.5"'})
 
 
+@pytest.mark.parametrize("text", ["10k", "1,000", "", "many"])
+def test_who_wrote_no_number_is_not_told_of_quotes(tmp_path, text):
+    with pytest.raises(ConfigError, match="tokens_per_minute: must be a number, not text$"):
+        load(tmp_path, {"quota.tokens_per_minute": f'"{text}"'})
+
+
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [

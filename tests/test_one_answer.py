@@ -89,6 +89,9 @@ def test_a_guess_wins_nothing_and_has_no_probability(serverless):
     assert ", against $2,681 for 1 instance of managed compute, the least" in ahead.recommendation
     three = plan_run(serverless, settings=PlanConfig(min_instances=3)).ahead
     assert ", against $8,044 for 3 instances of managed compute, the least" in three.recommendation
+    usual = plan_run(serverless, settings=PlanConfig(hours_on_per_week=40)).ahead
+    assert usual.instances == 2 and usual.costs.options[1].per_month_usd == pytest.approx(2 * 658, abs=2)
+    assert ", against $658 for 1 instance of managed compute, the least" in usual.recommendation
     assert ahead.costs.probability_managed_cheaper is None and ahead.costs.sensitivity == ()
     assert all(each.probability_cheaper is None for each in ahead.costs.options)
     given = plan_run(serverless, settings=PlanConfig(concurrency_per_instance=12))

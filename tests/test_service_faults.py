@@ -127,6 +127,23 @@ def test_a_form_of_before_a_restart_comes_back_as_it_was_filled_in(client):
     assert "restarted" in client.post("/login", data={"csrf": "old"}, headers=page).text
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("10k", "quota: tokens_per_minute: must be a number, not text"),
+        ("-5", "quota: tokens_per_minute must be above zero, not -5"),
+        ("1.5", "quota.tokens_per_minute: input should be a valid integer"),
+        ("9" * 30, "a whole number lies beyond 9,223,372,036,854,775,807"),
+        ("nan", "quota.tokens_per_minute: input should be a finite number"),
+    ],
+)
+def test_who_typed_no_count_into_the_form_is_told_of_no_quotes(client, typed, told):
+    csrf = client.app.state.locks.csrf
+    form = {"csrf": csrf, "as": "fields", "target": "sim", "rate": "5/s", "duration": "9s", "tpm": typed}
+    answer = client.post("/jobs/new", data=form, headers={"accept": "text/html"})
+    assert answer.status_code == 422 and told in answer.text and "without quotes" not in answer.text
+
+
 def test_so_many_read_and_no_more_though_they_come_at_once(client):
     state, desk = client.app.state, client.app.state.desk
     request = SimpleNamespace(path_params={"id": submit(client)}, app=client.app)

@@ -142,6 +142,30 @@ def test_files_that_cannot_be_deleted_are_told_once_and_keep_their_job(shop, mon
     assert "files of 2 old jobs cannot be deleted" in capsys.readouterr().err
 
 
+def test_those_that_cannot_be_deleted_hold_up_no_others_and_each_is_told_once(shop, monkeypatch, capsys):
+    monkeypatch.setattr(pruning, "MOST_AT_ONCE", 2)
+    stuck, real = {shop.ended() for _ in range(3)}, pruning.shutil.rmtree
+    shop.now += timedelta(hours=1)
+    others = {shop.ended() for _ in range(3)}
+
+    def remove(path):
+        if path.name in stuck:
+            raise PermissionError(13, "no", path)
+        real(path)
+
+    monkeypatch.setattr(pruning.shutil, "rmtree", remove)
+    shop.now += 2 * DAYS
+    for left, told in ((6, "files of 2 old"), (5, "files of 1 old"), (3, ""), (3, "")):
+        shop.pruner.look()
+        said = capsys.readouterr().err
+        assert len(shop.left()) == left and (told in said if told else said == "")
+        shop.now += EVERY
+    assert shop.left() == stuck and not others & stuck
+    monkeypatch.undo()
+    Pruner(shop.settings, shop.jobs, lambda: shop.now).look()
+    assert shop.left() == set()
+
+
 def test_a_link_in_place_of_a_jobs_files_leads_nowhere(shop, tmp_path):
     job = shop.ended()
     folder, precious = launching.job_folder(shop.settings, job), tmp_path / "precious"

@@ -4,7 +4,10 @@ import http.client
 import http.server
 import json
 import re
+import socket
 import threading
+import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -185,6 +188,24 @@ def test_a_form_that_comes_back_keeps_its_key_since_it_may_have_been_taken(clien
     assert count(client) == before + 1
 
 
+@pytest.mark.parametrize("cron", ["", "0 2 * * *"])
+def test_a_form_whose_job_is_gone_says_so_and_makes_another_when_sent_again(client, cron):
+    form, jobs = form_of(client, client.get("/jobs/new").text) | {"schedule": cron}, client.app.state.desk.jobs
+    client.post("/jobs/new", data=form)
+    if cron:
+        made = next(each.id for each in jobs.schedules() if each.name == "by form")
+        jobs.drop_schedule(made)
+    else:
+        made = jobs.all(limit=1)[0].id
+        jobs.ask_cancel(made)
+        jobs.drop(made, run=False)
+    late = client.post("/jobs/new", data=form, headers=PAGE)
+    assert late.status_code == 409 and f"{made}, is no more" in late.text and "look at it" not in late.text
+    again = form | form_of(client, late.text) | {"schedule": cron}
+    assert again["once"] != form["once"]
+    assert client.post("/jobs/new", data=again, follow_redirects=False).status_code == 303
+
+
 def test_a_form_with_a_key_that_is_none_gets_one(client):
     form = form_of(client, client.get("/jobs/new").text) | {"once": "a b"}
     refused = client.post("/jobs/new", data=form, headers=PAGE)
@@ -256,6 +277,24 @@ def test_a_service_that_is_not_there_at_first_is_not_asked_again(monkeypatch):
     monkeypatch.setattr(clients.time, "sleep", lambda _: pytest.fail("it waited"))
     with pytest.raises(ServiceAway, match="is `headroom serve` running"):
         Client("http://127.0.0.1:9", None).submit({})
+
+
+def test_a_service_that_accepts_and_is_silent_is_given_up_by_a_deadline(monkeypatch):
+    """Not after six times as long as one answer may take."""
+    for name, value in (("PATIENCE_S", 0.2), ("WHOLE_S", 0.5), ("WAITS_S", (0.0,) * 5)):
+        monkeypatch.setattr(clients, name, value)
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        silent.setblocking(False)
+        begun_s = time.monotonic()
+        with pytest.raises(ServiceAway, match="it may have been queued"):
+            Client(f"http://127.0.0.1:{silent.getsockname()[1]}", None).submit({})
+        assert time.monotonic() - begun_s < 6 * 0.2
+        asked = 0
+        with suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert 1 <= asked <= 3
 
 
 @pytest.mark.long

@@ -2,6 +2,9 @@
 
 import html
 import re
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -79,7 +82,11 @@ def test_what_was_signed_out_stays_so_after_a_restart(tmp_path):
     [
         ({}, {"csrf": ""}, 403),
         ({}, {"csrf": "wrong"}, 403),
+        ({"sec-fetch-site": "same-origin"}, {"csrf": "wrong"}, 403),
         ({"origin": "http://evil.example"}, None, 403),
+        ({"origin": "http://evil.example"}, {"csrf": "wrong"}, 403),
+        ({"origin": "http://localhost:81"}, {"csrf": "wrong"}, 403),
+        ({"origin": "null"}, {"csrf": "wrong"}, 403),
         ({"sec-fetch-site": "cross-site"}, None, 403),
         ({"content-type": "text/plain"}, None, 415),
     ],
@@ -90,6 +97,14 @@ def test_no_other_site_signs_anybody_out(locked, headers, fields, status):
     assert locked.post("/logout", data=fields, headers=PAGE | headers).status_code == status
     assert held(locked, session_of(locked))
     assert locked.get("/logout", headers=PAGE).status_code == 405
+
+
+def test_a_page_of_before_a_restart_signs_out_too(locked):
+    sign_in(locked)
+    session = session_of(locked)
+    ours = PAGE | {"origin": "http://localhost"}
+    answer = locked.post("/logout", data={"csrf": "of before"}, headers=ours, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login") and not held(locked, session)
 
 
 def test_nobody_signs_out_who_is_not_signed_in(locked):
@@ -138,6 +153,28 @@ def test_a_full_disk_keeps_no_session_alive(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="space"):
             ours.end(session)
         assert not ours.hold(session)
+
+
+def test_many_that_sign_out_at_once_are_all_signed_out(tmp_path):
+    """Each ends in a thread of its own, beside many that have ended; switching often finds what is lost."""
+    switched_s, together = sys.getswitchinterval(), threading.Barrier(6)
+
+    def end(session):
+        together.wait(timeout=20)
+        ours.end(session)
+
+    with closing(Database(tmp_path / "jobs.sqlite")) as database, ThreadPoolExecutor(6) as pool:
+        ours = Sessions(TOKEN.encode(), database)
+        ours._ended = {f"ended-{number}": 1 << 40 for number in range(1_000)}
+        mine = [ours.fresh() for _ in range(20 * 6)]
+        sys.setswitchinterval(1e-6)
+        try:
+            for first in range(0, len(mine), 6):
+                list(pool.map(end, mine[first : first + 6]))
+        finally:
+            sys.setswitchinterval(switched_s)
+        assert not any(ours.hold(session) for session in mine)
+        assert len(database.rows("SELECT * FROM ended_sessions")) == len(mine)
 
 
 def test_who_is_signed_out_follows_no_job_any_longer(locked, monkeypatch):
@@ -258,6 +295,7 @@ def test_by_keyboard_a_form_survives_the_end_of_a_session_and_the_button_signs_o
         page.wait_for_url("**/jobs/2*")
         (job,) = where.desk.jobs.all()
         assert job.name == "typed by hand" and where.desk.jobs.config_of(job.id)["load"]["rate"] == "5/s"
+        page.locator("form.out input[name=csrf]").evaluate("field => { field.value = 'of before a restart' }")
         page.get_by_role("button", name="Sign out").press("Enter")
         page.wait_for_url("**/login")
         page.go_back()

@@ -19,6 +19,7 @@ from loadgen.errors import ConfigError, HeadroomError
 PATIENCE_S, LOOK_EVERY_S = 30.0, 1.0
 AWAY_AT_MOST_S = 120.0  # a service that is restarted keeps its jobs
 REFUSED, FAILED = 4, 5  # hundreds of statuses
+WHOLE_S = 45.0  # a submission that is taken and not answered, however often it is asked for
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # before it is asked again: a service that was killed starts within these
 BROKEN = (httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT)  # a proxy's
 MOST_JOBS = 200
@@ -86,15 +87,16 @@ class Client:
 
     def _ask_until_told(self, *asked: Any, **content: Any) -> dict[str, Any]:
         """Who may have done it and did not say so is asked again; who was not there at first is not."""
-        broken = False
+        broken, until_s = False, time.monotonic() + WHOLE_S
         for wait_s in (*WAITS_S, None):
+            left_s = max(until_s - time.monotonic(), 0.001)
             try:
-                return self._ask(*asked, **content)
+                return self._ask(*asked, timeout=min(PATIENCE_S, left_s), **content)
             except ServiceAway as error:
                 broken = broken or isinstance(error, ServiceBroken)
                 if not broken:
                     raise
-                if wait_s is None:
+                if wait_s is None or time.monotonic() + wait_s >= until_s:
                     raise ServiceAway(f"{error}; look at `headroom jobs`: it may have been queued") from None
             time.sleep(wait_s)
         raise AssertionError("the last one returns or raises")

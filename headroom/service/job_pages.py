@@ -15,7 +15,7 @@ from headroom.service import submission
 from headroom.service.answers import SIGNED_IN, answer, first_of, go_on, told
 from headroom.service.desk import Desk
 from headroom.service.jobs import Job, Schedule, State
-from headroom.service.once import KEY, SpentKey, fresh_key
+from headroom.service.once import GONE, KEY, SpentKey, fresh_key
 from headroom.service.refusals import Refusal
 from headroom.service.security import StaleForm, form_of
 from headroom.service.toml import to_toml
@@ -94,8 +94,7 @@ class JobPages:
             sent = first_of(await form_of(request))
             made = await run_in_threadpool(self._submitted, sent)
         except SpentKey as spent:
-            why = f"this form has submitted {spent.made} already: look at it, and send it again for another"
-            return await self._refused(request, {**sent, "once": ""}, Refusal(spent.status, why))
+            return await self._refused(request, {**sent, "once": ""}, Refusal(spent.status, _why(spent)))
         except StaleForm as stale:
             return await self._refused(request, first_of(stale.fields), stale)
         except Refusal as refusal:
@@ -145,6 +144,13 @@ class JobPages:
         await form_of(request)
         await run_in_threadpool(self._desk.jobs.drop_schedule, request.path_params["id"])
         return go_on("/")
+
+
+def _why(spent: SpentKey) -> str:
+    """Its message, as one who fills in a form sees it, which comes back with another key."""
+    if spent.status == GONE:
+        return f"what this form has submitted, {spent.made}, is no more: send it again for another"
+    return f"this form has submitted {spent.made} already: look at it, and send it again for another"
 
 
 def _as_file(config: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from headroom.service.refusals import Refusal
 HEADER = "idempotency-key"
 KEY = re.compile(r'"?([!#-~]{1,100})"?')  # bare, or a string as in RFC 9651: both are the same key
 KEPT = timedelta(days=30)
+GONE = 409
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def remember(database: Connection, asked: Once | None, made: str, at_utc: str) -
 
 def gone(made: str) -> SpentKey:
     """It was removed since, and is not made anew by who asks late."""
-    return SpentKey(409, f"what this key has submitted, {made}, is no more: a new job needs a new key", made)
+    return SpentKey(GONE, f"what this key has submitted, {made}, is no more: a new job needs a new key", made)
 
 
 def forget(database: Connection, before_utc: str) -> None:

@@ -21,9 +21,10 @@ class Pruner:
     def __init__(self, settings: Settings, jobs: Jobs, clock: Callable[[], datetime]) -> None:
         self._settings, self._jobs, self._clock = settings, jobs, clock
         self._next: datetime | None = None
+        self._kept: set[str] = set()  # whose files could not be deleted: however many, they hold up no others
 
     def look(self) -> None:
-        """At most once in EVERY. What cannot be deleted is told, and tried again."""
+        """At most once in EVERY. What cannot be deleted is told once, and tried again at the next start."""
         now = self._clock()
         if self._next is not None and self._next - EVERY <= now < self._next:
             return
@@ -31,10 +32,15 @@ class Pruner:
         self._jobs.forget_keys()
         if self._settings.keep is None:
             return
-        faults = [self._drop(each) for each in self._jobs.ended_before(now - self._settings.keep, limit=MOST_AT_ONCE)]
-        told = [fault for fault in faults if fault is not None]
-        if told:
-            sys.stderr.write(f"headroom: files of {len(told)} old jobs cannot be deleted: {told[0]}\n")
+        limit = MOST_AT_ONCE + len(self._kept)
+        old = [
+            each for each in self._jobs.ended_before(now - self._settings.keep, limit=limit) if each not in self._kept
+        ]
+        faults = {each: fault for each in old[:MOST_AT_ONCE] if (fault := self._drop(each)) is not None}
+        self._kept |= faults.keys()
+        if faults:
+            first = next(iter(faults.values()))
+            sys.stderr.write(f"headroom: files of {len(faults)} old jobs cannot be deleted before a restart: {first}\n")
 
     def _drop(self, job_id: str) -> OSError | None:
         """The files first: a service that is killed in between finds the job, and drops it again."""

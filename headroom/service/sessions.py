@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import threading
 import time
 
 from headroom.service.database import Database
@@ -17,6 +18,7 @@ class Sessions:
 
     def __init__(self, token: bytes, database: Database) -> None:
         self._token, self._database = token, database
+        self._ending = threading.Lock()  # many sign out at once, each in a thread of its own
         self._ended: dict[str, int] = dict(database.rows("SELECT session, ends_s FROM ended_sessions"))
 
     def fresh(self) -> str:
@@ -37,9 +39,10 @@ class Sessions:
         """For good: who has copied it holds nothing either. Of one that has ended already nothing changes."""
         if not self.hold(session):
             return
-        named, now_s = session.rpartition(".")[0], int(time.time())
-        self._ended = {each: ends_s for each, ends_s in self._ended.items() if ends_s > now_s}
-        self._ended[named] = int(session.partition(".")[0])  # before it is written down: a full disk holds up none
+        named, ends_s, now_s = session.rpartition(".")[0], int(session.partition(".")[0]), int(time.time())
+        with self._ending:  # before it is written down: a full disk holds up none
+            kept = {each: end_s for each, end_s in self._ended.items() if end_s > now_s}
+            self._ended = kept | {named: ends_s}
         with self._database.writing() as database:
             database.execute("DELETE FROM ended_sessions WHERE ends_s <= ?", [now_s])
-            database.execute("INSERT OR IGNORE INTO ended_sessions VALUES (?, ?)", [named, self._ended[named]])
+            database.execute("INSERT OR IGNORE INTO ended_sessions VALUES (?, ?)", [named, ends_s])

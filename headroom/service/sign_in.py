@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from headroom.service.answers import TITLES, answer, go_on
 from headroom.service.refusals import Refusal
-from headroom.service.security import FORM, SESSION, Locks, LostForm, fields_of, form_of, kind_of
+from headroom.service.security import FORM, SESSION, Locks, LostForm, StaleForm, fields_of, form_of, kind_of
 from headroom.service.sessions import SESSION_S
 
 PLACE = "/login"
@@ -105,8 +105,12 @@ def taking(again: Again) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def sign_out(request: Request) -> Response:
-    """POST /logout: the session ends here, and not only in the browser."""
-    await form_of(request)
+    """POST /logout: the session ends here, and not only in the browser. A page of before a restart ends it too."""
+    try:
+        await form_of(request)
+    except StaleForm:
+        if "origin" not in request.headers:  # where a browser says it, Locks.check has let in our own pages only
+            raise
     locks = locks_of(request)
     if locks.sessions is not None:
         await run_in_threadpool(locks.sessions.end, request.cookies.get(SESSION, ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from headroom.service.refusals import Refusal
@@ -71,10 +72,13 @@ def _config(form: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
-def _count(text: str) -> int | str:
-    """As a number where it is one; what is none is told as it is of a loadtest.toml."""
+def _count(text: str) -> float | str:
+    """As a number where it is one; what is none, or no count, is told as it is of a loadtest.toml."""
     plain = text.replace(",", "").replace("_", "")
-    return int(plain) if plain.isascii() and plain.isdigit() and len(plain) < 16 else text
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(plain)
+    return text
 
 
 def _weighted(word: str) -> tuple[str, float]:
