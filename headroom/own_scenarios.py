@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 
 from loadgen.config import RunConfig
@@ -24,21 +25,33 @@ def check_own(config: RunConfig, places: Mapping[str, str]) -> None:
         return
     names = ", ".join(own)
     try:
+        code, answer, said = _loaded(config, own)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"scenario {names}: loading it took more than {LOADING_S:g} s, and was ended") from None
+    if code == 0 and answer == "loaded":
+        sys.stderr.write(said)
+        return
+    *printed, last = said.splitlines() or [""]
+    if code != ConfigError.exit_code or not last:
+        printed, last = [*printed, last], f"scenario {names}: loading it ended the process with {code}"
+    sys.stderr.write("".join(f"{line}\n" for line in printed))
+    raise ConfigError(last)
+
+
+def _loaded(config: RunConfig, places: Mapping[str, str]) -> tuple[int, str, str]:
+    """How that process ended, its answer, and what else it said. Raises TimeoutExpired.
+
+    Through files: a pipe ends only with the last process that holds it, and a scenario may leave some behind.
+    """
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
         done = subprocess.run(
-            [sys.executable, "-m", "loadgen.scenario_check", *(f"{name}={place}" for name, place in own.items())],
-            input=config.model_dump_json(),
-            capture_output=True,
-            text=True,
+            [sys.executable, "-m", "loadgen.scenario_check", *(f"{name}={place}" for name, place in places.items())],
+            input=config.model_dump_json().encode(),
+            stdout=answer,
+            stderr=said,
             check=False,
             timeout=LOADING_S,
         )
-    except subprocess.TimeoutExpired:
-        raise ConfigError(f"scenario {names}: loading it took more than {LOADING_S:g} s, and was ended") from None
-    if done.returncode == 0 and done.stdout == "loaded":
-        sys.stderr.write(done.stderr)
-        return
-    *printed, last = done.stderr.splitlines() or [""]
-    if done.returncode != ConfigError.exit_code or not last:
-        printed, last = [*printed, last], f"scenario {names}: loading it ended the process with {done.returncode}"
-    sys.stderr.write("".join(f"{line}\n" for line in printed))
-    raise ConfigError(last)
+        answer.seek(0)
+        said.seek(0)
+        return done.returncode, answer.read().decode("utf-8", "replace"), said.read().decode("utf-8", "replace")

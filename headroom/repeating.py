@@ -22,10 +22,10 @@ from headroom.commands.app import INTERRUPTED, INVALID, REGRESSED
 from headroom.gating import Outputs
 from headroom.run_sets import RunSet
 from headroom.running import ready, run_folder
-from headroom.series import Interrupted, Player
+from headroom.series import Player
 from headroom.targets import check
 from loadgen.config import SIMULATED, RunConfig, TargetConfig
-from loadgen.errors import ConfigError, RunFolderError
+from loadgen.errors import ConfigError, Interrupted, RunFolderError
 from loadgen.samples import Run
 from loadgen.target import KEY_VARIABLES, address_of
 from planner.generator import generator_reasons
@@ -245,8 +245,8 @@ def _recorded(arms: list[_Arm]) -> Iterator[list[_End]]:
             arm.write()
         yield ended
     except Interrupted as end:
-        _end(arms, "interrupted", end.reason)
-        ended.append(_End(end.reason, end.code))
+        _end(arms, "interrupted", str(end))
+        ended.append(_End(str(end), end.exit_code))
     except KeyboardInterrupt:
         _end(arms, "interrupted", "stopped by hand")
         ended.append(_End("stopped by hand", INTERRUPTED))

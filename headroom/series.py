@@ -12,15 +12,7 @@ from headroom.audience import NOBODY, Audience
 from headroom.commands.app import BUDGET_USED
 from headroom.running import EXIT_CODES, begin, close, play
 from loadgen.config import RunConfig
-from loadgen.errors import HeadroomError
-
-
-class Interrupted(Exception):  # noqa: N818 - a way to end
-    """A run was cut short: by hand, by the budget, by a threshold, or by what the answers said."""
-
-    def __init__(self, reason: str, code: int) -> None:
-        super().__init__(reason)
-        self.reason, self.code = reason, code
+from loadgen.errors import HeadroomError, Interrupted
 
 
 class Player:
@@ -42,7 +34,8 @@ class Player:
         self._used: Counter[str] = Counter() if used is None else used
 
     def play(self, config: RunConfig, folder: Path) -> None:
-        """One run to its end, and its record closed. Raises Interrupted, and HeadroomError where it crashed."""
+        """One run to its end, and its record closed. Raises Interrupted, before its load began too,
+        and HeadroomError where it crashed."""
         manifest = begin(folder, self._within_budget(config), self._deployments)
         watch = Watch(folder, config)
         played = play(

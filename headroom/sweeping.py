@@ -16,11 +16,11 @@ from dashboards.sweep_report import write_sweep_report
 from headroom.audience import Audience
 from headroom.commands.app import INTERRUPTED, INVALID, MISSED
 from headroom.running import manifest_of, ready, run_folder
-from headroom.series import Interrupted, Player
+from headroom.series import Player
 from headroom.targets import check
 from loadgen.config import Kind, RunConfig, ThrottleMode
 from loadgen.durable import publish_bytes
-from loadgen.errors import ConfigError, RunFolderError
+from loadgen.errors import ConfigError, Interrupted, RunFolderError
 from loadgen.fields import PerSecond, Seconds
 from loadgen.samples import Run
 from loadgen.slo import Slo
@@ -192,8 +192,8 @@ class _Course:
                 say(step_line(self.sweep.steps[-1]))
             self._write(state="complete", result=step)
         except Interrupted as end:
-            self._write(state="interrupted", reason=end.reason)
-            return end.code
+            self._write(state="interrupted", reason=str(end))
+            return end.exit_code
         except KeyboardInterrupt:
             self._write(state="interrupted", reason="stopped by hand")
             return INTERRUPTED

@@ -31,7 +31,12 @@ class Patience:
             self._failed.pop(user, None)
 
     def failure_s(self, user: Hashable, seq: int, asked_s: float | None) -> float:
-        """What it waits after a failure: as the server asked, up to a minute, else as a retry would."""
+        """What it waits after a failure: as the server asked, up to a minute, else as a retry would.
+
+        Who asks for no time, or for a moment that is past, has asked for nothing: there would be no end to the asking.
+        """
         times = self._failed.get(user, 0)
         self._failed[user] = times + 1
-        return backoff_s(self._seed, seq, times) if asked_s is None else min(asked_s, LONGEST_ASKED_S)
+        if asked_s is None or asked_s <= 0:
+            return backoff_s(self._seed, seq, times)
+        return min(asked_s, LONGEST_ASKED_S)

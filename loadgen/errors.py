@@ -43,9 +43,14 @@ class InvalidRun(HeadroomError):  # noqa: N818 - the run is, and it is no fault 
 
 
 class Interrupted(HeadroomError):  # noqa: N818 - somebody stopped it, and nothing went wrong
-    """A run that was stopped by hand before its load began; nothing was sent, and there is no folder."""
+    """A run that was cut short: by hand, by the budget, by a threshold, or by what the answers said. The message says
+    by what; `exit_code` is of that, and by hand unless another is given."""
 
     exit_code = 105
+
+    def __init__(self, reason: str, exit_code: int = exit_code) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 class CapacityError(HeadroomError):

@@ -24,6 +24,7 @@ HTML_PAGE = "html_page"
 PAGE_LENGTH, TITLE_LENGTH = 4_096, 80  # of a page what is looked at, and what is kept
 UNPRINTABLE = "unprintable"
 _SECONDS = re.compile(r"\d{1,300}(\.\d*)?")
+_PROLOG = re.compile(r"(?s:[\ufeff\s]|<\?xml.*?\?>|<!--.*?-->)*+")
 _TAG = re.compile(r"<[^<>]*>")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
@@ -46,7 +47,7 @@ def error_of(body: bytes | bytearray, headers: dict[bytes, bytes]) -> tuple[str,
 
     The error may be an object within `error`, the answer itself, a string in `error`, or a `detail` (or `details`):
     an object, a list of objects or a sentence. A parameter that it names comes first in the message. Of a page of HTML
-    the message is its title.
+    the message is its title or first heading, if any.
     """
     code = printable(headers.get(b"x-ms-error-code", b"").decode("latin-1").strip())
     try:
@@ -58,17 +59,22 @@ def error_of(body: bytes | bytearray, headers: dict[bytes, bytes]) -> tuple[str,
 
 
 def page_title(body: bytes | bytearray) -> str | None:
-    """What a page of HTML calls itself, as proxies send one in the deployment's place: its title, else its first words.
-
-    None of what is no page. The title alone, as the rest may differ from answer to answer.
+    """What a page of HTML calls itself, as proxies send one in the deployment's place: its title, else its first
+    heading, and "" where it has neither, as all else may differ from answer to answer. None of what is no page.
     """
-    page = bytes(body[:PAGE_LENGTH]).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
-    lower = page.lower()
-    if not lower.startswith(("<!doctype html", "<html", "<head", "<title", "<body", "<center", "<h1")):
+    page = _PROLOG.sub("", bytes(body[:PAGE_LENGTH]).decode("utf-8", "replace"), count=1)
+    if not page.lower().startswith(("<!doctype html", "<html", "<head", "<title", "<body", "<center", "<h1")):
         return None
-    starts = [at for at in (lower.find("<title"), lower.find("<h1")) if at >= 0]
-    inner = page[starts[0] :].partition(">")[2].partition("<")[0] if starts else _TAG.sub(" ", page)
-    return " ".join(printable(html.unescape(inner)).split())[:TITLE_LENGTH].rstrip()
+    return _text_within(page, "title") or _text_within(page, "h1")
+
+
+def _text_within(page: str, tag: str) -> str:
+    """The words of the page's first such element; up to the next tag where it does not end."""
+    found = re.search(rf"(?is)<{tag}\b[^>]*>(.*?)(</{tag}|\Z)", page)
+    if found is None:
+        return ""
+    words = _TAG.sub(" ", found[1]) if found[2] else found[1].partition("<")[0]
+    return " ".join(printable(html.unescape(words)).split())[:TITLE_LENGTH].rstrip()
 
 
 def describe_error(answer: dict[str, Any], code: str = "") -> tuple[str, str]:

@@ -230,8 +230,8 @@ def check_model_answers(deployment: Mapping[str, Any], classes: Mapping[str, typ
 
 
 def check_requests_fit(player: Player, classes: Mapping[str, type[DeploymentUser]]) -> None:
-    """Build the first requests of each scenario and raise ConfigError if a target's quota or the budget can never admit
-    one."""
+    """Build the first requests of each scenario, also where nothing limits them: raises ConfigError for one that fails,
+    or that a target's quota or the budget can never admit."""
     doors = [
         (lane, limiter)
         for lane in player.lanes
@@ -239,8 +239,6 @@ def check_requests_fit(player: Player, classes: Mapping[str, type[DeploymentUser
         for limiter in admitting(lane.quota, paced=lane.throttle is not None)
     ]
     budget = player.guards.budget
-    if not doors and budget is None:
-        return
     for name, user_class in classes.items():
         if user_class.request is DeploymentUser.request:
             continue  # it has tasks of its own, and what they send shows when they send it

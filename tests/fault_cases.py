@@ -300,7 +300,7 @@ STATUS = [
          retry_after_ms=tuple(wait for _, wait in WAITS)),
     case("status", "500", served(refusal("500 Internal Server Error", inner("oops", "try later"))),
          "server_error", "oops: try later", status=500),
-    case("status", "502 with a page of HTML", served(always(response(b"<html>Bad gateway</html>", "502 Bad Gateway", Content_Type="text/html"))),
+    case("status", "502 with a page of HTML", served(always(response(b"<html><h1>Bad gateway</h1></html>", "502 Bad Gateway", Content_Type="text/html"))),
          "server_error", "html_page: Bad gateway", status=502),
     case("status", "503 that asks to wait", served(refusal("503 Service Unavailable", inner("busy", "busy"), Retry_After="2")),
          "server_error", "busy", status=503, retry_after_ms=((2_000, 2_000),)),

@@ -28,6 +28,13 @@ def test_what_the_server_asks_comes_before_what_is_usual_but_never_more_than_a_m
     assert [patience.failure_s("one", seq, asked_s) for seq, asked_s in enumerate((0.2, 3, 9_000))] == [0.2, 3, 60]
 
 
+def test_who_asks_for_no_time_has_asked_for_nothing():
+    """A closed loop of two users sent 13,667 requests in two seconds to a server that answered `Retry-After: 0`."""
+    patience, unasked = Patience(seed=1), Patience(seed=1)
+    for seq, asked_s in enumerate((0, 0.0, -1)):
+        assert patience.failure_s("one", seq, asked_s) == unasked.failure_s("one", seq, None) > 0
+
+
 async def failing_at_once(call, writer):
     """503 and closed connections by turns, each within a millisecond."""
     if call.number % 2:

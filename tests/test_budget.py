@@ -8,6 +8,7 @@ import random
 import pytest
 
 from loadgen.autostop import ErrorWindow, denial
+from loadgen.backoff import Patience
 from loadgen.budget import Budget, Price
 from loadgen.config import BudgetConfig, RunConfig
 from loadgen.errors import ConfigError, TargetRefused
@@ -133,6 +134,46 @@ def test_the_auto_stop_judges_what_finished_in_the_last_minute(
     reasons = [window.look(at_s, outcomes) for at_s, outcomes in looks]
     assert reasons[:-1] == [None] * (len(looks) - 1)
     assert (reasons[-1] is not None) == stops
+
+
+@pytest.mark.parametrize("users", [1, 2, 5, 10, 19])
+@pytest.mark.parametrize("asked_s", [None, 0.0, 30.0, 60.0])
+def test_users_that_hold_back_from_a_dead_deployment_are_stopped_in_two_minutes(
+    users: int, asked_s: float | None
+) -> None:
+    patience, window, failed = Patience(seed=1), ErrorWindow(), 0
+    due = [(0.0, user) for user in range(users)]
+    for second in range(1, 300):
+        while due[0][0] + 0.002 <= second:
+            at_s, user = heapq.heappop(due)
+            heapq.heappush(due, (at_s + 0.002 + patience.failure_s(user, failed, asked_s), user))
+            failed += 1
+        if window.look(float(second), counts(server_error=failed)) is not None:
+            break
+    assert second <= 122
+
+
+@pytest.mark.parametrize(
+    ("looks", "reason"),
+    [
+        pytest.param(
+            [(1, 0, 1), (60, 0, 4), (61, 0, 5)], "all 5 attempts of the last 61 s failed", id="five in a minute"
+        ),
+        pytest.param([(1, 0, 1), (50, 0, 4), (59, 0, 9)], None, id="less than a minute"),
+        pytest.param(
+            [(1, 0, 1), (100, 0, 2), (121, 0, 3)], "all 3 attempts of the last 121 s failed", id="three in two"
+        ),
+        pytest.param([(1, 0, 1), (121, 0, 2)], None, id="two may be chance"),
+        pytest.param([(1, 0, 3), (60, 1, 3), (61, 1, 9)], None, id="an answer in between"),
+        pytest.param([(1, 0, 5), (61, 0, 5)], None, id="the last is long ago: others take their time"),
+        pytest.param([(1, 1, 0), (200, 1, 0), (201, 1, 9)], None, id="what was quiet has not failed"),
+    ],
+)
+def test_few_attempts_end_a_run_where_all_of_them_failed(looks: list[tuple[int, int, int]], reason: str | None) -> None:
+    window = ErrorWindow()
+    said = [window.look(float(at_s), counts(ok=ok, timeout=failed)) for at_s, ok, failed in looks]
+    assert said[:-1] == [None] * (len(looks) - 1)
+    assert said[-1] == (reason and f"auto-stop: {reason}")
 
 
 def test_a_look_costs_the_same_after_an_hour_as_after_a_minute() -> None:

@@ -349,7 +349,9 @@ class Conductor:
         """All that is to be recorded is on disk, or its worker is gone."""
         for member in self.roster.members:
             self._send(member, "bye", None)
-        self.children.end(OWN_END_S, [member.key for member in self.roster.members if member.lost is not None])
+        lost = [member.key for member in self.roster.members if member.lost is not None]
+        # Before the load nothing is recorded, and who has not called yet hears of no end.
+        self.children.end(OWN_END_S, lost if self.roster.started else self.children.keys)
         self._accounting = True
         self._until(lambda: self._receiving == 0, OWN_END_S)
 
