@@ -287,6 +287,8 @@ class Run:
     def _scan(self, name: str, schema: Mapping[str, Any]) -> pl.LazyFrame:
         whole = self.folder / f"{name}.parquet"
         files = [whole] if whole.exists() else sorted((self.folder / "parts").glob(f"{name}-*.parquet"))
+        if not files and whole.name in self.manifest.files:
+            raise RunFolderError(f"{whole} is not there, which the run ended with: copy the folder whole")
         if not files:
             return pl.LazyFrame(schema=schema)
         # A record of an earlier version lacks the columns that have come since: they are null.

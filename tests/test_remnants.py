@@ -141,6 +141,18 @@ def test_a_damaged_file_of_a_record_is_named(tmp_path, name, damage):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["samples", "chunks"])
+def test_a_file_that_the_record_ended_with_and_has_no_more_is_named(tmp_path, name):
+    run = run_of(tmp_path, answers(40), state="complete", gaps=[(i, 0, [10, 20, 30] * 20) for i in range(40)])
+    (run.folder / f"{name}.parquet").unlink()
+    for read in (
+        lambda: planning.plan_from_runs([run.folder], planning.Options(), as_json=True),
+        lambda: planning.report(run.folder, tmp_path / "report.html"),
+    ):
+        with pytest.raises(RunFolderError, match=rf"{name}\.parquet is not there, which the run ended with"):
+            read()
+
+
 def test_so_is_one_of_a_run_whose_demand_is_planned_for(tmp_path):
     run = run_of(tmp_path, answers(40), state="complete")
     cut(run.folder / "samples.parquet")
