@@ -329,14 +329,12 @@ def finish(
     if planned is not None:
         totals["planned"] = planned  # the generator's own count, for every later reader to hold the rows against
     files = {}
-    for name in ("samples.parquet", "chunks.parquet", "schedule.parquet"):
-        path = folder / name
-        if not path.exists():  # a closed loop has no schedule
-            continue
+    written = (folder / f"{name}.parquet" for name in ("samples", "chunks", "schedule"))
+    for path in filter(Path.exists, written):  # a closed loop has no schedule
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-        files[name] = {"rows": rows, "sha256": digest}
+        files[path.name] = {"rows": rows, "sha256": digest}
     ended: dict[str, Any] = {"state": state, "reason": reason, "totals": totals, "files": files}
     ended |= {"workers": list(workers), "degraded": list(degraded)}
     ended |= {"budget": {name: dict(use) for name, use in (budget or {}).items()}}

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from itertools import pairwise
 
 import polars as pl
@@ -90,13 +89,13 @@ def test_the_schedule_of_an_open_loop_is_stored_and_played_as_it_is(runs):
 
 
 def test_constant_arrivals_are_sent_as_evenly_as_they_are_due(runs):
-    """Sent instants may be late by what this machine's other work takes: a quarter of a gap of 50 ms bounds it."""
+    """Those sent may be late by what this machine's other work takes: nine gaps of ten are within a quarter of 50 ms."""
     samples = runs.samples("open").filter(pl.col("due_ns") < 2_000_000_000)
     for column, most in (("due_ns", 0.01), ("sent_ns", 0.25)):
         gaps = [after - before for before, after in pairwise(samples[column].to_list())]
-        mean = sum(gaps) / len(gaps)
-        assert mean == pytest.approx(1e9 / RATE_PER_S, rel=0.02)
-        assert math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) / mean < most, column
+        assert sum(gaps) / len(gaps) == pytest.approx(1e9 / RATE_PER_S, rel=0.02)
+        uneven = sorted(abs(gap * RATE_PER_S / 1e9 - 1) for gap in gaps)
+        assert uneven[len(gaps) * 9 // 10] < most, column
 
 
 def test_a_jump_of_the_stages_is_kept(runs):
