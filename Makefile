@@ -24,12 +24,12 @@ run: setup  ## a minute of chat, streaming and vision against the simulated depl
 # Tests that measure mostly wait. Those that do not depend on when things happen run beside them, below them in rank:
 # in a session of their own, since Linux shares the cores between sessions before it looks at niceness.
 test: setup browser  ## style, types and every test that takes seconds
-	@beside=$$(mktemp); setsid sh -c '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec nice -n 19 $(MAKE) -j2 -Otarget check aside' >$$beside 2>&1 & \
+	@beside=$$(mktemp); setsid sh -c '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec nice -n 19 $(MAKE) aside' >$$beside 2>&1 & \
 	trap "kill -- -$$!" INT TERM; \
 	$(BIN)/pytest -m "not long and not aside" $(ARGS) || test $$? = 5; measured=$$?; \
 	wait $$!; aside=$$?; cat $$beside; rm $$beside; exit $$((measured | aside))
 
-aside: setup
+aside: check
 	$(BIN)/pytest -m "not long and aside" $(ARGS) || test $$? = 5
 
 test-long: setup browser  ## the tests that take minutes
