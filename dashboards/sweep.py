@@ -6,7 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.terminal import lead
+from dashboards.printing import lead
 from dashboards.text import UNKNOWN, count, digits, readable
 from planner.steps import Step
 from planner.sweep import Count, Stop, Verdict

@@ -67,7 +67,7 @@ def validity(evidence: Evidence) -> Validity:
         *(() if reasons else _several(evidence)),
         *_too_few(evidence),
         *_usage(evidence),
-        *_growth(evidence),
+        *_beyond_measured(evidence),
         *_old_prices(evidence),
     )
     return Validity(valid=not reasons, reasons=tuple(reasons), doubts=doubts)
@@ -300,10 +300,11 @@ def _usage(evidence: Evidence) -> list[str]:
     return [f"{share:.1%} of the answers came without usage: their tokens are estimated"] if share else []
 
 
-def _growth(evidence: Evidence) -> list[str]:
-    if evidence.growth <= 1:
+def _beyond_measured(evidence: Evidence) -> list[str]:
+    times = round(evidence.times_measured, 2)
+    if times <= 1:
         return []
-    return [f"the plan is for {evidence.growth:g} times the measured load; latency at that load was not measured"]
+    return [f"the plan is for {times:g} times the measured load; latency at that load was not measured"]
 
 
 def _old_prices(evidence: Evidence) -> list[str]:
