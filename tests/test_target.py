@@ -208,6 +208,20 @@ def test_a_wrong_target_is_one_clear_sentence(answer, complaint):
     assert CANARY not in str(caught.value)
 
 
+def test_a_refused_key_is_told_by_where_it_was_read_from(tmp_path):
+    (tmp_path / "key").write_text(CANARY)
+    with Server(always(b"")) as server:
+        server.info = response(b"{}", "401 Unauthorized")
+        for key, environment, source in (
+            (None, {"AZUREAI_ENDPOINT_KEY": CANARY}, "environment variable AZUREAI_ENDPOINT_KEY"),
+            ("env:MY_KEY", {"MY_KEY": CANARY}, "environment variable MY_KEY"),
+            (f"file:{tmp_path / 'key'}", {}, f"file {tmp_path / 'key'}"),
+        ):
+            target = TargetConfig(url=server.url, key=key)
+            with pytest.raises(TargetError, match=f"answered 401: the key from the {source} was refused; set --key"):
+                probe(target, address_of(server.url), credential_of(target, environment))
+
+
 def test_what_a_server_calls_itself_cannot_command_a_terminal():
     with Server(always(b"")) as server:
         server.info = response(b'{"model_name": "phi\\u001b[31m\\r\\n\\u0007", "model_type": "completion"}')
