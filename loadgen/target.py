@@ -31,6 +31,7 @@ ROUTES_OF_TYPE = {  # as the documents spell them, and with _ for -
     "image-embeddings": _VECTORS,
     "image-embedding": _VECTORS,
 }
+TUNNEL_PORT = 8000  # on this machine, in the example of a tunnel
 LARGEST_KEY = 16 << 10
 
 
@@ -147,7 +148,11 @@ def check_budgeted(address: Address, budget: BudgetConfig) -> None:
 def check_encrypted(address: Address, credential: Credential | None) -> None:
     """A key goes to another machine by https only. Raises TargetRefused before anything is sent."""
     if credential is not None and address.scheme == "http" and not address.is_loopback:
-        raise TargetRefused(f"the key would go to {address.host} unencrypted: use https://. Nothing was sent.")
+        raise TargetRefused(
+            f"{credential.called} would go to {address.host} unencrypted: use https:// (ca_file under [target] trusts a "
+            f"certificate of your own), or a tunnel, `ssh -N -L {TUNNEL_PORT}:{address.origin.removeprefix('http://')} {address.host}`, "
+            f"and load http://127.0.0.1:{TUNNEL_PORT}{address.path}; where no key is wanted, give none. Nothing was sent."
+        )
 
 
 def credential_of(target: TargetConfig, environment: Mapping[str, str], *, alone: bool = True) -> Credential | None:

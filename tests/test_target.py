@@ -137,6 +137,11 @@ def test_a_key_goes_to_another_machine_by_https_only():
     credential = Credential(lambda: (CANARY, float("inf")))
     with pytest.raises(TargetRefused, match="unencrypted: use https"):
         check_encrypted(address_of("http://example.com"), credential)
+    with pytest.raises(TargetRefused) as caught:
+        check_encrypted(address_of("http://10.0.0.7:11434/v1"), credential_of(TargetConfig(key="env:K"), {"K": CANARY}))
+    for way in ("from the environment variable K", "ca_file", "ssh -N -L 8000:10.0.0.7:11434 10.0.0.7", "8000/v1;"):
+        assert way in str(caught.value)
+    assert CANARY not in str(caught.value)
     check_encrypted(address_of("https://example.com"), credential)
     check_encrypted(address_of("http://example.com"), None)
     check_encrypted(address_of("http://127.0.0.1"), credential)
