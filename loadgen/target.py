@@ -147,12 +147,14 @@ def check_budgeted(address: Address, budget: BudgetConfig) -> None:
 
 def check_encrypted(address: Address, credential: Credential | None) -> None:
     """A key goes to another machine by https only. Raises TargetRefused before anything is sent."""
-    if credential is not None and address.scheme == "http" and not address.is_loopback:
-        raise TargetRefused(
-            f"{credential.called} would go to {address.host} unencrypted: use https:// (ca_file under [target] trusts a "
-            f"certificate of your own), or a tunnel, `ssh -N -L {TUNNEL_PORT}:{address.origin.removeprefix('http://')} {address.host}`, "
-            f"and load http://127.0.0.1:{TUNNEL_PORT}{address.path}; where no key is wanted, give none. Nothing was sent."
-        )
+    if credential is None or address.scheme != "http" or address.is_loopback:
+        return
+    there = address.origin.removeprefix("http://")
+    raise TargetRefused(
+        f"{credential.called} would go to {address.host} unencrypted: use https:// (ca_file under [target] trusts a "
+        f"certificate of your own), or a tunnel, `ssh -N -L {TUNNEL_PORT}:{there} {address.host}`, and load "
+        f"http://127.0.0.1:{TUNNEL_PORT}{address.path}; where no key is wanted, give none. Nothing was sent."
+    )
 
 
 def credential_of(target: TargetConfig, environment: Mapping[str, str], *, alone: bool = True) -> Credential | None:
