@@ -249,7 +249,7 @@ def test_a_service_that_is_killed_fifty_times_loses_no_job_and_runs_none_twice(t
 
 @pytest.mark.long
 def test_a_service_that_is_killed_while_it_starts_a_job_starts_it_once(tmp_path):
-    """Between the start that is written down, the process, and its claim: within a tenth of a second."""
+    """Between the start that is written down, the process, and its claim: within some tenths of a second."""
     runs, dice, launches = tmp_path / "runs", random.Random(5), []
     runs.mkdir()
     synthetic_run(runs, 60)
@@ -257,7 +257,7 @@ def test_a_service_that_is_killed_while_it_starts_a_job_starts_it_once(tmp_path)
     for _ in range(30):
         with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
             job = submit(client, **REFUSED)
-        time.sleep(dice.uniform(0, 0.08))
+        time.sleep(dice.uniform(0, 0.2))
         end(service)
         service = started(runs)
         with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
