@@ -9,8 +9,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from dashboards.figure_parts import AMBER, BLUE, GREEN, PLUM, VERDICT_MARKS, VERMILION, blank, line
-from dashboards.text import plotly_label
-from loadgen.slo import LATENCIES
+from dashboards.text import METRICS, plotly_label
 
 LOOKS: Final = {  # of a statistic: its colour, its dash, its mark, and the wash of its interval
     "p50": (BLUE, "solid", "circle", "rgba(47, 126, 188, 0.16)"),
@@ -45,7 +44,7 @@ def latency_versus_load(
                 if (name if name in found else NEAR.get(name)) == metric
             ],
         )
-        for metric in LATENCIES
+        for metric in METRICS
         if metric in found
     }
 
