@@ -1,0 +1,48 @@
+"""The service's pages on a phone, or on a desk at four times the size: what has the focus is in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browsers import needs_browser
+from tests.runs import answered, make_run
+from tests.service_sites import Site, site, visiting
+
+pytestmark = [needs_browser, pytest.mark.aside]
+PHONE_PX = 390
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    runs = tmp_path_factory.mktemp("runs")
+    for name in ("before", "after"):
+        make_run(runs, [answered(0, 0.1)], name=name)
+    with site(Path(runs)) as started:
+        yield started
+
+
+def test_the_links_by_which_a_table_is_sorted_come_to_sight_with_the_focus(browser: Browser, where: Site) -> None:
+    with visiting(browser, where, width=PHONE_PX) as (page, _):
+        page.goto("/runs")
+        link = page.get_by_role("link", name="Headroom").nth(1)
+        expect(link).not_to_be_in_viewport()
+        page.get_by_role("button", name="Show").focus()
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            if link.evaluate("each => each === document.activeElement"):
+                break
+        expect(link).to_be_focused()
+        expect(link).to_be_in_viewport(ratio=1)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**sort=-headroom")
+
+
+def test_two_runs_to_choose_from_are_as_wide_as_each_other(browser: Browser, where: Site) -> None:
+    with visiting(browser, where, width=PHONE_PX) as (page, _):
+        page.goto("/compare")
+        assert len(set(page.evaluate("[...document.querySelectorAll('select')].map(each => each.clientWidth)"))) == 1
