@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from playwright.sync_api import Browser, expect
 
+from headroom.service.desk import Desk
 from tests.browsers import needs_browser
 from tests.runs import answered, make_run
 from tests.service_sites import Site, site, visiting
@@ -46,3 +49,15 @@ def test_two_runs_to_choose_from_are_as_wide_as_each_other(browser: Browser, whe
     with visiting(browser, where, width=PHONE_PX) as (page, _):
         page.goto("/compare")
         assert len(set(page.evaluate("[...document.querySelectorAll('select')].map(each => each.clientWidth)"))) == 1
+
+
+def test_no_option_in_a_sentence_is_broken_at_the_end_of_a_line(browser: Browser, where: Site) -> None:
+    """A hyphen is where a line may end; so at some width each of these would."""
+    words = " ".join(["--concurrency-per-instance says how many,"] * 12)
+    found: dict[str, Any] = {"verdict": "equivalent", "reason": words, "metrics": [], "lengths": None, "doubts": []}
+    found["outcomes"] = {"reason": "", "base": {}, "new": {}}
+    answer = {"comparison": found, "messages": []}
+    with patch.object(Desk, "compare", lambda *_: answer), visiting(browser, where, width=PHONE_PX) as (page, _):
+        page.goto("/compare?base=before&new=after")
+        lines = page.evaluate("[...document.querySelectorAll('.flag')].map(each => each.getClientRects().length)")
+    assert lines == [1] * 12
