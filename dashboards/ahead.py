@@ -39,7 +39,7 @@ def instances(ahead: Ahead) -> Iterator[RenderableType]:
     if ahead.capacity is not None:
         yield Text(_rate(ahead.capacity))
     elif ahead.capacity_unknown is not None:
-        yield Text(f"what an instance serves within the objectives is not known: {readable(ahead.capacity_unknown)}")
+        yield Text(f"what an instance serves is not known: {readable(ahead.capacity_unknown)}")
     if ahead.room is not None:
         yield Text.assemble("headroom ", (f"{digits(ahead.room.factor)} ×", "bold"), f" {_room(ahead.room)}")  # noqa: RUF001
     if ahead.fleet is not None:
@@ -150,9 +150,10 @@ def _break_even(even: BreakEven) -> str:
     )
     if even.served_per_s is None:
         return said
-    serves = "is taken to serve" if even.utilisation is None else "serves"
+    known = "serves", " within the objectives"
+    serves, within = ("is taken to serve", "") if even.utilisation is None else known  # a guess knows of no objective
     if even.out_of_reach:
-        return f"{said}: never, as it {serves} {digits(even.served_per_s)}/s within these objectives"
+        return f"{said}: never, as it {serves} {digits(even.served_per_s)}/s{within}"
     return f"{said}, {percent(even.requests_per_s / even.served_per_s)} of what it {serves}"
 
 

@@ -6,22 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from dashboards.text import UNKNOWN, count, readable, whole
 
 
 def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """A line a job, as the API tells it; the newest first."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for name in ("id", "name", "what", "state", "submitted, UTC", "tags"):
-        table.add_column(name, overflow="fold", no_wrap=name == "id")  # which is copied
+    """Two lines each, as the API tells them; the newest first.
+
+    A terminal cuts what is too long for it, which `headroom jobs ID` shows whole; a file or a pipe gets all of it.
+    """
+    console = console or Console()
+    cut = console.is_terminal
+    if not jobs:
+        console.print("no jobs; `headroom submit FILE` queues one", soft_wrap=True)
     for job in jobs:
-        tags, created = ", ".join(job["tags"]), job["created_utc"][:16].replace("T", " ")
-        cells = (job["id"], job["name"], job["what"], _state(job), created, tags)
-        table.add_row(*(Text(readable(str(each))) for each in cells))
-    (console or Console()).print(table)
+        tags = f" [{', '.join(job['tags'])}]" if job["tags"] else ""
+        for line in (f"{job['id']}  {_state(job)}", f"  {job['name']}{tags}: {job['what']}"):
+            console.print(Text(readable(line)), no_wrap=True, overflow="ellipsis" if cut else "ignore", crop=cut)
 
 
 def print_schedules(schedules: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from dashboards.terminal import lead
 from dashboards.text import UNKNOWN, count, digits, readable
-from planner.steps import Step
+from planner.steps import Step, requests_to_tell
 from planner.sweep import Count, Stop, Verdict
 from planner.swept import Sweep
 
@@ -45,7 +45,10 @@ def remarks(step: Step) -> list[str]:
         said.append("limited by the quota")
     if not step.client_limited:
         said += [_beyond(each) for each in step.counts if each.verdict is not Verdict.MET]
-    return said
+    needed = requests_to_tell([step]) if step.verdict is Verdict.UNCLEAR else None
+    return (
+        said if needed is None else [*said, f"{count(step.requests)} requests do not tell, some {count(needed)} would"]
+    )
 
 
 def _beyond(objective: Count) -> str:

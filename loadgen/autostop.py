@@ -60,7 +60,10 @@ class ErrorWindow:
         return f"auto-stop: all {failed:,} attempts of the last {lasted_s:.0f} s failed"
 
 
-def denial(target: str, status: int) -> str:
-    """The reason to stop after the first answer that says so."""
-    why = "the key is missing or wrong" if status == 401 else "the key may not do this"
+def denial(target: str, status: int, key: str | None = None) -> str:
+    """The reason to stop after the first answer that says so. `key` says which one was sent; None where none was."""
+    if status == 401:
+        why = "it wants a key, and none was given" if key is None else f"{key} is wrong"
+    else:
+        why = f"{key or 'who has no key'} may not do this"
     return f"auto-stop: {target} answered {status}: {why}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from loadgen.autostop import DENIED, denial
@@ -30,6 +30,7 @@ class Guards:
         limited = budget.bounds_use or budget.wall is not None
         self.budget = Budget(requests=budget.requests, tokens=budget.tokens, usd=budget.usd) if limited else None
         self.auto_stop = auto_stop
+        self.keys: Mapping[str, str] = {}  # what each target's key is called; set by who reads them
         self.halt: Callable[[str, StopCause], None] = lambda *_: None  # set by who can end it
 
     def reserve(self, tokens: int, usd: float) -> bool:
@@ -42,4 +43,4 @@ class Guards:
     def see(self, sample: Sample) -> None:
         """An attempt has ended."""
         if sample.status in DENIED and self.auto_stop:
-            self.halt(denial(sample.target, sample.status or 0), StopCause.AUTO_STOP)
+            self.halt(denial(sample.target, sample.status or 0, self.keys.get(sample.target)), StopCause.AUTO_STOP)

@@ -28,6 +28,7 @@ REPEATED_KEYS = {
     "load": ("duration", "warmup", "cooldown", "max_tokens"),
     "prompts": tuple(PromptsConfig.model_fields),
 }
+NO_TABLE = "slo"  # the one key that stands in none
 NEEDS = {"day": ("diurnal", None), "gamma_shape": ("arrivals", "gamma")}  # keys that say nothing without another
 
 
@@ -178,12 +179,21 @@ def _sentences(error: ValidationError, file: Path | None, flags: Mapping[str, An
         place = flag or (f"{file}: {dotted}" if file else dotted)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1, cutoff=0.5)
-            message = "unknown key" + (
-                f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_known_keys(keys[:-1]))}"
-            )
+            message = _unknown(keys)
         lines.append(f"{place}: {message[0].lower()}{message[1:]}" if place else message)
     return "\n".join(dict.fromkeys(lines))
+
+
+def _unknown(keys: list[str]) -> str:
+    """What was meant by a key that is not known where it stands; its own name at another place, if it has one."""
+    key, known, sections = keys[-1], _known_keys(keys[:-1]), _known_keys([])
+    places = [f"under [{name}]" for name in sections if key in _known_keys([name])]
+    if key in sections:
+        places.insert(0, "above the first [table]" if key == NO_TABLE else f"as a table of its own, [{key}]")
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if places and not (near and key in near[0]):  # what is merely spelled alike was hardly meant
+        return f"unknown key; {key!r} stands {' or '.join(places)}"
+    return f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; known are {', '.join(known)}"
 
 
 def _known_keys(path: list[str]) -> list[str]:

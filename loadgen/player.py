@@ -69,6 +69,7 @@ class Player:
             )
             for target, model in zip(config.targets, models or [None] * len(config.targets), strict=True)
         )
+        self.guards.keys = {lane.name: lane.credential.called for lane in self.lanes if lane.credential is not None}
         self.prompts = Prompts(config.prompts, max_tokens=config.load.max_tokens)
         self.numbers = itertools.count() if numbers is None else numbers
         self.lane = self.lanes[0]

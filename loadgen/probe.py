@@ -34,8 +34,8 @@ def probe(
     path = f"{address.path}{version}/models" if openai else f"{address.path}/info?api-version={target.api_version}"
     response = _get(target, address.origin + path, credential, proxy)
     if response.status_code in (401, 403):
-        where = "the key was refused" if credential is not None else "it wants a key, and none was given"
-        raise TargetError(f"{address.origin} answered {response.status_code}: {where}; set --key env:NAME or file:PATH")
+        why = "it wants a key, and none was given" if credential is None else f"{credential.called} was refused"
+        raise TargetError(f"{address.origin} answered {response.status_code}: {why}; set --key env:NAME or file:PATH")
     if response.status_code == 404:
         other = "azure" if openai else "openai"
         raise TargetError(

@@ -31,18 +31,25 @@ ROUTES_OF_TYPE = {  # as the documents spell them, and with _ for -
     "image-embeddings": _VECTORS,
     "image-embedding": _VECTORS,
 }
+TUNNEL_PORT = 8000  # on this machine, in the example of a tunnel
 LARGEST_KEY = 16 << 10
 
 
 class Credential:
     """A key or a token, renewed when it is about to end. Its `repr` shows neither."""
 
-    def __init__(self, read: Callable[[], tuple[str, float]], *, entra: bool = False) -> None:
-        self._read, self.entra = read, entra
+    def __init__(self, read: Callable[[], tuple[str, float]], *, entra: bool = False, source: str = "") -> None:
+        """`source` says in words where it is read from."""
+        self._read, self.entra, self.source = read, entra, source
         self._value, self._ends_unix_s = read()
 
     def __repr__(self) -> str:
         return "Credential(***)"
+
+    @property
+    def called(self) -> str:
+        """For a message: which key it is, and never the key."""
+        return f"the key from {self.source}" if self.source else "the key"
 
     def value(self) -> str:
         if time.time() > self._ends_unix_s - ENTRA_EARLY_S:
@@ -140,8 +147,14 @@ def check_budgeted(address: Address, budget: BudgetConfig) -> None:
 
 def check_encrypted(address: Address, credential: Credential | None) -> None:
     """A key goes to another machine by https only. Raises TargetRefused before anything is sent."""
-    if credential is not None and address.scheme == "http" and not address.is_loopback:
-        raise TargetRefused(f"the key would go to {address.host} unencrypted: use https://. Nothing was sent.")
+    if credential is None or address.scheme != "http" or address.is_loopback:
+        return
+    there = address.origin.removeprefix("http://")
+    raise TargetRefused(
+        f"{credential.called} would go to {address.host} unencrypted: use https:// (ca_file under [target] trusts a "
+        f"certificate of your own), or a tunnel, `ssh -N -L {TUNNEL_PORT}:{there} {address.host}`, and load "
+        f"http://127.0.0.1:{TUNNEL_PORT}{address.path}; where no key is wanted, give none. Nothing was sent."
+    )
 
 
 def credential_of(target: TargetConfig, environment: Mapping[str, str], *, alone: bool = True) -> Credential | None:
@@ -156,23 +169,24 @@ def credential_of(target: TargetConfig, environment: Mapping[str, str], *, alone
     if reference is None:
         return None
     if reference == "entra":
-        return Credential(_entra_reader(), entra=True)
+        return Credential(_entra_reader(), entra=True, source="Entra ID")
     kind, _, place = reference.partition(":")
+    source = f"the {'environment variable' if kind == 'env' else 'file'} {place}"
     if kind == "env":
         key = environment.get(place, "").strip()
         if not key:
-            raise ConfigError(f"the key is to come from the environment variable {place}, which is not set")
+            raise ConfigError(f"the key is to come from {source}, which is not set")
     else:
         try:
             key = Path(place).read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
-            raise ConfigError(f"the key is to come from the file {place}, which cannot be read: {reason}") from None
+            raise ConfigError(f"the key is to come from {source}, which cannot be read: {reason}") from None
         if not key:
-            raise ConfigError(f"the key is to come from the file {place}, which is empty")
+            raise ConfigError(f"the key is to come from {source}, which is empty")
     if len(key) > LARGEST_KEY or any(character <= " " or character > "~" for character in key):
         raise ConfigError(f"the key from {reference} holds blanks or characters that a header cannot carry")
-    return Credential(lambda: (key, float("inf")))
+    return Credential(lambda: (key, float("inf")), source=source)
 
 
 def _entra_reader() -> Callable[[], tuple[str, float]]:

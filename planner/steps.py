@@ -20,7 +20,7 @@ from planner.metrics import ALL, latency_rows, values
 from planner.objectives import beyond
 from planner.rows import OK, STEADY, Stretch, config_of, steady_stretch
 from planner.serving.usable import KEPT_UP_SHARE
-from planner.sweep import Count, Measurement, Verdict
+from planner.sweep import Count, Measurement, Verdict, times_to_tell
 from planner.traffic import completed_within, traffic
 
 LIMITED_SHARE = 0.01  # of the attempts refused, or of the arrivals held back until the end, by the quota
@@ -97,6 +97,12 @@ def step_of(run: Run, slos: Sequence[Slo], *, number: int, folder: str, rate_per
         reasons=tuple(reasons),
         counts=tuple(count for slo in slos if (count := count_of(run, slo)) is not None),
     )
+
+
+def requests_to_tell(steps: Sequence[Step]) -> int | None:
+    """How many requests, instead of all that these steps of one rate had, would tell what they leave unclear."""
+    times = times_to_tell([step.measurement for step in steps])
+    return None if times is None else math.ceil(times * sum(step.requests for step in steps if not step.client_limited))
 
 
 def is_saturated(run: Run, stretch: Stretch) -> bool:

@@ -80,15 +80,37 @@ class Count:
             return Verdict.MISSED
         return Verdict.MET if share.high <= self.allowed or self.allowed == self.beyond == 0 else Verdict.UNCLEAR
 
+    @property
+    def times_to_tell(self) -> float | None:
+        """So many times as many requests would end the doubt, if the share or the mean stayed as it is.
+
+        None where there is no doubt, and where more of the same would not end it. Wilson's interval ends at the allowed
+        share a where (share - a)^2 n = z^2 a (1 - a).
+        """
+        if self.n <= 0 or self.verdict is not Verdict.UNCLEAR:
+            return None
+        if self.allowed is not None:
+            off, half = abs(self.beyond / self.n - self.allowed), math.sqrt(self.allowed * (1 - self.allowed) / self.n)
+            return None if off == 0 else (Z_95 * half / off) ** 2
+        mean, half = self._mean_and_half() or (1.0, 0.0)
+        return None if mean == 1 else (half / (1 - mean)) ** 2
+
     def _of_mean(self) -> Verdict:
         if wilson(self.beyond, self.n).low > MOST_FAILED_SHARE:
             return Verdict.MISSED
+        known = self._mean_and_half()
+        if known is None:
+            return Verdict.UNCLEAR
+        mean, half = known
+        return Verdict.MET if mean + half <= 1 else Verdict.MISSED if mean - half > 1 else Verdict.UNCLEAR
+
+    def _mean_and_half(self) -> tuple[float, float] | None:
+        """Of the answered, with half the width of its interval; None of fewer than two."""
         answered = self.n - self.beyond
         if answered < 2:
-            return Verdict.UNCLEAR
+            return None
         mean = self.total / answered
-        half = Z_95 * math.sqrt(max(0.0, self.squares / answered - mean**2) / (answered - 1))
-        return Verdict.MET if mean + half <= 1 else Verdict.MISSED if mean - half > 1 else Verdict.UNCLEAR
+        return mean, Z_95 * math.sqrt(max(0.0, self.squares / answered - mean**2) / (answered - 1))
 
     @property
     def leans_to_met(self) -> bool:
@@ -152,6 +174,18 @@ def pooled_verdict(measured: Sequence[Measurement]) -> Verdict:
         return Verdict.SATURATED
     verdicts = {count.verdict for count in _pooled(good)}
     return next((each for each in (Verdict.MISSED, Verdict.UNCLEAR) if each in verdicts), Verdict.MET)
+
+
+def times_to_tell(measured: Sequence[Measurement]) -> float | None:
+    """How many times as many requests would tell of a rate what all measurements of it leave unclear.
+
+    None where they are clear, and where more of the same would not tell.
+    """
+    if pooled_verdict(measured) is not Verdict.UNCLEAR:
+        return None
+    counts = _pooled([each for each in measured if not each.spoiled])
+    times = [count.times_to_tell for count in counts if count.verdict is Verdict.UNCLEAR]
+    return None if None in times else max(each for each in times if each is not None)
 
 
 def _pooled(measured: Sequence[Measurement]) -> list[Count]:

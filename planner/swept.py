@@ -20,7 +20,7 @@ from loadgen.slo import Slo
 from planner.documents import read_document
 from planner.instances import SweptCapacity
 from planner.rows import NS_PER_MS, config_of
-from planner.steps import Step
+from planner.steps import Step, requests_to_tell
 from planner.sweep import Finding, Search, Stop, Verdict
 
 FORMAT = 1
@@ -147,11 +147,11 @@ def sentence(sweep: Sweep) -> str:
         lowest = min((step.rate_per_s for step in sweep.steps), default=sweep.search.from_per_s)
         how = {
             Verdict.SATURATED: "the deployment does not keep up",
-            Verdict.UNCLEAR: f"it is not shown to meet {objectives}",
+            Verdict.UNCLEAR: f"it is not shown to meet {objectives}{_too_few(sweep, lowest)}",
         }
         reason = how.get(result.missed_as or Verdict.MISSED, f"it misses {objectives}")
         return f"Not even {_rate(lowest)} meets the objectives: {reason}."
-    against = "" if missed is None else f", {_as_words(result.missed_as)} at {_rate(missed)}"
+    against = "" if missed is None else f", {_as_words(result.missed_as)} at {_rate(missed)}{_too_few(sweep, missed)}"
     known = f"{objectives} {'is' if len(sweep.objectives) == 1 else 'are'} met at {_rate(met)}{against}"
     return f"{known}{_ending(sweep, result)}."
 
@@ -181,6 +181,16 @@ def _so_far(sweep: Sweep) -> str:
 def _as_words(verdict: Verdict | None) -> str:
     words = {Verdict.SATURATED: "the deployment no longer keeps up", Verdict.UNCLEAR: "no longer clearly so"}
     return words.get(verdict or Verdict.MISSED, "missed")
+
+
+def _too_few(sweep: Sweep, per_s: float) -> str:
+    """What would tell of a rate that stayed unclear; nothing of another."""
+    at = [step for step in sweep.steps if step.rate_per_s == per_s and not step.client_limited]
+    needed = requests_to_tell(at)
+    if needed is None:
+        return ""
+    had = sum(step.requests for step in at)
+    return f" ({had:,} requests do not tell, some {needed:,} would: give a longer --step-duration)"
 
 
 def _listed(objectives: tuple[str, ...]) -> str:

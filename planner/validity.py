@@ -18,7 +18,7 @@ from planner.evidence import Evidence
 from planner.generator import generator_doubts, generator_reasons
 from planner.metrics import DRAWN
 from planner.plan import Validity
-from planner.rows import OK, PAST_BUDGET, STEADY, WARMUP
+from planner.rows import OK, PAST_BUDGET, STEADY, THROTTLED, WARMUP
 
 MOST_DROPPED_SHARE = 0.01
 FAITHFUL_SHARE = 0.99  # of what was due in the steady phase must have been sent in it
@@ -153,8 +153,13 @@ def _all_before(evidence: Evidence) -> str:
     warmup, sent = evidence.config.load.warmup, evidence.counts.total("sent", WARMUP)
     if not sent:
         return ""
-    failed = evidence.counts.total("sent", WARMUP & FAILED)
-    return f": all {sent:,} left in the warm-up of {warmup:g} s, and {failed:,} of them failed; give a shorter --warmup"
+    throttled, failed = (evidence.counts.total("sent", WARMUP & kind) for kind in (THROTTLED, FAILED))
+    refused = f", {throttled:,} of them were throttled (429)" if throttled else ""
+    remedy = "offer less, and give" if throttled > sent / 2 else "give"
+    return (
+        f": all {sent:,} left in the warm-up of {warmup:g} s{refused}, and {failed:,} of them failed; {remedy} a "
+        "shorter --warmup"
+    )
 
 
 def _simulated(evidence: Evidence) -> list[str]:

@@ -94,6 +94,10 @@ def test_the_first_refusal_ends_the_run_and_a_401_does_unless_it_is_told_not_to(
     refused = Sample(seq=0, scenario="chat", target="https://x", due_ns=0, status=403, outcome=Outcome.REJECTED.value)
     guards.see(refused)
     assert ended[1] == (denial("https://x", 403), StopCause.AUTO_STOP)
+    assert "none was given" in denial("https://x", 401)
+    guards.keys = {"https://x": "the key from the environment variable MY_KEY"}
+    guards.see(refused)
+    assert ended.pop()[0].endswith("answered 403: the key from the environment variable MY_KEY may not do this")
     unarmed = Guards(BudgetConfig(), auto_stop=False)
     unarmed.halt = guards.halt
     unarmed.see(refused)

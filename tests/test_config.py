@@ -58,6 +58,13 @@ def test_a_config_survives_the_manifest(tmp_path):
         ("[load]\nrat = 3", "load.rat: unknown key; did you mean 'rate'"),
         ("[lod]\nrate = 3", "lod: unknown key; did you mean 'load'"),
         ("[quota]\ntokens = 3", "quota.tokens: unknown key; did you mean 'tokens_per_minute'"),
+        ("[load]\nslo = 'ttft.p95<1s'", r"load\.slo: unknown key; 'slo' stands above the first \[table\]$"),
+        ("rate = 3", r"rate: unknown key; 'rate' stands under \[load\]$"),
+        (
+            "[target]\ntokens = 3",
+            r"target\.tokens: unknown key; 'tokens' stands under \[prompts\] or under \[budget\]$",
+        ),
+        ("[load]\nbudget = 3", r"load\.budget: unknown key; 'budget' stands as a table of its own, \[budget\]$"),
         ("[output]\nzzz = 3", "output.zzz: unknown key; known are dir, report"),
         ("[quota]\ntokens_per_minute = 0", "quota: tokens_per_minute must be above zero, not 0"),
         ("[quota]\nrequests_per_minute = -5", "quota: requests_per_minute must be above zero"),

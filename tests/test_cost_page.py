@@ -43,6 +43,22 @@ def test_with_one_way_to_serve_alone_a_driver_moves_its_cost():
     assert said(driven())[-1] == "if the demand is 21 % lower, $1,394 a month; 20 % higher, $-699 a month"
 
 
+@pytest.mark.parametrize(
+    ("capacity", "end"),
+    [
+        pytest.param((0.2, 0.25, 0.3), "never, as it serves 0.250/s within the objectives", id="measured at them"),
+        pytest.param(None, "never, as it is taken to serve 0.500/s", id="a guess, that knows of none"),
+    ],
+)
+def test_objectives_are_named_only_where_what_an_instance_serves_was_found_by_them(capacity, end):
+    rules = CostRules(instances=3)
+    plan = plan_costs(conversations(1.0), PHI_3_MINI, A100, capacity, rules)
+    if capacity is None:
+        plan = replace(plan, break_even=replace(plan.break_even, served_per_s=0.5))
+        assert not [line for line in (*plan.doubts, *plan.options[1].what_must_be_true) if "objectives" in line]
+    assert next(line for line in said(plan) if line.startswith("break-even")).endswith(end)
+
+
 def test_what_each_scenario_cost_and_what_was_billed_for_nothing_is_said():
     of = {"attempts": 10, "usd": 0.1, "per_1m_tokens_usd": None}
     each = [ScenarioCost(scenario=name, per_request_usd=usd, **of) for name, usd in [("all", 0.02), ("chat", 0.01)]]

@@ -122,7 +122,7 @@ def test_without_a_capacity_only_the_instances_counted_elsewhere_are_planned_and
     plan = plan_costs(conversations(7.0), PHI_3_MINI, A100, None, replace(SURE, instances=3))
     assert [each.name for each in plan.options] == ["serverless", "managed, around the clock"]
     assert (plan.hybrid, plan.break_even.utilisation, plan.waste.idle_share) == (None, None, None)
-    assert any("within the objectives is not known" in doubt for doubt in plan.doubts)
+    assert any("what an instance serves is not known" in doubt for doubt in plan.doubts)
     assert [each.name for each in plan_costs(conversations(7.0), PHI_3_MINI, A100, None, SURE).options] == [
         "serverless"
     ]

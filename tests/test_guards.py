@@ -77,7 +77,8 @@ def ended(tmp_path_factory):
         script, flags = RUNS[name]
         load = [word for word in LOAD if word not in ("--rate", "20/s")] if "--users" in flags else LOAD
         with Server(script) as server:
-            finished = headroom(cwd, "run", "--target", server.url, *load, *flags, "--out", name)
+            key = {"AZURE_INFERENCE_CREDENTIAL": "k" * 32} if name in ("401", "403") else {}
+            finished = headroom(cwd, "run", "--target", server.url, *load, *flags, "--out", name, **key)
             return finished, Run.open(cwd / name), server.calls
 
     def of(name):
@@ -147,7 +148,10 @@ def test_after_the_wall_time_nothing_is_sent(ended):
 def test_the_first_answer_that_refuses_the_key_ends_the_run_with_108(ended, name):
     done, run, calls = ended(name)
     assert done.returncode == 108, done.stderr
-    assert re.search(rf"headroom: auto-stop: http://localhost:\d+ answered {name}: the key", done.stderr)
+    assert re.search(
+        rf"headroom: auto-stop: http://localhost:\d+ answered {name}: the key from the environment variable AZURE_INF",
+        done.stderr,
+    )
     assert run.manifest.state == "interrupted" and run.manifest.reason.startswith("auto-stop: ")
     assert len(calls) == 1
 

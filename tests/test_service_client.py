@@ -1,6 +1,7 @@
 """What the commands that ask a service say of what they meet there, and of what they are given."""
 
 import http.server
+import io
 import json
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from dashboards.jobs import place_of, print_jobs
 from headroom.service import client as clients
 from headroom.service.bearer import token_of
 from headroom.service.client import Client, ServiceAway
+from headroom.service.jobs import MEANINGS
 from loadgen.errors import ConfigError, HeadroomError
 from tests.services import say, standing_in
 
@@ -138,3 +140,20 @@ def test_the_list_of_jobs_says_what_each_does_and_folds_no_id(capsys):
     print_jobs([{**job, "meaning": "run invalid", "tags": ["east"]}], Console(width=100))
     said = capsys.readouterr().out
     assert known in said and "load test" in said and "(4:" in said and "east" in said
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_job_takes_two_lines_of_a_terminal_and_a_pipe_gets_all_of_it(terminal):
+    job = {**JOB, "name": "nightly", "what": "load test of https://a.example/" + "x" * 90, "exit_code": 112}
+    console = Console(width=80, force_terminal=terminal, file=io.StringIO())
+    print_jobs([{**job, "meaning": MEANINGS[112], "tags": ["east", "chat"]}], console)
+    first, second = console.file.getvalue().splitlines()
+    assert first.startswith(f"{JOB['id']}  done (112: target refused")
+    assert second.startswith("  nightly [east, chat]: load test of https://a.example/")
+    assert (len(second) <= 80, second.endswith("x" * 90)) == (terminal, not terminal)
+
+
+def test_where_there_are_no_jobs_it_is_said_and_no_header_stands_alone():
+    console = Console(width=80, file=io.StringIO())
+    print_jobs([], console)
+    assert console.file.getvalue() == "no jobs; `headroom submit FILE` queues one\n"

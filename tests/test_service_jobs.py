@@ -80,7 +80,7 @@ def test_a_job_that_runs_is_cancelled_within_seconds_and_its_record_is_whole(ser
     assert Manifest.read(service.runs / job).state == "interrupted"
     assert service.client.get(f"/api/runs/{job}/summary").json()["run_ids"]
     listed = told(tmp_path, "jobs", "--server", service.url).stdout
-    assert listed.count(" cancelled ") == 2
+    assert listed.count("  cancelled\n") == 2
 
 
 def test_what_cannot_be_answered_is_said_by_the_commands(service, tmp_path):
@@ -249,7 +249,7 @@ def test_a_service_that_is_killed_fifty_times_loses_no_job_and_runs_none_twice(t
 
 @pytest.mark.long
 def test_a_service_that_is_killed_while_it_starts_a_job_starts_it_once(tmp_path):
-    """Between the start that is written down, the process, and its claim: within a tenth of a second."""
+    """Between the start that is written down, the process, and its claim: within some tenths of a second."""
     runs, dice, launches = tmp_path / "runs", random.Random(5), []
     runs.mkdir()
     synthetic_run(runs, 60)
@@ -257,7 +257,7 @@ def test_a_service_that_is_killed_while_it_starts_a_job_starts_it_once(tmp_path)
     for _ in range(30):
         with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:
             job = submit(client, **REFUSED)
-        time.sleep(dice.uniform(0, 0.08))
+        time.sleep(dice.uniform(0, 0.2))
         end(service)
         service = started(runs)
         with httpx.Client(base_url=service.url, trust_env=False, timeout=20) as client:

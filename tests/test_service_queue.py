@@ -391,7 +391,7 @@ TAKEN_BACK = {"target": {"url": "https://a.example", "allow_hosts": ["a.example"
 @pytest.mark.parametrize(
     ("config", "kind", "end"),
     [
-        (TAKEN_BACK, Kind.LOADTEST, (2, "this service does not load")),
+        (TAKEN_BACK, Kind.LOADTEST, (2, "headroom serve --allow-target URL")),
         ({"budget": {"requests": 100_001}}, Kind.LOADTEST, (2, "more than the 100,000")),
         ({"load": {"trace": "/etc/passwd"}}, Kind.LOADTEST, (2, "--data")),
         ({"target": {"url": "http://b.example"}, "budget": {}}, Kind.LOADTEST, (112, "unencrypted")),

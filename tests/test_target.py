@@ -137,6 +137,11 @@ def test_a_key_goes_to_another_machine_by_https_only():
     credential = Credential(lambda: (CANARY, float("inf")))
     with pytest.raises(TargetRefused, match="unencrypted: use https"):
         check_encrypted(address_of("http://example.com"), credential)
+    with pytest.raises(TargetRefused) as caught:
+        check_encrypted(address_of("http://10.0.0.7:11434/v1"), credential_of(TargetConfig(key="env:K"), {"K": CANARY}))
+    for way in ("from the environment variable K", "ca_file", "ssh -N -L 8000:10.0.0.7:11434 10.0.0.7", "8000/v1;"):
+        assert way in str(caught.value)
+    assert CANARY not in str(caught.value)
     check_encrypted(address_of("https://example.com"), credential)
     check_encrypted(address_of("http://example.com"), None)
     check_encrypted(address_of("http://127.0.0.1"), credential)
@@ -206,6 +211,20 @@ def test_a_wrong_target_is_one_clear_sentence(answer, complaint):
             ask(server)
     assert len(str(caught.value).splitlines()) == 1
     assert CANARY not in str(caught.value)
+
+
+def test_a_refused_key_is_told_by_where_it_was_read_from(tmp_path):
+    (tmp_path / "key").write_text(CANARY)
+    with Server(always(b"")) as server:
+        server.info = response(b"{}", "401 Unauthorized")
+        for key, environment, source in (
+            (None, {"AZUREAI_ENDPOINT_KEY": CANARY}, "environment variable AZUREAI_ENDPOINT_KEY"),
+            ("env:MY_KEY", {"MY_KEY": CANARY}, "environment variable MY_KEY"),
+            (f"file:{tmp_path / 'key'}", {}, f"file {tmp_path / 'key'}"),
+        ):
+            target = TargetConfig(url=server.url, key=key)
+            with pytest.raises(TargetError, match=f"answered 401: the key from the {source} was refused; set --key"):
+                probe(target, address_of(server.url), credential_of(target, environment))
 
 
 def test_what_a_server_calls_itself_cannot_command_a_terminal():

@@ -19,6 +19,7 @@ from tests.workers import LoggingServer, free_port, refusals, start_worker
 
 RATE, RPM, SECONDS, SEED = 40, 1_200, 3, 5
 LOAD = ["--scenario", "chat", "--duration", f"{SECONDS}s", "--warmup", "0s", "--seed", SEED, "--max-tokens", 4]
+LONG = {"rate": 15, "duration": 8}  # a third worker comes up meanwhile, on a busy machine too
 PACED = ["--rate", f"{RATE}/s", "--rpm", RPM, "--tpm", 100_000_000, "--quiet", "--no-report"]
 
 
@@ -47,7 +48,8 @@ def play_shipped(cwd):
         (cwd / name).mkdir()
     with LoggingServer() as server:
         master = ["--master", "--bind", f"127.0.0.1:{port}", "--workers", 2, "--out", "run"]
-        run = start(cwd, "run", "--target", server.url, *LOAD, *PACED, *master)
+        load = [*LOAD, *PACED, "--rate", f"{LONG['rate']}/s", "--duration", f"{LONG['duration']}s"]
+        run = start(cwd, "run", "--target", server.url, *load, *master)
         workers = [start_worker(cwd / name, port, "--out", "kept") for name in ("here", "there")]
         start_ns = start_of(cwd / "run")
         late = start_worker(cwd, port)
@@ -134,7 +136,7 @@ def test_what_workers_ship_is_one_record_and_their_copies_go(shipped):
 def test_the_schedule_is_whole_although_a_worker_left(shipped):
     cwd, _, _, _, _ = shipped
     run = Run.open(cwd / "run")
-    schedule = list(drawn("poisson", RATE, SECONDS, {"chat": 1}, SEED))
+    schedule = list(drawn("poisson", LONG["rate"], LONG["duration"], {"chat": 1}, SEED))
     assert run.samples.sort("seq").collect()["seq"].to_list() == [arrival.seq for arrival in schedule]
     assert run.manifest.state == "complete"
     assert len(run.manifest.degraded) == 1 and "stopped by hand" in run.manifest.degraded[0]

@@ -115,7 +115,7 @@ def _check_places(config: RunConfig, settings: Settings) -> None:
     for target in config.targets:
         offered = _offer_of(target.url, settings.targets)
         if target.url != SIMULATED and offered is None:
-            raise ConfigError(f"{FILE}: target.url: this service does not load {target.url!r}")
+            raise _not_loaded(target.url, settings.targets)
         if target.ca_file is not None or target.key != (None if offered is None else offered.key):
             raise ConfigError(f"{FILE}: target: keys and certificates are the service's")
     prompts = config.prompts
@@ -207,10 +207,7 @@ def _offered(target: dict[str, Any], offered: Sequence[AllowedTarget]) -> dict[s
     key = target.pop("key", None)
     found = _offer_of(url, offered)
     if url != SIMULATED and found is None:
-        raise ConfigError(
-            f"{FILE}: target.url: this service does not load {url!r}; it loads "
-            f"{', '.join([SIMULATED, *(each.address.origin + each.address.path for each in offered)])}"
-        )
+        raise _not_loaded(url, offered)
     if found is not None:
         target["allow_hosts"] = [found.address.host]
         if found.key is not None:
@@ -218,6 +215,14 @@ def _offered(target: dict[str, Any], offered: Sequence[AllowedTarget]) -> dict[s
     if key is not None and (found is None or key != found.key):
         raise ConfigError(f"{FILE}: target.key: keys are the service's, and go with its targets: leave it out")
     return target
+
+
+def _not_loaded(url: object, offered: Sequence[AllowedTarget]) -> ConfigError:
+    loaded = [SIMULATED, *(each.address.origin + each.address.path for each in offered)]
+    return ConfigError(
+        f"{FILE}: target.url: this service does not load {url!r}; it loads {', '.join(loaded)}; who starts it allows "
+        "more by `headroom serve --allow-target URL`"
+    )
 
 
 def _offer_of(url: object, offered: Sequence[AllowedTarget]) -> AllowedTarget | None:

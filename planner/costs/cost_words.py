@@ -70,7 +70,6 @@ def doubts(case: Case, sku: Sku | None, region: str | None) -> tuple[str, ...]:
             found.append(f"Azure retires {sku.name} on {sku.retired.isoformat()}: plan nothing new on it")
         if case.capacity is None:
             found.append(
-                "what an instance serves within the objectives is not known, so neither hybrid nor the break-even "
-                "utilisation is planned"
+                "what an instance serves is not known, so neither hybrid nor the break-even utilisation is planned"
             )
     return tuple(doubt for doubt in found if doubt is not None)

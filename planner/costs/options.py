@@ -73,7 +73,7 @@ def _static(case: Case, usd_per_hour: float, instances: int) -> Way:
 def _capacity_holds(case: Case, instances: int) -> tuple[str, ...]:
     if case.counted_per_s is None:
         suffice = "1 instance suffices" if instances == 1 else f"{instances} instances suffice"
-        return (f"{suffice}: what one serves within the objectives is not known",)
+        return (f"{suffice}: what one serves is not known",)
     served = max(1, instances - case.rules.spare_instances) * case.counted_per_s
     return (
         f"an instance serves {case.counted_per_s:.3g} requests/s within the objectives",
