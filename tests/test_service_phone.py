@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from headroom.service.desk import Desk
+from planner.assemble import plan_run, to_json
 from tests.browsers import needs_browser
-from tests.runs import answered, make_run
+from tests.runs import answered, make_run, synthetic_run
 from tests.service_sites import Site, site, visiting
 
 pytestmark = [needs_browser, pytest.mark.aside]
@@ -24,6 +25,8 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     runs = tmp_path_factory.mktemp("runs")
     for name in ("before", "after"):
         make_run(runs, [answered(0, 0.1)], name=name)
+    told = synthetic_run(runs, n=120, name="told")
+    (told.folder / "summary.json").write_bytes(to_json(plan_run(told)))
     with site(Path(runs)) as started:
         yield started
 
@@ -49,6 +52,13 @@ def test_two_runs_to_choose_from_are_as_wide_as_each_other(browser: Browser, whe
     with visiting(browser, where, width=PHONE_PX) as (page, _):
         page.goto("/compare")
         assert len(set(page.evaluate("[...document.querySelectorAll('select')].map(each => each.clientWidth)"))) == 1
+
+
+def test_no_column_of_a_run_is_out_of_sight(browser: Browser, where: Site) -> None:
+    with visiting(browser, where, width=PHONE_PX) as (page, _):
+        page.goto("/runs/told")
+        within = "[...document.querySelectorAll('.table')].map(each => each.scrollWidth <= each.clientWidth)"
+        assert page.evaluate(within) == [True, True]  # objectives and latency
 
 
 def test_no_option_in_a_sentence_is_broken_at_the_end_of_a_line(browser: Browser, where: Site) -> None:
