@@ -6,7 +6,7 @@ ARGS   ?=
 # Containers often forbid bytecode: each process would compile all it imports anew, which takes 4 s of every run.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup run test aside test-long check bench soak browser clean
+.PHONY: setup run test aside test-long check bench soak pictures browser clean
 
 setup: $(VENV)/.installed
 
@@ -45,6 +45,9 @@ bench: setup  ## the figures of docs/measurements.md, each beside a peer or a li
 
 soak: setup  ## memory over half an hour of 200 streams; ARGS="--duration 6m" for less
 	$(BIN)/python benchmarks/soak.py $(ARGS)
+
+pictures: setup browser  ## those of the pages in docs/ anew, from real runs; ARGS="NAME ..." for some
+	$(BIN)/python docs/pictures.py $(ARGS)
 
 # The report is opened in a real browser. Root gets Chromium from the system's packages; others skip those tests by name.
 browser:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +18,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dashboards import text
+from dashboards.marks import mark, unbroken
 from dashboards.styles import style_of
 from planner.levers import Levers
 
-FLAG: Final = re.compile(r"(--[a-z][a-z-]*)")
 MONTHS: Final = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
@@ -50,19 +49,6 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield key, ", ".join(str(item) for item in value)
     elif value is not None:
         yield key, str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def mark(key: str, value: float | None) -> Markup:
-    """Attributes by which a program finds a figure of the plan and its unrounded value in the page."""
-    return Markup('data-figure="{}" data-value="{}"').format(text.readable(key), text.exact(value))
-
-
-def unbroken(text_with_flags: str) -> Markup:
-    """With each `--option` on one line."""
-    parts = FLAG.split(text.readable(text_with_flags))
-    return Markup("").join(
-        Markup('<span class="flag">{}</span>').format(part) if place % 2 else part for place, part in enumerate(parts)
-    )
 
 
 def day_and_minute(started_utc: str) -> str:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dashboards import text
+from dashboards.marks import mark, unbroken
 from dashboards.styles import style_of
 
 FOLDER = "templates/service"
@@ -29,11 +30,6 @@ def asset(name: str) -> str:
     if name.endswith(".css"):
         return style_of(f"service/{name}")
     return (Path(__file__).parent / FOLDER / name).read_text("utf-8")
-
-
-def mark(key: str, value: float | None) -> Markup:
-    """Attributes by which a program finds a figure and its unrounded value in a page."""
-    return Markup('data-figure="{}" data-value="{}"').format(text.readable(key), text.exact(value))
 
 
 def more(ratio: float | None) -> str:
@@ -58,7 +54,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     pages.globals |= {"mark": mark, "interval": text.interval}
-    writers = (more, text.digits, text.count, text.percent, text.usd, text.metric_name, text.metric_meaning)
+    writers = (more, unbroken, text.digits, text.count, text.percent, text.usd, text.metric_name, text.metric_meaning)
     pages.filters |= {writer.__name__: writer for writer in writers}
     return pages
 

@@ -33,7 +33,7 @@ def stated_rows(config: RunConfig) -> list[TraceRow]:
 def store_schedule(folder: Path, config: RunConfig) -> None:
     """Write `schedule.parquet`, and say on the console and in the run's notes what was passed over of a trace.
 
-    A closed loop has no schedule. Raises ConfigError, and RunFolderError where it cannot be written.
+    A closed loop has no schedule. Raises ConfigError, RunFolderError where it cannot be written, and Interrupted.
     """
     load, mix = config.load, config.scenarios
     if not load.open_loop:

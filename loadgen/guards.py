@@ -11,6 +11,7 @@ from loadgen.config import BudgetConfig
 from loadgen.samples import Sample
 
 STOP_FILE = "STOP"  # in the run folder
+STOPPED_BY_FILE = f"stopped by the file {STOP_FILE}"
 
 
 class StopCause(StrEnum):

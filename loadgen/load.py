@@ -23,7 +23,7 @@ from loadgen.claim import hold
 from loadgen.closed_loop import joining_s, shares
 from loadgen.config import RunConfig
 from loadgen.errors import HeadroomError
-from loadgen.guards import StopCause
+from loadgen.guards import STOPPED_BY_FILE, StopCause
 from loadgen.health import LOOK_S, Health
 from loadgen.lane import Lane
 from loadgen.player import Player  # first: it patches the process for gevent
@@ -33,7 +33,7 @@ from loadgen.schedule import Arrival
 from loadgen.spread.dealing import Share
 from loadgen.users import check_model_answers, check_requests_fit, load_scenario, seat, told
 from loadgen.voice import Teller
-from loadgen.watches import STOPPED_BY_FILE, budget_use, watch_errors, watch_parent, watch_stop_file, watch_wall
+from loadgen.watches import budget_use, watch_errors, watch_parent, watch_stop_file, watch_wall
 
 FLUSH_S = 0.1  # its rows go to the recorder, which publishes them each 0.4 s: a kill loses less than a second
 START_IN_NS = 300_000_000  # so that the first arrival can be prepared

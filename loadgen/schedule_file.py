@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 
 from loadgen.durable import publish_frame
-from loadgen.errors import RunFolderError
+from loadgen.errors import Interrupted, RunFolderError
+from loadgen.guards import STOP_FILE, STOPPED_BY_FILE
 from loadgen.schedule import Arrival
 
 FILE_NAME = "schedule.parquet"
@@ -34,11 +35,16 @@ SCHEMA: dict[str, Any] = {
 
 
 def write_schedule(folder: Path, arrivals: Iterable[Arrival]) -> None:
-    """Store the arrivals of the run in `folder`, in their order; they are never all in memory as objects."""
+    """Store the arrivals of the run in `folder`, in their order; they are never all in memory as objects.
+
+    Millions of them take minutes. Raises Interrupted where there is a file STOP meanwhile.
+    """
     stream = iter(arrivals)
     frames = [pl.DataFrame(schema=SCHEMA)]
     while slice_ := list(islice(stream, WRITTEN_AT_ONCE)):
         frames.append(_frame(slice_))
+        if (folder / STOP_FILE).exists():
+            raise Interrupted(STOPPED_BY_FILE)
     publish_frame(folder / FILE_NAME, pl.concat(frames), row_group_size=READ_AT_ONCE)
 
 

@@ -14,7 +14,6 @@ from loadgen.autostop import ErrorWindow
 from loadgen.guards import STOP_FILE, StopCause
 from loadgen.player import Player
 
-STOPPED_BY_FILE = f"stopped by the file {STOP_FILE}"
 STOP_LOOK_S = 0.2
 
 Halt = Callable[[str, StopCause], None]

@@ -1,10 +1,12 @@
 """The batch service as tests use it: its app without a process, and real processes that are killed."""
 
+import http.server
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,24 @@ def serving(runs, *flags, **extra):
     finally:
         end(service)
         end_jobs(runs)
+
+
+@contextmanager
+def standing_in(handler):
+    """A server that answers as `handler` says where a service would; in a thread of its own."""
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def say(handler, status, body):
+    handler.send_response(status)
+    handler.send_header("content-length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
 
 
 def end(service, number=signal.SIGKILL):

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from headroom import running
+from headroom import running, scheduling
 from loadgen.config import RunConfig
+from loadgen.errors import Interrupted
+from loadgen.guards import STOP_FILE
 from loadgen.samples import Run, create
+from loadgen.schedule import Arrival
+from loadgen.schedule_file import WRITTEN_AT_ONCE
 from tests.commands import INTO_RUN, PLENTY, deployment, start, told, wait_for_rows
 from tests.servers import Server
 
@@ -152,3 +156,23 @@ def test_ctrl_c_while_the_schedule_is_made_ends_at_once_and_leaves_nothing(tmp_p
     assert time.monotonic() - asked_s < 10
     assert not folder.exists()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_file_stop_while_the_schedule_is_made_ends_at_once_and_leaves_nothing(tmp_path, monkeypatch):
+    folder, made = tmp_path / "run", []
+    config = RunConfig.model_validate({"load": {"rate": 1, "duration": 10, "warmup": 0}})
+    manifest = running.manifest_of(config, {})
+    create(folder, manifest)
+
+    def arrivals(*_, **__):
+        """More than anybody waits for; the file comes with the first."""
+        (folder / STOP_FILE).touch()
+        for seq in range(4 * WRITTEN_AT_ONCE):
+            made.append(seq)
+            yield Arrival(seq, seq, "chat")
+
+    monkeypatch.setattr(scheduling, "shaped", arrivals)
+    with pytest.raises(Interrupted, match="stopped by the file STOP"):
+        running.play(folder, manifest, {}, {})
+    assert len(made) == WRITTEN_AT_ONCE
+    assert not folder.exists()

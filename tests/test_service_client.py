@@ -3,7 +3,6 @@
 import http.server
 import io
 import json
-import threading
 from contextlib import contextmanager
 
 import pytest
@@ -15,6 +14,7 @@ from headroom.service.bearer import token_of
 from headroom.service.client import Client, ServiceAway
 from headroom.service.jobs import MEANINGS
 from loadgen.errors import ConfigError, HeadroomError
+from tests.services import say, standing_in
 
 pytestmark = pytest.mark.aside
 
@@ -35,21 +35,13 @@ def answering(*answers):
     class Strange(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
-            status, body = left.pop(0)
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            say(self, *left.pop(0))
 
         def log_message(self, *_):
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Strange) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with standing_in(Strange) as server:
         yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"<html>", b'{"job": 5}', b'{"job": {"id": 5}}', b"\xff"])

@@ -17,7 +17,7 @@ from headroom.service.client import Client, ServiceAway
 from headroom.service.jobs import Asked, Jobs, Kind
 from headroom.service.once import KEPT, Once, SpentKey, once_of
 from headroom.service.refusals import Refusal
-from tests.services import SHORT, app_on, end, serving, started
+from tests.services import SHORT, app_on, end, say, serving, standing_in, started
 
 pytestmark = pytest.mark.aside
 
@@ -227,11 +227,7 @@ class Breaking(http.server.BaseHTTPRequestHandler):
         if status is None:
             self.close_connection = True
             return
-        body = json.dumps(MADE).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        say(self, status, json.dumps(MADE).encode())
 
     def log_message(self, *_):
         pass
@@ -240,13 +236,9 @@ class Breaking(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def breaking(monkeypatch):
     monkeypatch.setattr(clients, "WAITS_S", (0.0,) * 3)
-    with http.server.HTTPServer(("127.0.0.1", 0), Breaking) as server:
+    with standing_in(Breaking) as server:
         server.keys, server.left = [], []
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(

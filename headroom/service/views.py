@@ -174,7 +174,7 @@ def run_view(run: RunEntry, names: Mapping[str, str]) -> RunView:
     return RunView(
         id=run.id,
         name=name,
-        label=f"{name}, {started}",
+        label=f"{name}, {started}" if verdict == "valid" else f"{name} ({verdict}), {started}",
         model=run.model,
         target=run.target,
         tags=run.tags,

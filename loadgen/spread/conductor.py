@@ -21,7 +21,7 @@ from locust.env import Environment
 from loadgen.claim import hold
 from loadgen.config import RunConfig
 from loadgen.errors import ConfigError, HeadroomError, Interrupted
-from loadgen.guards import StopCause
+from loadgen.guards import STOPPED_BY_FILE, StopCause
 from loadgen.load import START_IN_NS, player_for
 from loadgen.player import Player
 from loadgen.quota import pacing
@@ -35,7 +35,7 @@ from loadgen.spread.roster import Member, Roster
 from loadgen.spread.shipping import receive, recorded_seqs
 from loadgen.users import check_requests_fit, load_scenario, seat
 from loadgen.voice import Teller
-from loadgen.watches import STOPPED_BY_FILE, budget_use, watch_errors, watch_parent, watch_stop_file, watch_wall
+from loadgen.watches import budget_use, watch_errors, watch_parent, watch_stop_file, watch_wall
 
 GATHER_S = 600.0  # how long workers on other machines may take to come
 GATHER_CHILDREN_S = 60.0
