@@ -6,7 +6,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.terminal import lead, percentile
+from dashboards.printing import lead
+from dashboards.terminal import percentile
 from dashboards.text import count, digits, percent, readable, whole
 from planner.calibration import PARTS, Calibration
 

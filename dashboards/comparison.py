@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.terminal import lead
+from dashboards.printing import lead
 from dashboards.text import UNKNOWN, count, digits, percent, readable
 from planner.comparing.baseline import Baseline
 from planner.comparing.comparison import Comparison, LengthComparison, MetricComparison

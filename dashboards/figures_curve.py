@@ -8,18 +8,20 @@ from typing import Final
 import plotly.graph_objects as go
 import polars as pl
 
-from dashboards.figure_parts import AMBER, BLUE, VERDICT_MARKS, VERMILION, blank, line
-from dashboards.text import plotly_label
+from dashboards.figure_parts import AMBER, BLUE, GREEN, PLUM, VERDICT_MARKS, VERMILION, blank, line
+from dashboards.text import METRICS, plotly_label
 
 LOOKS: Final = {  # of a statistic: its colour, its dash, its mark, and the wash of its interval
     "p50": (BLUE, "solid", "circle", "rgba(47, 126, 188, 0.16)"),
     "mean": (BLUE, "solid", "circle", "rgba(47, 126, 188, 0.16)"),
     "p95": (AMBER, "dot", "diamond", "rgba(176, 125, 0, 0.16)"),
+    "p99": (GREEN, "dash", "square", "rgba(14, 154, 114, 0.16)"),
+    "max": (PLUM, "dashdot", "triangle-up", "rgba(168, 97, 154, 0.16)"),
 }
-METRICS: Final = {
-    "ttft": ("ttft", "ttft_from_due"),
-    "itl": ("itl", "tpot"),
-    "service_time": ("service_time", "response_time"),
+NEAR: Final = {  # where the limit of a metric is drawn that was not measured itself
+    "ttft_from_due": "ttft",
+    "tpot": "itl",
+    "response_time": "service_time",
 }
 
 
@@ -31,14 +33,19 @@ def latency_versus_load(
     From rate_per_s, metric, statistic, value_ms, verdict (its mark), limited (an open one), and from the same with
     low_ms and high_ms of the 90 % interval; a line for each objective on the metric.
     """
+    found = set(measured["metric"])
     return {
         metric: versus_load(
             measured.filter(pl.col("metric") == metric),
             modelled.filter(pl.col("metric") == metric),
-            [(text, limit_ms) for name, text, limit_ms in limits_ms if name in kin],
+            [
+                (text, limit_ms)
+                for name, text, limit_ms in limits_ms
+                if (name if name in found else NEAR.get(name)) == metric
+            ],
         )
-        for metric, kin in METRICS.items()
-        if metric in measured["metric"]
+        for metric in METRICS
+        if metric in found
     }
 
 

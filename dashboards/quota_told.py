@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from dashboards.printing import without_trailing_blanks
+from dashboards.printing import lead, without_trailing_blanks
 from dashboards.text import UNKNOWN, digits, percent
 from planner.plan import WhatIf
 from planner.quotas.clients import ClientOutcome
@@ -26,11 +26,14 @@ def _print_quota_plan(plan: QuotaPlan, console: Console) -> None:
     _say(
         console,
         f"{plan.tokens_per_minute:,} tokens and {plan.requests_per_minute:,} requests a minute each; a request "
-        f"counts {plan.admission} (for a trace, its completion); arrivals are dealt out in turn",
+        f"counts {plan.admission}; arrivals are dealt out in turn",
     )
     if plan.need is not None:
         for line in need_in_words(plan.need):
             _say(console, line)
+    console.print()
+    for doubt in plan.doubts:
+        console.print(lead("doubt", doubt, "yellow"))
     console.print()
     if plan.rows_of is not None:
         _say(console, f"Of the busiest {plan.rows_of:,} arrivals:")

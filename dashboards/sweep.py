@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.terminal import lead
-from dashboards.text import UNKNOWN, count, digits, readable
+from dashboards.printing import lead
+from dashboards.terminal import SHORT_NAMES
+from dashboards.text import count, digits, readable
 from planner.steps import Step, requests_to_tell
 from planner.sweep import Count, Stop, Verdict
 from planner.swept import Sweep
@@ -73,23 +76,49 @@ def view(sweep: Sweep) -> Group:
     return Group(*lines, "", steps_table(sweep))
 
 
+def further(sweep: Sweep, shown: Collection[tuple[str, str]]) -> list[tuple[int, str]]:
+    """What objectives name beyond what is `shown` (metric and statistic): its place in `named` of a step, its heading.
+
+    Nothing of a sweep of an earlier version.
+    """
+    if not all(step.named for step in sweep.steps):
+        return []
+    named = (
+        {(each.metric, each.statistic): place for place, each in enumerate(sweep.steps[0].named)} if sweep.steps else {}
+    )
+    return [
+        (place, f"{SHORT_NAMES.get(metric, metric)} {statistic}")
+        for (metric, statistic), place in named.items()
+        if (metric, statistic) not in shown
+    ]
+
+
 def steps_table(sweep: Sweep) -> Table:
     """A row a rate, by rate: its last measurement, whose verdict is that of all of them."""
     table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim", pad_edge=False)
-    for name in ("rate/s", "verdict", "done/s", "in flight", "TTFT p95", "ITL p95", "e2e mean", "n"):
+    named = further(sweep, (("ttft", "p95"), ("itl", "p95")))
+    for name in (
+        *("rate/s", "verdict", "done/s", "in flight", "TTFT p95", "ITL p95"),
+        *(heading for _, heading in named),
+        *("e2e mean", "n"),
+    ):
         table.add_column(
-            name, justify="left" if name == "verdict" else "right", no_wrap=name == "verdict", overflow="fold"
+            name.replace("Response", "resp."),
+            justify="left" if name == "verdict" else "right",
+            no_wrap=name == "verdict",
+            overflow="fold",
         )
     latest = {step.rate_per_s: step for step in sweep.steps}
     for rate in sorted(latest):
         step = latest[rate]
         e2e_ms = None if step.e2e_mean_s is None else step.e2e_mean_s * 1e3
+        latencies = (step.ttft_p95_ms, step.itl_p95_ms, *(step.named[place].value_ms for place, _ in named), e2e_ms)
         table.add_row(
             digits(rate),
             Text(step.verdict.value, STYLES[step.verdict]),
             digits(step.completed_per_s),
             digits(step.concurrency),
-            *(UNKNOWN if value is None else digits(value) for value in (step.ttft_p95_ms, step.itl_p95_ms, e2e_ms)),
+            *(digits(value) for value in latencies),
             count(step.requests),
         )
     return table

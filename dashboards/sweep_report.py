@@ -10,12 +10,13 @@ import polars as pl
 from dashboards.drawings import Drawing, draw_curve
 from dashboards.figures_curve import versus_load
 from dashboards.page import flatten, page
-from dashboards.sweep import remarks
+from dashboards.sweep import further, remarks
 from loadgen.durable import publish_bytes
 from planner import swept
 from planner.load_curve import curve_of_sweep
 from planner.swept import Sweep
 
+SHOWN = (("ttft", "p50"), ("ttft", "p95"), ("itl", "p95"), ("response_time", "p95"))  # columns of the table
 LINES = {  # name: its title, its unit, its column and what that is
     "response_time": ("Response time versus load, ms", "ms", "response_p95_ms", "p95"),
     "completed": ("Completed versus offered, requests/s", "requests/s", "completed_per_s", "completed"),
@@ -34,6 +35,7 @@ def render(sweep: Sweep) -> str:
         "sweep.html.jinja",
         sweep=sweep,
         badge=_badge(sweep),
+        further=further(sweep, SHOWN),
         doubts=_doubts(sweep),
         drawings={"load": draw(sweep)},
         remarks={step.number: "; ".join(remarks(step)) for step in sweep.steps},
@@ -59,9 +61,11 @@ def _doubts(sweep: Sweep) -> list[str]:
 
 
 def draw(sweep: Sweep) -> list[Drawing]:
-    """Latency by the serving model too, where there is one; then a figure for each of LINES that was measured."""
+    """Latency by the serving model too, where there is one; then a figure for each of LINES that is not among them."""
     curve = curve_of_sweep(sweep)
-    return [*([] if curve is None else draw_curve(curve)), *_lines(sweep)]
+    drawn = [] if curve is None else draw_curve(curve)
+    names = {each.name for each in drawn}
+    return [*drawn, *(each for each in _lines(sweep) if each.name not in names)]
 
 
 def _lines(sweep: Sweep) -> Iterator[Drawing]:

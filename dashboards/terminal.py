@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dashboards import ahead
-from dashboards.printing import without_trailing_blanks
+from dashboards.printing import lead, without_trailing_blanks
 from dashboards.text import (
     UNKNOWN,
     count,
@@ -90,15 +90,6 @@ def _doubts(plan: Plan) -> list[RenderableType]:
     further = plan.ahead.doubts if plan.ahead is not None and plan.validity.valid else ()
     found = [lead("doubt", doubt, "yellow") for doubt in (*plan.validity.doubts, *further)]
     return ["", *found] if found and plan.ahead is not None else list(found)
-
-
-def lead(word: str, text: str, style: str) -> Table:
-    """A word in the margin and text that wraps beside it."""
-    line = Table.grid(padding=(0, 1))
-    line.add_column(width=7, no_wrap=True)
-    line.add_column(overflow="fold")
-    line.add_row(Text(f"  {word}", style), Text(readable(text)))
-    return line
 
 
 def _section(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:

@@ -22,7 +22,7 @@ from dashboards.sweep import print_sweep
 from dashboards.sweep_report import write_sweep_report
 from dashboards.terminal import print_plan
 from headroom.picturing import write_pngs
-from loadgen.config import Kind, PlanConfig, RunConfig
+from loadgen.config import Kind, LoadConfig, PlanConfig, RunConfig
 from loadgen.damage import naming_damage
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
@@ -38,8 +38,8 @@ from planner.levers import levers_of
 from planner.plan import Plan
 from planner.prices import PriceBook, read_prices
 from planner.quotas.admitted import too_large
-from planner.quotas.quota_plan import quota_plan
-from planner.quotas.synthetic import synthetic_demand
+from planner.quotas.quota_plan import OF_A_TRACE, quota_plan
+from planner.quotas.synthetic import doubts_of, synthetic_demand
 from planner.rows import config_of
 from planner.scope import Scope
 from planner.together import Together, together
@@ -146,25 +146,34 @@ def _check_region(region: str, book: PriceBook) -> None:
 def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bool) -> None:
     """Print how a trace would fare at the quota, without any run. Raises ConfigError."""
     demand = _demand(trace, None)
-    _print_quota_plan(demand, quota, growth=growth, as_json=as_json)
+    doubts = () if Path(trace).is_dir() else (OF_A_TRACE,)
+    _print_quota_plan(demand, quota, doubts, growth=growth, as_json=as_json)
 
 
 def plan_from_lengths(
-    rate: str, lengths: tuple[str, str], max_tokens: int, quota: Quota, *, growth: str | None, as_json: bool
+    rate: str, lengths: tuple[str, str], max_tokens: int | None, quota: Quota, *, growth: str | None, as_json: bool
 ) -> None:
-    """The same of a demand that nobody recorded: so many requests a second, with lengths drawn for each."""
+    """The same of a demand that nobody recorded: so many requests a second, with lengths drawn for each.
+
+    `max_tokens` None: as many as a run asks for unless told otherwise.
+    """
     prompt, completion = (read_lengths(text) for text in lengths)
     per_s = _rate(rate)
     if per_s is None:
         raise ConfigError(f"--demand: {rate!r} is no rate, which --prompt-tokens goes with; write it like 20/s")
-    _print_quota_plan(synthetic_demand(per_s, prompt, completion, max_tokens), quota, growth=growth, as_json=as_json)
+    limit = LoadConfig.model_fields["max_tokens"].default if max_tokens is None else max_tokens
+    demand = synthetic_demand(per_s, prompt, completion, limit)
+    doubts = doubts_of(demand, limit, given=max_tokens is not None)
+    _print_quota_plan(demand, quota, doubts, growth=growth, as_json=as_json)
 
 
-def _print_quota_plan(demand: Demand, quota: Quota, *, growth: str | None, as_json: bool) -> None:
+def _print_quota_plan(
+    demand: Demand, quota: Quota, doubts: tuple[str, ...], *, growth: str | None, as_json: bool
+) -> None:
     unfit = too_large(demand, quota)
     if unfit is not None and unfit.beyond():
         raise ConfigError(str(unfit))
-    plan = quota_plan(demand if growth is None else grown(demand, _factor(growth)), quota)
+    plan = quota_plan(demand if growth is None else grown(demand, _factor(growth)), quota, doubts)
     if as_json:
         sys.stdout.buffer.write(to_json(plan))
     else:

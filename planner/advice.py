@@ -16,8 +16,8 @@ from planner.rows import NS_PER_MS
 from planner.scope import Scope, is_unservable
 
 REMEDY = (  # for a model without prices
-    "give target.usd_per_1k_prompt and target.usd_per_1k_completion, or add it to a copy of the price book, under "
-    "[serverless.models] or [managed.models], and plan with --prices FILE"
+    "plan with --prices FILE, a price book that has it under [serverless.models] or [managed.models] (a short one "
+    "stands in the README under Cost), or give target.usd_per_1k_prompt and target.usd_per_1k_completion with the run"
 )
 
 
@@ -39,7 +39,7 @@ def advice(
         )
     known = [each for each in costs.options if guess is None or each.name == SERVERLESS]
     if not known:
-        return f"None: {guess}, and {plan.model} has no price per token.", ()
+        return f"None: {guess}, and {plan.model} has no price per token: {REMEDY}.", ()
     best = known[0]
     against = _against(costs, best) if guess is None else _against_a_guess(costs, best, scope, guess)
     sentence = f"{_what(best, need, costs, None if measured else plan.instances)}: {_usd(best)} a month{against}"

@@ -35,10 +35,9 @@ from planner.quotas.admitted import as_recorded as need_as_recorded
 from planner.quotas.deployments import PHASES, QuotaNeed, quota_need
 from planner.room import Room, room_of
 from planner.scope import WATCHED_S, Scope, is_unservable
-from planner.traffic import cut_share
+from planner.traffic import CUT_SHARE, cut_share
 
 SAVES = 0.995  # of a cost: what saves less is no way of its own
-CUT_SHARE = 0.05  # of the answers: what is more is said
 MOST_ARRIVALS = 200_000  # of which the need is found, and instances simulated
 MOST_IN_PHASES = 1_000_000  # arrivals, of all phases of the minute together
 FORMULAS = (
@@ -225,7 +224,7 @@ def _doubts(scope: Scope, plan: Plan, model: ServingModel | None, rate: Instance
 
 def is_cut(scope: Scope) -> bool:
     """Whether so many of the run's own answers were ended by max_tokens that their lengths are no lengths."""
-    return scope.of_own_mix and scope.config.load.trace is None and cut_share(scope.run) > CUT_SHARE
+    return scope.of_own_requests and scope.config.load.trace is None and cut_share(scope.run) > CUT_SHARE
 
 
 def _costs(

@@ -9,7 +9,7 @@ from loadgen.quota import Quota
 from loadgen.samples import Outcome
 from planner.evidence import Evidence
 from planner.plan import Traffic
-from planner.rows import WARMUP
+from planner.rows import STEADY, WARMUP
 
 TOO_MANY_FAILED_SHARE = 0.1
 MOST_FAILED_SHARE = 0.01
@@ -21,6 +21,8 @@ FAILURES = (
     Outcome.NETWORK,
     Outcome.BROKEN_STREAM,
 )
+SERVED = {Outcome.OK, Outcome.FILTERED}  # what the filter stops may be meant to be
+FEWEST_UNSERVED = 10  # attempts of the steady phase: of fewer, all may fail by chance
 FAILED = pl.col("outcome").is_in(FAILURES)
 
 
@@ -113,18 +115,35 @@ def filtered(evidence: Evidence) -> list[str]:
     return [f"content safety filtered {filtered / traffic.attempts:.1%} of the attempts: no latency counts them"]
 
 
-def all_refused(evidence: Evidence) -> list[str]:
-    """A scenario none of whose requests is taken has something wrong in it, and the server says what."""
+def unserved(evidence: Evidence) -> list[str]:
+    """Scenarios of the mix that were never served, whose load the run's figures lack: the first of its doubts."""
+    others = "all latencies and answers are of the other scenarios: mend it, or leave it out of the mix (--scenario)"
+    steady = evidence.counts.kinds.filter(STEADY & (pl.col("outcome") != Outcome.DROPPED))
+    of_kinds = steady.group_by("scenario", "outcome").agg(n=pl.col("attempts").sum()).sort("scenario", "outcome")
+    refused = all_refused(evidence)
+    found = [f"{each}; {others}" for each in refused.values()]
+    for (scenario,), rows in of_kinds.group_by("scenario", maintain_order=True):
+        attempts, outcomes = rows["n"].sum(), set(rows["outcome"])
+        if scenario in refused or attempts < FEWEST_UNSERVED or outcomes & SERVED:
+            continue
+        kinds = ", ".join(f"{n:,} {outcome}" for outcome, n in rows.select("outcome", "n").iter_rows())
+        found.append(f"no request of the scenario {scenario} was answered ({kinds}); {others}")
+    return found
+
+
+def all_refused(evidence: Evidence) -> dict[str, str]:
+    """A scenario none of whose requests is taken has something wrong in it, and the server says what; by scenario."""
     if not evidence.traffic.outcomes[Outcome.REJECTED]:
-        return []
+        return {}
     told = evidence.run.samples.filter(pl.col("outcome") != Outcome.DROPPED).group_by("scenario")
     rows = told.agg(
         pl.len(),
         (pl.col("outcome") == Outcome.REJECTED).all().alias("all"),
         pl.col("error", "status").drop_nulls().first(),
     )
-    return [
-        f"every request of the scenario {scenario} was rejected ({n:,}), with {status}: {error or 'no reason given'}"
+    return {
+        scenario: f"every request of the scenario {scenario} was rejected ({n:,}), with {status}: "
+        f"{error or 'no reason given'}"
         for scenario, n, everything, error, status in rows.sort("scenario").collect().iter_rows()
         if everything
-    ]
+    }

@@ -148,7 +148,7 @@ def _draft(scope: Scope, latency: Latency) -> Plan:
         traffic=together.traffic,
         latency={row.metric: row for row in together.latency if row.scenario == ALL},
         targets=targets,
-        growth=scope.growth,
+        times_measured=scope.times_measured,
         prices_dated=[date.fromisoformat(day) for day in dated],
         today=scope.today,
     )

@@ -22,6 +22,6 @@ class Evidence:
     traffic: Traffic
     latency: Mapping[str, LatencyRow]  # of all scenarios together, by metric
     targets: Sequence[TargetFigures]  # where there are several
-    growth: float
+    times_measured: float  # the load that is planned for, over the measured one
     prices_dated: Sequence[date]  # of those the plan uses
     today: date | None  # None: not known, so no price is too old

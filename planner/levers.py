@@ -16,7 +16,7 @@ from loadgen.errors import ConfigError
 from planner.ahead import fleet_ahead, is_cut, most_replayed, replayed_ahead
 from planner.cost import HOURS_PER_MONTH, region_priced
 from planner.costs.options import SERVERLESS
-from planner.demand import Demand, asking_at_most, busiest, grown
+from planner.demand import MINUTE_S, Demand, asking_at_most, busiest, grown
 from planner.plan import Plan
 from planner.quantiles import nearest_rank
 from planner.quotas.deployments import fewest_deployments
@@ -27,6 +27,7 @@ TRIMMED_TO = (0.5, 0.95)  # percentiles of the completions, at which max_tokens 
 RAISED = 2  # times what is asked for
 MOST_REPLAYED = 100_000  # arrivals, of all positions together that are replayed as a plan does
 MOST_OF_ONE, FEW_PHASES = 30_000, 4  # of a position beyond that, at which one lever alone is moved: a fifth of a second
+MOST_A_MINUTE = 4_000_000  # arrivals: a demand that has more is replayed by a plan of its own
 MOST_FLEETS = 2  # simulated at other growths, a second each
 SURE = 1e-9
 FORMULAS = (
@@ -246,6 +247,8 @@ def _deployments(
         if replayed is None:
             continue
         demand, phases = replayed
+        if demand.requests_per_s * MINUTE_S > MOST_A_MINUTE:
+            continue
         if (size := most_replayed(demand)) <= left:
             left -= size
         elif limit == own_limit or growth == scope.growth:

@@ -47,13 +47,16 @@ class LoadCurve:
     unknown: str | None  # why there is no model
 
 
-def load_curve(steps: pl.DataFrame, slos: Sequence[Slo], *, instances: int | None) -> LoadCurve | None:
+def load_curve(
+    steps: pl.DataFrame, slos: Sequence[Slo], *, instances: int | None, named: pl.DataFrame | None = None
+) -> LoadCurve | None:
     """Of `load_steps.steps_of`, or of `swept.curve`. None of a single step without a model: that is no curve.
 
     `instances` that the steps were measured on; None: nobody knows, as of a serverless deployment, and none is fitted.
+    `named`: what objectives name, as `swept.named_curve` has it, to be shown with the rest.
     """
     model, unknown = _fitted(steps, instances)
-    measured = _measured(steps)
+    measured = _measured(steps, pl.DataFrame(schema=MEASURED) if named is None else named)
     if model is None and measured["rate_per_s"].n_unique() < 2:
         return None
     return LoadCurve(
@@ -80,7 +83,8 @@ def _fitted(steps: pl.DataFrame, instances: int | None) -> tuple[ServingModel | 
 def curve_of_sweep(sweep: Sweep) -> LoadCurve | None:
     """Of its steps, with their verdicts and its objectives."""
     slos = [Slo.parse(text) for text in sweep.objectives]
-    return load_curve(swept.curve(sweep), slos, instances=_instances(RunConfig.model_validate(sweep.config)))
+    instances = _instances(RunConfig.model_validate(sweep.config))
+    return load_curve(swept.curve(sweep), slos, instances=instances, named=swept.named_curve(sweep))
 
 
 def curve_of_step(run: Run) -> LoadCurve | None:
@@ -98,7 +102,8 @@ def _instances(config: RunConfig) -> int | None:
     return (config.target.instances or 1) if managed else None
 
 
-def _measured(steps: pl.DataFrame) -> pl.DataFrame:
+def _measured(steps: pl.DataFrame, named: pl.DataFrame) -> pl.DataFrame:
+    further = named.filter(~pl.concat_str("metric", "statistic").is_in([metric + each for metric, each in SHOWN]))
     verdict = pl.col("verdict") if "verdict" in steps.columns else pl.lit(None, pl.String)
     in_ms = steps.with_columns(pl.col("e2e_mean_s") * 1e3)
     limited = (pl.col("quota_limited") | pl.col("client_limited")).fill_null(value=False)
@@ -113,6 +118,7 @@ def _measured(steps: pl.DataFrame) -> pl.DataFrame:
         ).drop_nulls(["rate_per_s", "value_ms"])
         for (metric, statistic), column in SHOWN.items()
     ]
+    frames.append(further.drop_nulls("value_ms").select(*MEASURED))
     return pl.concat([pl.DataFrame(schema=MEASURED), *frames]).sort("metric", "statistic", "rate_per_s")
 
 

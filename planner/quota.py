@@ -159,7 +159,8 @@ def what_if_table(demand: Demand, quota: Quota, target_share: float = REFUSED_SH
     """
     if demand.arrivals.is_empty() or demand.span_s <= 0:
         return ()
-    doors = {name: door_of(demand.arrivals, way) for name, way in windows(quota).items()}
+    asked = door_of(demand.arrivals, quota).asked  # the same whatever the window
+    doors = {name: Door(asked, way) for name, way in windows(quota).items()}
     filled = math.ceil(_mean_load(demand, quota))
     first = 1 if filled <= MOST_ROWS // 2 else filled - 1
     rows: list[list[WhatIf]] = []

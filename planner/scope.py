@@ -15,6 +15,7 @@ from loadgen.samples import Run
 from loadgen.slo import Slo
 from planner.counts import Counts, counts_of
 from planner.demand import (
+    ARRIVALS,
     MINUTE_S,
     REQUESTS,
     Demand,
@@ -61,6 +62,23 @@ class Scope:
     def managed(self) -> bool:
         """Whether only managed deployments were measured."""
         return all(target.kind is Kind.MANAGED for target in self.config.targets)
+
+    @property
+    def of_own_requests(self) -> bool:
+        """Whether they are the run's own requests, at whatever rate."""
+        tokens = list(ARRIVALS[1:])
+        return self.of_own_mix or self.planned.arrivals[tokens].equals(self.measured.arrivals[tokens])
+
+    @property
+    def times_measured(self) -> float:
+        """How many times the measured load is planned for; of other requests on average or in the busiest minute."""
+        if self.of_own_requests:
+            return self.planned.speed
+        pairs = (
+            (self.planned.requests_per_s, self.measured.requests_per_s),
+            (self.peak_per_s, self.peaks[0] / MINUTE_S),
+        )
+        return max((planned / measured for planned, measured in pairs if measured), default=1.0)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from planner.demand import admission_tokens, demand_of_run
 from planner.generator import generator_reasons
 from planner.in_flight import in_flight_within
 from planner.metrics import ALL, latency_rows, values
-from planner.objectives import beyond
+from planner.objectives import beyond, slo_results
 from planner.rows import OK, STEADY, Stretch, config_of, steady_stretch
 from planner.serving.usable import KEPT_UP_SHARE
 from planner.sweep import Count, Measurement, Verdict, times_to_tell
@@ -26,6 +26,15 @@ from planner.traffic import completed_within, traffic
 LIMITED_SHARE = 0.01  # of the attempts refused, or of the arrivals held back until the end, by the quota
 HELD_BACK = ("stopped_while_throttled", "never_fits_quota")
 SURE = 2.0  # standard deviations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What an objective names, as it was measured."""
+
+    metric: str
+    statistic: str
+    value_ms: float | None  # None where too few samples support it, or none came
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +64,7 @@ class Step:
     admission_tokens: float  # mean of a request, as the quota counts it at the door
     reasons: tuple[str, ...]  # why the load generator spoiled it
     counts: tuple[Count, ...]
+    named: tuple[Named, ...] = ()  # by each objective; earlier versions kept none
 
     @property
     def measurement(self) -> Measurement:
@@ -96,6 +106,10 @@ def step_of(run: Run, slos: Sequence[Slo], *, number: int, folder: str, rate_per
         admission_tokens=float(demand.arrivals.select(tokens.mean()).item() or 0.0),
         reasons=tuple(reasons),
         counts=tuple(count for slo in slos if (count := count_of(run, slo)) is not None),
+        named=tuple(
+            Named(metric=slo.metric, statistic=slo.statistic, value_ms=result.measured_ms)
+            for slo, result in zip(slos, slo_results(run, slos, overall), strict=True)
+        ),
     )
 
 

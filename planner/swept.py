@@ -29,7 +29,7 @@ _TYPES = {"str": pl.String, "int": pl.Int64, "bool": pl.Boolean, "Verdict": pl.S
 COLUMNS = {
     each.name: _TYPES.get(str(each.type), pl.Float64)
     for each in fields(Step)
-    if each.name not in ("admission_tokens", "reasons", "counts")
+    if each.name not in ("admission_tokens", "reasons", "counts", "named")
 }
 
 
@@ -85,6 +85,24 @@ def curve(sweep: Sweep) -> pl.DataFrame:
     """What each rate came to, by rate: the last measurement that the generator did not spoil. Columns COLUMNS."""
     sound = steps_frame(sweep).filter(~pl.col("client_limited"))
     return sound.sort("number").unique("rate_per_s", keep="last").sort("rate_per_s")
+
+
+def named_curve(sweep: Sweep) -> pl.DataFrame:
+    """What objectives name, at the steps of `curve`; a row for each rate and each statistic of a metric.
+
+    Columns rate_per_s, verdict, limited, metric, statistic, value_ms.
+    """
+    steps = {step.number: step for step in sweep.steps}
+    rows = [
+        (step.rate_per_s, step.verdict, step.quota_limited, each.metric, each.statistic, each.value_ms)
+        for number in curve(sweep)["number"]
+        for step in (steps[number],)
+        for each in step.named
+    ]
+    schema = {"rate_per_s": pl.Float64, "verdict": pl.String, "limited": pl.Boolean, "metric": pl.String}
+    return pl.DataFrame(rows, {**schema, "statistic": pl.String, "value_ms": pl.Float64}, orient="row").unique(
+        maintain_order=True
+    )
 
 
 def limits_ms(sweep: Sweep) -> list[tuple[str, str, float]]:

@@ -15,6 +15,7 @@ BY_SERVER = pl.col("usage_source") == "server"
 # A refused request costs nothing. What content safety stopped, or a stream that broke, is billed as far as usage says.
 BILLED = OK | (pl.col("outcome").is_in([Outcome.FILTERED.value, Outcome.BROKEN_STREAM.value]) & BY_SERVER)
 MOST_FAILURES = 12
+CUT_SHARE = 0.05  # of the answers: of more that max_tokens ended, it is said
 CODE = r"^((?:(?:error_in_\w+|html_page): )?[^:]*)"  # of "CODE: what the server says"; of a page it is its title
 
 

@@ -13,7 +13,16 @@ from loadgen.closed_loop import shares
 from loadgen.config import SIMULATED, Kind, LoadConfig, RunConfig, TargetConfig
 from loadgen.errors import RunFolderError
 from loadgen.samples import Outcome, check_ledger
-from planner.answered import FAILED, all_refused, failures, failures_of_the_warmup, filtered, refusals, unanswered
+from planner.answered import (
+    FAILED,
+    all_refused,
+    failures,
+    failures_of_the_warmup,
+    filtered,
+    refusals,
+    unanswered,
+    unserved,
+)
 from planner.evidence import Evidence
 from planner.generator import generator_doubts, generator_reasons
 from planner.metrics import DRAWN
@@ -48,10 +57,10 @@ def validity(evidence: Evidence) -> Validity:
         *failed,
         *generator_reasons(evidence.run, evidence.latency),
     ]
-    refused = all_refused(evidence)
     if reasons:  # the cause comes before what it brought about
-        reasons = [*_auto_stopped(evidence), *(refused if failed else ()), *reasons]
+        reasons = [*_auto_stopped(evidence), *(all_refused(evidence).values() if failed else ()), *reasons]
     doubts = (
+        *(() if failed else unserved(evidence)),
         *_interrupted(evidence),
         *evidence.run.manifest.degraded,
         *_few_dropped(evidence),
@@ -63,11 +72,10 @@ def validity(evidence: Evidence) -> Validity:
         *failures(evidence),
         *failures_of_the_warmup(evidence),
         *filtered(evidence),
-        *(() if failed else refused),
         *(() if reasons else _several(evidence)),
         *_too_few(evidence),
         *_usage(evidence),
-        *_growth(evidence),
+        *_beyond_measured(evidence),
         *_old_prices(evidence),
     )
     return Validity(valid=not reasons, reasons=tuple(reasons), doubts=doubts)
@@ -305,10 +313,11 @@ def _usage(evidence: Evidence) -> list[str]:
     return [f"{share:.1%} of the answers came without usage: their tokens are estimated"] if share else []
 
 
-def _growth(evidence: Evidence) -> list[str]:
-    if evidence.growth <= 1:
+def _beyond_measured(evidence: Evidence) -> list[str]:
+    times = round(evidence.times_measured, 2)
+    if times <= 1:
         return []
-    return [f"the plan is for {evidence.growth:g} times the measured load; latency at that load was not measured"]
+    return [f"the plan is for {times:g} times the measured load; latency at that load was not measured"]
 
 
 def _old_prices(evidence: Evidence) -> list[str]:

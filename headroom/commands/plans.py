@@ -62,7 +62,9 @@ def plan(
         str | None, typer.Option(help="Without a run: lengths of prompts, like lognormal:500,0.8.")
     ] = None,
     completion_tokens: Annotated[str | None, typer.Option(help="Without a run: lengths of completions.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Without a run: the completion limit asked for.", min=1)] = 128,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Without a run: the completion limit asked for; 128 unless given.", min=1)
+    ] = None,
     sku: Annotated[str | None, typer.Option(help="The instance type to plan managed costs for.")] = None,
     max_concurrency: Annotated[int | None, typer.Option(help="Requests an instance runs at once.")] = None,
     concurrency_per_instance: Annotated[
@@ -91,8 +93,10 @@ def plan(
     }
     lengths = (prompt_tokens, completion_tokens)
     if run_folders:
-        if lengths != (None, None):
-            raise ConfigError("--prompt-tokens and --completion-tokens go without a run, whose requests have lengths")
+        if lengths != (None, None) or max_tokens is not None:
+            raise ConfigError(
+                "--prompt-tokens, --completion-tokens and --max-tokens go without a run, whose requests have lengths"
+            )
         options = _options_of(of_plan)
         raise typer.Exit(planning.plan_from_runs(run_folders, options, as_json=as_json, details=details))
     if demand is None:
@@ -104,10 +108,12 @@ def plan(
     if prompt_tokens is not None and completion_tokens is not None:
         both = (prompt_tokens, completion_tokens)
         planning.plan_from_lengths(demand, both, max_tokens, quota, growth=growth, as_json=as_json)
-    elif lengths == (None, None):
+    elif lengths == (None, None) and max_tokens is None:
         planning.plan_from_trace(demand, quota, growth=growth, as_json=as_json)
     else:
-        raise ConfigError("--prompt-tokens and --completion-tokens make a demand together: give both")
+        raise ConfigError(
+            "--prompt-tokens and --completion-tokens make a demand together: give both (--max-tokens goes with them)"
+        )
 
 
 def _options_of(of_plan: Mapping[str, Any]) -> Options:

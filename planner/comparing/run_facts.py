@@ -156,7 +156,7 @@ def _reasons(run: Run, config: RunConfig) -> tuple[str, ...]:
         traffic=traffic(run, demand_of_run(run, stretch), counts),
         latency={row.metric: row for row in latency_rows(run) if row.scenario == ALL},
         targets=(),
-        growth=1.0,
+        times_measured=1.0,
         prices_dated=(),
         today=None,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from loadgen.quota import Quota
 from planner.demand import MINUTE_S, Demand, admission_tokens
 from planner.quota import REFUSED_SHARE
-from planner.quotas.deployments import LEAST_MINUTES, QuotaNeed
+from planner.quotas.deployments import MOST_HELD, QuotaNeed, watched_minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,6 @@ def as_recorded(need: QuotaNeed | None, demand: Demand) -> QuotaNeed | None:
         return None
     when = need.binds_when
     at_s = when.busiest_minute_s % demand.span_s * demand.speed if demand.span_s > MINUTE_S else 0.0
-    times = max(1, math.ceil(LEAST_MINUTES * MINUTE_S / demand.span_s))
+    times = max(1, math.ceil(watched_minutes(demand, MOST_HELD) * MINUTE_S / demand.span_s))
     policies = tuple(replace(each, never_fit=math.ceil(each.never_fit / times)) for each in need.by_policy)
     return replace(need, by_policy=policies, binds_when=replace(when, busiest_minute_s=at_s))

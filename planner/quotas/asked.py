@@ -61,6 +61,12 @@ class Asked:
         until = np.concatenate(([0], np.cumsum(self.tokens)))
         return int((until[after] - until[first]).max(initial=0)), int((after - first).max(initial=0))
 
+    def counting(self, tokens: Whole) -> Asked:
+        """The same arrivals, each counting otherwise."""
+        other = Asked(self.at_ns, tokens)
+        other.__dict__["minutes"] = self.minutes  # which are as large as all else
+        return other
+
     def up_to(self, most_tokens: int) -> Fitting:
         most_tokens = min(most_tokens, self.most_tokens)
         if most_tokens not in self._up_to:

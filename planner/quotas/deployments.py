@@ -23,7 +23,7 @@ from planner.quantiles import nearest_rank
 from planner.quota import REFUSED_SHARE
 from planner.quotas.asked import Counts, Whole
 from planner.quotas.binding import Binding, binding
-from planner.quotas.doors import door_of, windows
+from planner.quotas.doors import admission_cost, door_of, windows
 from planner.quotas.parts import Part
 from planner.quotas.replay import Door
 from planner.quotas.search import smallest
@@ -34,6 +34,7 @@ RESAMPLES = 1_000
 TAIL = 0.025  # of a 95 % interval, on each side
 LEAST_MINUTES = 10  # of which anything can be drawn again
 MOST_REPEATED = 2_000_000  # arrivals, where nothing is refused anyway
+MOST_HELD = 4_000_000  # arrivals, where something is: 128 bytes each
 SLICES_S = (60, 10, 1)  # in which requests may be checked
 TRIMMED_TO = (0.99, 0.95)  # percentiles of the completions
 
@@ -120,22 +121,41 @@ def quota_need(
 def fewest_deployments(
     demand: Demand, quota: Quota, *, target_share: float, phases: int = PHASES, seed: int = 1
 ) -> int:
-    """`quota_need`'s number of deployments, alone."""
-    watched = _watched(demand, quota)
+    """`quota_need`'s number of deployments, alone: of a dense demand by as many minutes as are quickly replayed.
+
+    What asks for most is a minute that is full, and where ten of them repeat what came within one, each is as full.
+    """
+    watched = _whole_minutes(demand, MOST_REPEATED)
     search = Search(watched, target_share, _offsets_ns(phases, seed), None)
     return max(search.tried(way).deployments for way in windows(quota).values())
 
 
 def _watched(demand: Demand, quota: Quota) -> Demand:
-    """Ten minutes; one where ten hold too many arrivals and nobody would be refused in any."""
-    ten = LEAST_MINUTES * MINUTE_S
-    few = demand.requests_per_s * ten <= MOST_REPEATED
+    """Ten minutes, or as many as can be held; one where ten hold many arrivals and nobody would be refused in any."""
+    few = demand.requests_per_s * LEAST_MINUTES * MINUTE_S <= MOST_REPEATED
     twice = repeated(demand, 2 * demand.span_s).arrivals
     admissions = (replace(quota, admission=admission) for admission in Admission)
     if few or demand.span_s >= MINUTE_S or not all(door_of(twice, way).is_never_full for way in admissions):
-        return repeated(demand, ten)
-    minute = repeated(demand, MINUTE_S)
-    return replace(minute, arrivals=minute.arrivals.filter(pl.col("at_s") < MINUTE_S), span_s=MINUTE_S)
+        return _whole_minutes(demand, MOST_HELD)
+    return _repeated_for(demand, 1)
+
+
+def watched_minutes(demand: Demand, most: int) -> int:
+    """Ten; as many as hold so many arrivals of a demand of less than one, which is repeated; at least one."""
+    held = math.floor(most / MINUTE_S / demand.requests_per_s) if demand.span_s < MINUTE_S else LEAST_MINUTES
+    return min(LEAST_MINUTES, max(1, held))
+
+
+def _whole_minutes(demand: Demand, most: int) -> Demand:
+    minutes = watched_minutes(demand, most)
+    return repeated(demand, minutes * MINUTE_S) if minutes == LEAST_MINUTES else _repeated_for(demand, minutes)
+
+
+def _repeated_for(demand: Demand, minutes: int) -> Demand:
+    """So many whole minutes of it."""
+    span_s = minutes * MINUTE_S
+    again = repeated(demand, span_s)
+    return replace(again, arrivals=again.arrivals.filter(pl.col("at_s") < span_s), span_s=span_s)
 
 
 def _offsets_ns(phases: int, seed: int) -> tuple[int, ...]:
@@ -261,9 +281,13 @@ class Search:
         return Tried(self.door(way), phases_ns, self.target_share, self.blocks, {})
 
     def door(self, way: Quota) -> Door:
-        """The arrivals are read once for each admission."""
-        if way.admission not in self.doors:
+        """The arrivals are read once, and what they count once for each admission."""
+        known = next(iter(self.doors.values()), None)
+        if known is None:
             self.doors[way.admission] = door_of(self.demand.arrivals, way)
+        elif way.admission not in self.doors:
+            tokens = admission_cost(self.demand.arrivals, way.admission).to_numpy()
+            self.doors[way.admission] = Door(known.asked.counting(tokens), way)
         return Door(self.doors[way.admission].asked, way)
 
 

@@ -13,6 +13,14 @@ from planner.quotas.clients import ClientOutcome, clients_table
 from planner.quotas.deployments import QuotaNeed, quota_need
 from planner.quotas.doors import windows
 
+UNMEASURED = (
+    "no latency was measured at this load, nor what an instance serves: this says what a quota lets in; for the rest "
+    "plan from a run (headroom run --rate or --trace, then headroom plan RUN)"
+)
+OF_A_TRACE = (  # which does not record what was asked for
+    "max_tokens is taken to be what each request of the trace got: where requests ask for more, a quota that counts "
+    "max_tokens lets fewer in"
+)
 MOST_IN_ROWS = 300_000  # arrivals: those that wait are replayed one by one
 
 
@@ -28,10 +36,11 @@ class QuotaPlan:
     rows: tuple[WhatIf, ...]
     rows_of: int | None  # arrivals, the busiest, that the rows are of; None: of all
     clients: tuple[ClientOutcome, ...]  # at one deployment fewer than needed, and at those
+    doubts: tuple[str, ...]
 
 
-def quota_plan(demand: Demand, quota: Quota) -> QuotaPlan:
-    """Raises ConfigError for arrivals that cannot be replayed."""
+def quota_plan(demand: Demand, quota: Quota, doubts: tuple[str, ...] = ()) -> QuotaPlan:
+    """`doubts`: of the demand. Raises ConfigError for arrivals that cannot be replayed."""
     need = as_recorded(quota_need(demand, quota), demand)
     clients: tuple[ClientOutcome, ...] = ()
     if need is not None:
@@ -47,4 +56,5 @@ def quota_plan(demand: Demand, quota: Quota) -> QuotaPlan:
         rows=what_if_table(busiest(demand, MOST_IN_ROWS), quota),
         rows_of=MOST_IN_ROWS if demand.arrivals.height > MOST_IN_ROWS else None,
         clients=clients,
+        doubts=(UNMEASURED, *doubts),
     )

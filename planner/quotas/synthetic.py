@@ -14,6 +14,7 @@ from loadgen.lengths import Lengths
 from loadgen.schedule import instants_s
 from loadgen.shapes import constant
 from planner.demand import Demand
+from planner.traffic import CUT_SHARE
 
 MOST_REQUESTS = 5_000_000
 
@@ -52,6 +53,16 @@ def synthetic_demand(
         }
     )
     return Demand(frame, duration_s, f"{rate_per_s:g} {arrivals} requests/s with drawn lengths")
+
+
+def doubts_of(demand: Demand, max_tokens: int, *, given: bool) -> tuple[str, ...]:
+    """What the limit does to a demand that was drawn; `given`: somebody chose it."""
+    reached = float(np.mean(demand.arrivals["completion_tokens"].to_numpy() == max_tokens))
+    if given and reached <= CUT_SHARE:
+        return ()
+    taken = f"max_tokens {'is' if given else 'is taken to be'} {max_tokens:,} in each request"
+    ended = f", and {reached:.0%} of the answers end there" if reached > CUT_SHARE else ""
+    return (f"{taken}{ended}{'' if given else ': give --max-tokens, which a quota may count'}",)
 
 
 def _drawn(lengths: Lengths, count: int, random: Random) -> npt.NDArray[np.int64]:
