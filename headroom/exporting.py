@@ -7,7 +7,6 @@ https://learn.microsoft.com/azure/load-testing/reference-test-config-yaml
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import orjson
 
 from headroom.capturing import Captured, captured
-from headroom.failure_criteria import criteria_of, yaml_lines
+from headroom.failure_criteria import criteria_of, quoted, yaml_lines
 from loadgen.config import SIMULATED, RunConfig
 from loadgen.durable import publish_bytes
 from loadgen.errors import ConfigError, RunFolderError
@@ -142,7 +141,7 @@ def _bounded(pools: Mapping[str, Sequence[Captured]]) -> dict[str, list[Captured
 
 
 def yaml_of(config: RunConfig, streamed: Sequence[str], users: int, key_vault: str) -> str:
-    """config.yaml; every text in it is quoted as JSON quotes it, which YAML reads alike."""
+    """config.yaml; every text in it is quoted."""
     variable = key_variable(config.target.key)
     model = config.target.model or address_of(config.target.url or "").host
     secret = f"https://{key_vault}.vault.azure.net/secrets/{re.sub('[^A-Za-z0-9-]', '-', variable)}"
@@ -150,8 +149,8 @@ def yaml_of(config: RunConfig, streamed: Sequence[str], users: int, key_vault: s
     lines = [
         "version: v0.1",
         f"testId: {test_id(model)}",
-        f"displayName: {_quoted(f'Headroom: {model}'[:50])}",
-        f"description: {_quoted(_described(config)[:100])}",
+        f"displayName: {quoted(f'Headroom: {model}'[:50])}",
+        f"description: {quoted(_described(config)[:100])}",
         "testType: Locust",
         "testPlan: locustfile.py",
         f"engineInstances: {math.ceil(users / MOST_USERS_PER_ENGINE)}",
@@ -160,11 +159,11 @@ def yaml_of(config: RunConfig, streamed: Sequence[str], users: int, key_vault: s
         "  - requirements.txt",
         "env:",
         "  - name: LOCUST_HOST",
-        f"    value: {_quoted(config.target.url or '')}",
+        f"    value: {quoted(config.target.url or '')}",
         "secrets:",
-        f"  - name: {_quoted(variable)}",
-        f"    value: {_quoted(secret)}",
-        *(f"# not said here, since the service does not measure it: {_quoted(text)}" for text in unsaid),
+        f"  - name: {quoted(variable)}",
+        f"    value: {quoted(secret)}",
+        *(f"# not said here, since the service does not measure it: {quoted(text)}" for text in unsaid),
         *yaml_lines(criteria),
         "autoStop:",
         "  errorPercentage: 90",
@@ -183,7 +182,3 @@ def _described(config: RunConfig) -> str:
     expected = 0 if load.users is not None else load.shape.area
     much = f"{expected / load.duration:.3g} requests/s" if load.users is None else f"{load.users} users"
     return f"{much} for {load.duration:g} s: {', '.join(config.scenarios)}"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)

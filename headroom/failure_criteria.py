@@ -5,10 +5,12 @@ https://learn.microsoft.com/azure/load-testing/reference-test-config-yaml#failur
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import yaml
 
 from loadgen.errors import ConfigError
 from loadgen.slo import COUNT, Threshold
@@ -19,8 +21,7 @@ _METRICS = {"response_time_ms": "response_time", "latency": "ttfb"}  # there lat
 _CONDITION = re.compile(
     r"(?P<statistic>\w+(?:\.\d+)?)\s*\(\s*(?P<metric>\w+)\s*\)\s*(?P<relation>[<>])\s*(?P<limit>\d+(?:\.\d+)?)"
 )
-_ITEM = re.compile(r"""-\s+(?:(?P<name>"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s"':][^"':]*?)\s*:\s+)?(?P<condition>.+)""")
-_SECTION = re.compile(r"(clientMetrics|serverMetrics)\s*:\s*(#.*)?")
+SECTIONS = ("clientMetrics", "serverMetrics")
 
 Criterion = tuple[str | None, str]  # the request's name, and the condition
 
@@ -61,26 +62,26 @@ def _said(threshold: Threshold, scenarios: Sequence[str], streamed: Sequence[str
 
 
 def yaml_lines(criteria: Sequence[Criterion]) -> list[str]:
-    """Of config.yaml; texts are quoted as JSON quotes them, which YAML reads alike."""
+    """Of config.yaml."""
     if not criteria:
         return []
-    quoted = [(None if name is None else json.dumps(name), json.dumps(condition)) for name, condition in criteria]
-    lines = (f"  - {condition}" if name is None else f"  - {name}: {condition}" for name, condition in quoted)
-    return ["failureCriteria:", *lines]
+    said = ((None if name is None else quoted(name), quoted(condition)) for name, condition in criteria)
+    return ["failureCriteria:", *(f"  - {text}" if name is None else f"  - {name}: {text}" for name, text in said)]
+
+
+def quoted(text: str) -> str:
+    """As YAML has it, on one line and in ASCII."""
+    return yaml.safe_dump(text, default_style='"', width=math.inf).rstrip("\n")
 
 
 def read_criteria(file: Path) -> tuple[list[str], list[str]]:
     """The `failureCriteria` of a test's YAML as thresholds, and those that have no counterpart, each with why.
 
-    No more of YAML is read than these lists are written in. Raises ConfigError naming the line that is otherwise.
+    Raises ConfigError naming the line that is no YAML, or no condition.
     """
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
     thresholds: list[str] = []
     unsaid: list[str] = []
-    for number, name, condition in _criteria(file, lines):
+    for number, name, condition in _criteria(file):
         try:
             thresholds.append(_threshold_of(name, condition))
         except ConfigError as error:
@@ -88,44 +89,56 @@ def read_criteria(file: Path) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(thresholds)), unsaid
 
 
-def _criteria(file: Path, lines: Sequence[str]) -> Iterator[tuple[int, str | None, str]]:
+def _criteria(file: Path) -> Iterator[tuple[int, str | None, str]]:
     """Line number, request's name and condition."""
-    inside, section = False, "clientMetrics"
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
+    criteria = _pairs(_composed(file)).get("failureCriteria")
+    sections = _pairs(criteria) if isinstance(criteria, yaml.MappingNode) else {SECTIONS[0]: criteria}
+    for section, listed in sections.items():
+        if section not in SECTIONS:
+            raise _complaint(file, criteria, f"{section!r} is neither a condition, nor {' or '.join(SECTIONS)}")
+        if listed is None or listed.value == "":
             continue
-        if not inside:
-            if re.fullmatch(r"failureCriteria\s*:\s*(#.*)?", line):
-                inside = True
-            elif line.startswith("failureCriteria"):
-                raise ConfigError(f"{file}, line {number}: write failureCriteria as a list, an item a line")
-            continue
-        if not line[0].isspace() and not text.startswith("- "):
-            return
-        if found := _SECTION.fullmatch(text):
-            section = found[1]
-            continue
-        item = _ITEM.fullmatch(text)
-        if section == "serverMetrics":  # a table over several lines, which begins with its dash
-            if item is not None:
-                yield number, "serverMetrics", item["condition"]
-            continue
-        if item is None:
-            raise ConfigError(f"{file}, line {number}: {text!r} is no item of a list of conditions")
-        yield number, None if item["name"] is None else _unquoted(item["name"]), _unquoted(item["condition"])
+        if not isinstance(listed, yaml.SequenceNode):
+            raise _complaint(file, listed, "write failureCriteria as a list of conditions")
+        for item in listed.value:
+            yield _line(item), *((section, _resource(item)) if section == SECTIONS[1] else _condition(file, item))
 
 
-def _unquoted(text: str) -> str:
-    text = text.strip()
-    if text[0] == '"' and (found := re.match(r'"(?:[^"\\]|\\.)*"', text)):
-        try:
-            return str(json.loads(found[0]))
-        except ValueError:
-            return found[0][1:-1]
-    if text[0] == "'" and (found := re.match(r"'(?:[^']|'')*'", text)):
-        return found[0][1:-1].replace("''", "'")
-    return re.sub(r"\s+#.*", "", text)
+def _composed(file: Path) -> yaml.Node | None:
+    try:
+        return yaml.compose(file.read_text("utf-8"), yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{file}{line}: this is no YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{file}: this is no YAML that can be read: {error}") from None
+
+
+def _pairs(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
+
+
+def _condition(file: Path, item: yaml.Node) -> tuple[str | None, str]:
+    """`CONDITION`, or `NAME: CONDITION`."""
+    ((name, text),) = _pairs(item).items() if len(_pairs(item)) == 1 else [(None, item)]
+    if not isinstance(text, yaml.ScalarNode):
+        raise _complaint(file, item, "this is no condition, and no name with one")
+    return name, text.value
+
+
+def _resource(item: yaml.Node) -> str:
+    return ", ".join(f"{key}: {value.value}" for key, value in _pairs(item).items())
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _complaint(file: Path, node: yaml.Node | None, text: str) -> ConfigError:
+    return ConfigError(f"{file}, line {1 if node is None else _line(node)}: {text}")
 
 
 def _threshold_of(name: str | None, condition: str) -> str:

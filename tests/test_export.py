@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from headroom import exporting
 from headroom.capturing import Captured
@@ -141,6 +142,7 @@ def test_the_folder_is_what_the_service_needs_and_nothing_else(exported):
         "  errorPercentage: 90",
     ):
         assert f"\n{line}\n" in text
+    assert yaml.safe_load(text)["failureCriteria"][0] == {"streaming_ttft": "p95(response_time_ms) > 1000"}
     assert 'does not measure it: "itl.p95<50ms"' in text
 
 

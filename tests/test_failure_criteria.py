@@ -73,16 +73,41 @@ def test_criteria_of_servers_are_named_and_not_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    "text",
     [
+        pytest.param("failureCriteria: [avg(latency) > 5]\n", id="in brackets"),
+        pytest.param('{"failureCriteria": ["avg(latency) > 5"]}', id="as JSON"),
         pytest.param(
-            "failureCriteria: [avg(latency) > 5]\n", "line 1: write failureCriteria as a list", id="in brackets"
+            "failureCriteria:\n- >-\n  avg(latency)\n  > 5\n- &a avg(latency) > 5\n- *a\n", id="folded, and twice"
         ),
-        pytest.param("failureCriteria:\n  avg: 5\n", "line 2: 'avg: 5' is no item", id="a table"),
-        pytest.param("failureCriteria:\n  - >-\n    avg(latency) > 5\n", "line 3: .* is no item", id="a folded text"),
     ],
 )
-def test_yaml_that_is_written_otherwise_is_refused_by_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_conditions_are_read_however_they_are_written(tmp_path: Path, text: str) -> None:
+    (tmp_path / "test.yaml").write_text(text)
+    assert read_criteria(tmp_path / "test.yaml") == (["ttfb.mean<=5ms"], [])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "5", "failureCriteria:\n", "failureCriteria:\n  clientMetrics:\n", "[a]: b"]
+)
+def test_a_test_without_conditions_has_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "test.yaml").write_text(text)
+    assert read_criteria(tmp_path / "test.yaml") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        pytest.param("failureCriteria:\n  avg: 5\n", "line 2: 'avg' is neither a condition", id="a table"),
+        pytest.param("failureCriteria: 5\n", "line 1: write failureCriteria as a list", id="a number"),
+        pytest.param("failureCriteria:\n  - [a]\n", "line 2: this is no condition", id="a list in it"),
+        pytest.param("failureCriteria:\n  - a: {b: c}\n", "line 2: this is no condition", id="a table in it"),
+        pytest.param("a: 1\nfailureCriteria: [\n", "line 3: this is no YAML: expected", id="a list without an end"),
+        pytest.param("a: '\x07'\n", "no YAML that can be read: unacceptable", id="a bell"),
+        pytest.param("a: " + "[" * 5_000, "no YAML that can be read", id="lists in lists in lists"),
+    ],
+)
+def test_what_holds_no_conditions_is_refused_by_line(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "test.yaml").write_text(text)
     with pytest.raises(ConfigError, match=complaint):
         read_criteria(tmp_path / "test.yaml")

@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+import yaml
 from rich.console import Console
 
 from dashboards import ci
@@ -160,6 +161,7 @@ def test_in_the_yaml_of_azure_load_testing(payload: str, tmp_path: Path) -> None
     name = payload[:300].encode("utf-8", "replace").decode()
     lines = yaml_lines([(name, "percentage(error) > 5")])
     assert len(lines) == 2 and lines[1].isascii() and lines[1].isprintable()
+    assert yaml.safe_load("\n".join(lines)) == {"failureCriteria": [{name: "percentage(error) > 5"}]}
     (tmp_path / "test.yaml").write_text("\n".join(lines))
     thresholds, unsaid = read_criteria(tmp_path / "test.yaml")
     assert len(thresholds) + len(unsaid) == 1

@@ -72,6 +72,7 @@ ONLY_IN = {  # library -> the files allowed to know it
         "loadgen/spread/distant.py",
     ),
     "cronsim": ("headroom/service/",),
+    "yaml": ("headroom/failure_criteria.py",),
     "httpx": ("loadgen/probe.py", "planner/retail.py", "headroom/service/client.py"),
     "asyncio_throttle": ("planner/retail.py",),
     "httptools": ("loadgen/wire.py", "loadgen/simulator/protocol.py"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 import headroom.cli  # noqa: F401 - adds the commands
 from headroom.commands.app import app
@@ -44,7 +45,6 @@ def test_the_load_that_it_configures_is_valid(tmp_path):
 
 
 def documents():
-    yaml = pytest.importorskip("yaml", reason="no YAML parser here")
     return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(MANIFEST)}
 
 
