@@ -24,8 +24,7 @@ MOST_SPOILED = 3  # measurements of a rate that the load generator spoiled
 MOST_MEASUREMENTS = 60
 MOST_FAILED_SHARE = 0.01  # beside a mean, which knows nothing of requests that failed
 SAME_RATE = 1e-9
-AT_LIMIT = 1e-9  # a share or a mean that near to its limit differs from it by rounding alone
-MOST_TIMES_MORE = 100  # of requests that are named as enough: beyond that the figure is chance, and no step
+MOST_TIMES_MORE = 100  # of requests that are named as enough: beyond that the share is at its limit but for chance, or rounding
 
 
 class Verdict(StrEnum):
@@ -97,7 +96,7 @@ class Count:
         else:
             mean, half = self._mean_and_half() or (1.0, 0.0)
             off = abs(mean - 1)
-        times = math.inf if off < AT_LIMIT else (half / off) ** 2
+        times = math.inf if off == 0 else (half / off) ** 2
         return times if times <= MOST_TIMES_MORE else None
 
     def _of_mean(self) -> Verdict:
