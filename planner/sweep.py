@@ -24,7 +24,7 @@ MOST_SPOILED = 3  # measurements of a rate that the load generator spoiled
 MOST_MEASUREMENTS = 60
 MOST_FAILED_SHARE = 0.01  # beside a mean, which knows nothing of requests that failed
 SAME_RATE = 1e-9
-MOST_TIMES_MORE = 100  # of requests that are named as enough: beyond that the share is at its limit but for chance, or rounding
+MOST_TIMES_MORE = 100  # beyond that no number of requests is named: what was measured is at its limit, but for rounding
 
 
 class Verdict(StrEnum):
