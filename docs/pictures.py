@@ -49,7 +49,7 @@ def main(names: list[str]) -> None:
             with _live(Path(folder)) as url:
                 _take(page, url, "live", 1050, LIVE_S)
         if not names or "sweep" in names:
-            _take(page, _swept(Path(folder)), "sweep", 1570, SETTLED_S)
+            _take(page, _swept(Path(folder)), "sweep", 1140, SETTLED_S)
 
 
 @contextmanager
