@@ -73,6 +73,15 @@ class Part:
             before = codes
             yield found
 
+    def again(self, span_ns: int, until_ns: int) -> tuple[Counts, Counts]:
+        """At buckets, where all comes again each `span_ns` until then: what was asked and refused; shape (1,)."""
+        times, asked, lost = -(-until_ns // span_ns), 0, 0
+        for before, codes in enumerate(self.door.refusals_again(self.deployments, times, span_ns)):
+            counted = self.door.fits & (self.door.at_ns < until_ns - before * span_ns)
+            asked += np.count_nonzero(counted)
+            lost += np.count_nonzero(codes[counted])
+        return np.array([float(asked)]), np.array([float(lost)])
+
     def _everywhere(self, asked: Counts, lost: Counts, replayed: Whole) -> tuple[Counts, Counts]:
         everywhere, fullness = self.whole.fitting.requests_by_minute, np.maximum(*self.whole.loads)
         fluid = np.maximum(1 - self.deployments_in_all / np.maximum(fullness, 1e-9), 0)
