@@ -10,7 +10,7 @@ demands vary far more from minute to minute than that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -306,7 +306,7 @@ class Tried:
     phases_ns: tuple[int, ...]
     target_share: float
     blocks: Blocks | None
-    again_ns: tuple[int, int] | None  # how often it comes again, and until when; None: it comes once
+    again_ns: tuple[int, int] | None  # after how long it comes again, and until when; None: it comes once
     results: dict[int, tuple[bool, float]]  # by number: enough in each phase; in which share of the resamples
 
     @cached_property
@@ -323,11 +323,17 @@ class Tried:
             self.results[number] = known, float(known)
         if number not in self.results:
             swollen = None if self.blocks is None else self.blocks.swollen(self.offered, self.fullness, number)
-            part = Part.of(self.door, number)
-            counted = part.in_phases(self.phases_ns) if self.again_ns is None else [part.again(*self.again_ns)]
-            each = [self._judged(offered, lost, swollen) for offered, lost in counted]
+            each = [self._judged(offered, lost, swollen) for offered, lost in self._counted(number)]
             self.results[number] = all(enough for enough, _ in each), sum(share for _, share in each) / len(each)
         return self.results[number]
+
+    def _counted(self, number: int) -> Iterable[tuple[Counts, Counts]]:
+        """What was asked and refused, in each phase."""
+        if self.again_ns is None:
+            return Part.of(self.door, number).in_phases(self.phases_ns)
+        span_ns, until_ns = self.again_ns
+        part = Part.of_deployments(self.door, number, -(-until_ns // span_ns))
+        return [part.again(span_ns, until_ns)]
 
     def _known(self, number: int) -> bool | None:
         """Whether it is enough, as far as that needs no replay."""

@@ -36,13 +36,13 @@ class Part:
     replayed: Whole | None  # minutes of the whole, in ascending order; None: all
 
     @classmethod
-    def of_deployments(cls, whole: Door, deployments: int) -> Part:
-        """Of some deployments, at all times."""
-        count = len(whole.at_ns)
+    def of_deployments(cls, whole: Door, deployments: int, times: int = 1) -> Part:
+        """Of some deployments, at all times, of which there are so many."""
+        count = len(whole.at_ns) * times
         some = max(1, deployments * MOST_REPLAYED // count) if count else deployments
         if some >= deployments:
             return cls(whole, whole, deployments, deployments, None)
-        return cls(whole, _dealt_to(whole, np.arange(0, count, deployments), some), some, deployments, None)
+        return cls(whole, _dealt_to(whole, np.arange(0, len(whole.at_ns), deployments), some), some, deployments, None)
 
     @classmethod
     def of(cls, whole: Door, deployments: int) -> Part:
