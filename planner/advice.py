@@ -145,7 +145,9 @@ def _against(costs: CostPlan, cheapest: Option) -> str:
 
 
 def _against_a_guess(costs: CostPlan, serverless: Option, scope: Scope, guess: str) -> str:
-    """Whatever an instance serves, the fewest that are kept have a price."""
+    """Whatever an instance serves, the fewest that are kept have a price, where the book knows any."""
+    if costs.usd_per_hour is None:
+        return "; whether managed compute is cheaper is not known: the price book has no price of it for this model"
     fewest = max(scope.settings.min_instances, 1 + scope.settings.spare)
     cheapest = next((each for each in costs.options if each.name != SERVERLESS), None)
     planned = next((each.instances for each in costs.options if each.name == AROUND_THE_CLOCK), 0.0)

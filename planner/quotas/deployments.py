@@ -274,7 +274,8 @@ class Search:
 
     def tried(self, way: Quota) -> Tried:
         door = self.door(way)
-        if door.is_bucket and self.demand.span_s < WATCHED_S and self.once.span_s * MOST_COPIES >= MINUTE_S:
+        shorter = self.demand.span_s < WATCHED_S and self.once.span_s * MOST_COPIES >= MINUTE_S
+        if shorter and door.is_bucket and not door.is_never_full:
             return self._tried_again(door)
         phases_ns = self.phases_ns if way.window is WindowKind.MINUTE else (0,)
         return Tried(door, phases_ns, self.target_share, self.blocks, None, {})
@@ -337,7 +338,7 @@ class Tried:
 
     def _known(self, number: int) -> bool | None:
         """Whether it is enough, as far as that needs no replay."""
-        if self.door.is_never_full:
+        if self.again_ns is None and self.door.is_never_full:
             return True
         too_few = self.door.least_refused(number) > self.target_share * int(self.door.fits.sum())
         return False if too_few else None
