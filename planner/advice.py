@@ -41,7 +41,10 @@ def advice(
     if not known:
         return f"None: {guess}, and {plan.model} has no price per token: {REMEDY}.", ()
     best = known[0]
-    against = _against(costs, best) if guess is None else _against_a_guess(costs, best, scope, guess)
+    if costs.region is None:
+        against = f"; whether managed compute is cheaper is not known: the book has no price of it for {plan.model}"
+    else:
+        against = _against(costs, best) if guess is None else _against_a_guess(costs, best, scope, guess)
     sentence = f"{_what(best, need, costs, None if measured else plan.instances)}: {_usd(best)} a month{against}"
     missed = [slo.text for slo in plan.slos if slo.met is False]
     if missed and best.name == SERVERLESS and not scope.managed:
@@ -145,9 +148,7 @@ def _against(costs: CostPlan, cheapest: Option) -> str:
 
 
 def _against_a_guess(costs: CostPlan, serverless: Option, scope: Scope, guess: str) -> str:
-    """Whatever an instance serves, the fewest that are kept have a price, where the book knows any."""
-    if costs.usd_per_hour is None:
-        return "; whether managed compute is cheaper is not known: the price book has no price of it for this model"
+    """Whatever an instance serves, the fewest that are kept have a price."""
     fewest = max(scope.settings.min_instances, 1 + scope.settings.spare)
     cheapest = next((each for each in costs.options if each.name != SERVERLESS), None)
     planned = next((each.instances for each in costs.options if each.name == AROUND_THE_CLOCK), 0.0)

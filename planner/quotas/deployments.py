@@ -124,7 +124,7 @@ def fewest_deployments(
 ) -> int:
     """`quota_need`'s number of deployments, alone: of a dense demand by as many minutes as are quickly replayed.
 
-    What asks for most is a minute that is full, and where ten of them repeat what came within one, each is as full.
+    Where ten minutes repeat what came within one, each is about as full; buckets are replayed until ten have passed.
     """
     search = Search(_whole_minutes(demand, MOST_REPEATED), demand, target_share, _offsets_ns(phases, seed), None)
     return max(search.tried(way).deployments for way in windows(quota).values())

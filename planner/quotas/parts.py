@@ -78,8 +78,8 @@ class Part:
         times, asked, lost = -(-until_ns // span_ns), 0, 0
         for before, codes in enumerate(self.door.refusals_again(self.deployments, times, span_ns)):
             counted = self.door.fits & (self.door.at_ns < until_ns - before * span_ns)
-            asked += np.count_nonzero(counted)
-            lost += np.count_nonzero(codes[counted])
+            asked += int(counted.sum())
+            lost += int((codes[counted] != 0).sum())
         return np.array([float(asked)]), np.array([float(lost)])
 
     def _everywhere(self, asked: Counts, lost: Counts, replayed: Whole) -> tuple[Counts, Counts]:
