@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 
 from loadgen.quota import NS_PER_S, Quota
+from planner.assemble import plan_run
 from planner.demand import ARRIVALS, Demand
 from planner.quotas import deployments as needs
 from planner.quotas.deployments import fewest_deployments, quota_need
+from tests.runs import synthetic_run
 
 QUOTA = Quota(tokens_per_minute=700_000, requests_per_minute=20_000)
 
@@ -89,15 +91,24 @@ def test_buckets_that_are_carried_on_refuse_whom_they_would_at_a_stretch(tokens_
         assert carried.any() == (deployments < 20), deployments
 
 
+def with_large_ones_at_its_end(demand, count):
+    late = pl.int_range(pl.len()) >= demand.arrivals.height - count
+    tokens = pl.when(late).then(5_000_000).otherwise(pl.col("prompt_tokens")).alias("prompt_tokens")
+    return replace(demand, arrivals=demand.arrivals.with_columns(tokens))
+
+
 @pytest.mark.parametrize("held", [8, 10])
 def test_what_never_fits_is_counted_once_though_the_minutes_hold_no_whole_number_of_repetitions(monkeypatch, held):
-    arrivals = bursty(45.0, 100).arrivals
-    late = pl.int_range(pl.len()) >= arrivals.height - 9
-    tokens = pl.when(late).then(5_000_000).otherwise(pl.col("prompt_tokens")).alias("prompt_tokens")
-    demand = Demand(arrivals.with_columns(tokens), 45.0, "large ones at its end")
     in_fewer_minutes(monkeypatch, 100, held)
-    need = quota_need(demand, Quota(tokens_per_minute=4_000_000, requests_per_minute=60_000), phases=1)
+    demand, quota = bursty(45.0, 100), Quota(tokens_per_minute=4_000_000, requests_per_minute=60_000)
+    need = quota_need(with_large_ones_at_its_end(demand, 9), quota, phases=1)
     assert {each.never_fit for each in need.by_policy if each.admission == "prompt+max_tokens"} == {9}
+
+
+def test_so_it_is_in_the_table_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("planner.scope.MOST_ARRIVALS", 1_000)
+    demand = with_large_ones_at_its_end(bursty(45.0, 10), 40)
+    assert {row.never_fit for row in plan_run(synthetic_run(tmp_path, n=60), demand=demand).what_if} == {40}
 
 
 def test_a_number_alone_is_that_of_the_whole_plan(demand, monkeypatch):
