@@ -107,7 +107,7 @@ def test_what_never_fits_is_counted_once_though_the_minutes_hold_no_whole_number
 
 def test_so_it_is_in_the_table_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr("planner.scope.MOST_ARRIVALS", 1_000)
-    demand = with_large_ones_at_its_end(bursty(45.0, 10), 40)
+    demand = with_large_ones_at_its_end(bursty(50.0, 10), 40)
     assert {row.never_fit for row in plan_run(synthetic_run(tmp_path, n=60), demand=demand).what_if} == {40}
 
 
