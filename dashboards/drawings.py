@@ -112,11 +112,11 @@ def _distribution(run: Run, plan: Plan) -> list[Drawing]:
 def draw_curve(curve: LoadCurve) -> list[Drawing]:
     """Latency versus load, a figure a metric."""
     drawn = figures_curve.latency_versus_load(curve.measured, curve.modelled, curve.limits_ms)
-    with_model = "" if curve.form is None else ", measured and by the serving model"
+    with_model = dict.fromkeys(curve.modelled["metric"], ", measured and by the serving model")
     return [
         Drawing(
             f"versus-load-{metric}",
-            f"{text.metric_name(metric)} versus load{with_model}, ms",
+            f"{text.metric_name(metric)} versus load{with_model.get(metric, '')}, ms",
             figure,
             summaries.curve(curve, metric),
         )

@@ -21,8 +21,9 @@ def print_jobs(jobs: Sequence[Mapping[str, Any]], console: Console | None = None
     if not jobs:
         console.print("no jobs; `headroom submit FILE` queues one", soft_wrap=True)
     for job in jobs:
-        tags = f" [{', '.join(job['tags'])}]" if job["tags"] else ""
-        for line in (f"{job['id']}  {_state(job)}", f"  {job['name']}{tags}: {job['what']}"):
+        tags = [f"[{', '.join(job['tags'])}]"] if job["tags"] else []
+        named = " ".join([job["name"], *tags] if job["name"] else tags)
+        for line in (f"{job['id']}  {_state(job)}", f"  {named}{': ' if named else ''}{job['what']}"):
             console.print(Text(readable(line)), no_wrap=True, overflow="ellipsis" if cut else "ignore", crop=cut)
 
 
@@ -30,7 +31,8 @@ def print_schedules(schedules: Sequence[Mapping[str, Any]], console: Console | N
     """A line each, where there are any."""
     for each in schedules:
         due = each["next_utc"][:16].replace("T", " ")
-        line = f"{each['id']}: {each['name']}, scheduled {each['cron']}, next {due} UTC"
+        named = f"{each['name']}, " if each["name"] else ""
+        line = f"{each['id']}: {named}scheduled {each['cron']}, next {due} UTC"
         (console or Console()).print(Text(readable(line)), soft_wrap=True)
 
 

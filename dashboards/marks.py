@@ -18,8 +18,8 @@ def mark(key: str, value: float | None) -> Markup:
 
 
 def unbroken(text_with_flags: str) -> Markup:
-    """With each `--option` on one line."""
-    parts = FLAG.split(text.readable(text_with_flags))
+    """With each `--option` on one line, and with the line breaks of a log."""
+    parts = FLAG.split("\n".join(map(text.readable, text_with_flags.split("\n"))))
     return Markup("").join(
         Markup('<span class="flag">{}</span>').format(part) if place % 2 else part for place, part in enumerate(parts)
     )

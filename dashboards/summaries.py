@@ -110,7 +110,8 @@ def curve(found: LoadCurve, metric: str) -> str:
     )
     limits = [readable(text) for _, text, _ in found.limits_ms]
     asked = f"; objectives: {', '.join(limits)}" if limits else ""
-    return f"{said}{asked}{'' if found.form is None else f'; the fitted model is {found.form}'}."
+    modelled = metric in set(found.modelled["metric"])
+    return f"{said}{asked}{f'; the fitted model is {found.form}' if modelled else ''}."
 
 
 def options(found: Sequence[Option]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -11,8 +11,8 @@ from rich.text import Text
 from dashboards.printing import lead
 from dashboards.terminal import SHORT_NAMES
 from dashboards.text import count, digits, readable
-from planner.steps import Step, requests_to_tell
-from planner.sweep import Count, Stop, Verdict
+from planner.steps import Step, too_few
+from planner.sweep import Count, Stop, Verdict, pooled_counts
 from planner.swept import Sweep
 
 STYLES = {
@@ -24,21 +24,23 @@ STYLES = {
 }
 
 
-def step_line(step: Step) -> Text:
-    """`12.1/s  met  34 s, 412 requests; TTFT p95 312 ms; 9.4 in flight`, and what counts against it."""
+def step_line(sweep: Sweep) -> Text:
+    """Of the last: `12.1/s  met  34 s, 412 requests; 9.4 in flight; TTFT p95 312 ms`, and what counts against it."""
+    step = sweep.steps[-1]
     word = step.verdict.upper() if step.verdict is Verdict.INVALID else step.verdict.value
     text = Text.assemble(f"{digits(step.rate_per_s):>8}/s  ", (f"{word:<10}", STYLES[step.verdict]))
     text.append(f"{digits(step.steady_s)} s, {count(step.requests)} requests; {digits(step.concurrency)} in flight")
     for name, value in (("TTFT", step.ttft_p95_ms), ("response", step.response_p95_ms)):
         if value is not None:
             text.append(f"; {name} p95 {digits(value)} ms")
-    for remark in remarks(step):
+    for remark in remarks(step, sweep.steps):
         text.append(f"; {remark}")
     return text
 
 
-def remarks(step: Step) -> list[str]:
-    """What decided a step, in words."""
+def remarks(step: Step, steps: Sequence[Step]) -> list[str]:
+    """What decided a step, in words; of `steps` all of its rate up to it, as its verdict is."""
+    at = [each for each in steps if each.rate_per_s == step.rate_per_s and each.number <= step.number]
     said = [readable(reason) for reason in step.reasons[:1]]
     if step.saturated:
         said.append(
@@ -47,11 +49,11 @@ def remarks(step: Step) -> list[str]:
     if step.quota_limited:
         said.append("limited by the quota")
     if not step.client_limited:
-        said += [_beyond(each) for each in step.counts if each.verdict is not Verdict.MET]
-    needed = requests_to_tell([step]) if step.verdict is Verdict.UNCLEAR else None
-    return (
-        said if needed is None else [*said, f"{count(step.requests)} requests do not tell, some {count(needed)} would"]
-    )
+        counts = pooled_counts([each.measurement for each in at])
+        said += [_beyond(each) for each in counts if each.verdict is not Verdict.MET]
+    if needed := too_few(at):
+        said.append(needed)
+    return said
 
 
 def _beyond(objective: Count) -> str:

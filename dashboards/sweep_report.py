@@ -38,7 +38,7 @@ def render(sweep: Sweep) -> str:
         further=further(sweep, SHOWN),
         doubts=_doubts(sweep),
         drawings={"load": draw(sweep)},
-        remarks={step.number: "; ".join(remarks(step)) for step in sweep.steps},
+        remarks={step.number: "; ".join(remarks(step, sweep.steps)) for step in sweep.steps},
         config=list(flatten(sweep.config)),
     )
 

@@ -1,15 +1,18 @@
-"""The pictures of the service's pages and of the live page, of real runs on the simulated deployment: six minutes.
+"""The pictures of the service's pages, of the live page and of a sweep, of real runs on the simulated deployment: eight
+minutes.
 
     python docs/pictures.py [NAME ...]        # all of them, or those of these names, like service-queue
 
 It starts a service of its own on loopback, has it play some jobs, and looks at its pages in a Chromium that is here. On
-a machine that is busy the runs may be invalid: then so the pictures say, and they are made again.
+a machine that is busy the runs may be invalid: then so the pictures say, and they are made again. Of a sweep it prints
+what the manual has beside its picture.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,6 +35,7 @@ MIX = {"chat": 6, "streaming": 13}
 SLO = ["ttft.p95<400ms"]
 LIVE_S = 45  # into a minute's run
 SETTLED_S = 1.0
+SWEEP = re.compile(r"^headroom (sweep (?:.*\\\n)*.*)$", re.MULTILINE)  # its command in the manual
 
 
 def main(names: list[str]) -> None:
@@ -44,6 +48,8 @@ def main(names: list[str]) -> None:
         if not names or "live" in names:
             with _live(Path(folder)) as url:
                 _take(page, url, "live", 1050, LIVE_S)
+        if not names or "sweep" in names:
+            _take(page, _swept(Path(folder)), "sweep", 1140, SETTLED_S)
 
 
 @contextmanager
@@ -128,6 +134,16 @@ def _live(folder: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait()
+
+
+def _swept(folder: Path) -> str:
+    """The page of the first sweep that the manual has the command of."""
+    command = SWEEP.search((DOCS.parent / "README.md").read_text("utf-8"))
+    assert command is not None
+    words = shlex.split(command[1].replace("\\\n", ""))
+    if subprocess.run([*HEADROOM, *words, "--out", "swept"], cwd=folder, check=False).returncode:
+        raise SystemExit("no rate was found: make it again where nothing else runs")
+    return (folder / "swept" / "report.html").as_uri()
 
 
 def _take(page: Page, url: str, name: str, height: int, wait_s: float) -> None:

@@ -38,7 +38,7 @@ from planner.levers import levers_of
 from planner.plan import Plan
 from planner.prices import PriceBook, read_prices
 from planner.quotas.admitted import too_large
-from planner.quotas.quota_plan import OF_A_TRACE, quota_plan
+from planner.quotas.quota_plan import OF_A_RUN, OF_A_TRACE, UNMEASURED, quota_plan
 from planner.quotas.synthetic import doubts_of, synthetic_demand
 from planner.rows import config_of
 from planner.scope import Scope
@@ -146,7 +146,7 @@ def _check_region(region: str, book: PriceBook) -> None:
 def plan_from_trace(trace: str, quota: Quota, *, growth: str | None, as_json: bool) -> None:
     """Print how a trace would fare at the quota, without any run. Raises ConfigError."""
     demand = _demand(trace, None)
-    doubts = () if Path(trace).is_dir() else (OF_A_TRACE,)
+    doubts = (OF_A_RUN,) if Path(trace).is_dir() else (UNMEASURED, OF_A_TRACE)
     _print_quota_plan(demand, quota, doubts, growth=growth, as_json=as_json)
 
 
@@ -163,7 +163,7 @@ def plan_from_lengths(
         raise ConfigError(f"--demand: {rate!r} is no rate, which --prompt-tokens goes with; write it like 20/s")
     limit = LoadConfig.model_fields["max_tokens"].default if max_tokens is None else max_tokens
     demand = synthetic_demand(per_s, prompt, completion, limit)
-    doubts = doubts_of(demand, limit, given=max_tokens is not None)
+    doubts = (UNMEASURED, *doubts_of(demand, limit, given=max_tokens is not None))
     _print_quota_plan(demand, quota, doubts, growth=growth, as_json=as_json)
 
 

@@ -189,7 +189,7 @@ class _Course:
             self._write()
             while isinstance(step := self._next(), Trial):
                 self._play(step)
-                say(step_line(self.sweep.steps[-1]))
+                say(step_line(self.sweep))
             self._write(state="complete", result=step)
         except Interrupted as end:
             self._write(state="interrupted", reason=str(end))

@@ -22,6 +22,7 @@ FAILURES = (
     Outcome.BROKEN_STREAM,
 )
 SERVED = {Outcome.OK, Outcome.FILTERED}  # what the filter stops may be meant to be
+UNTOLD = (Outcome.DROPPED, Outcome.CANCELLED)  # never sent, or in flight when the run was stopped
 FEWEST_UNSERVED = 10  # attempts of the steady phase: of fewer, all may fail by chance
 FAILED = pl.col("outcome").is_in(FAILURES)
 
@@ -118,7 +119,7 @@ def filtered(evidence: Evidence) -> list[str]:
 def unserved(evidence: Evidence) -> list[str]:
     """Scenarios of the mix that were never served, whose load the run's figures lack: the first of its doubts."""
     others = "all latencies and answers are of the other scenarios: mend it, or leave it out of the mix (--scenario)"
-    steady = evidence.counts.kinds.filter(STEADY & (pl.col("outcome") != Outcome.DROPPED))
+    steady = evidence.counts.kinds.filter(STEADY & ~pl.col("outcome").is_in(UNTOLD))
     of_kinds = steady.group_by("scenario", "outcome").agg(n=pl.col("attempts").sum()).sort("scenario", "outcome")
     refused = all_refused(evidence)
     found = [f"{each}; {others}" for each in refused.values()]
@@ -135,7 +136,7 @@ def all_refused(evidence: Evidence) -> dict[str, str]:
     """A scenario none of whose requests is taken has something wrong in it, and the server says what; by scenario."""
     if not evidence.traffic.outcomes[Outcome.REJECTED]:
         return {}
-    told = evidence.run.samples.filter(pl.col("outcome") != Outcome.DROPPED).group_by("scenario")
+    told = evidence.run.samples.filter(~pl.col("outcome").is_in(UNTOLD)).group_by("scenario")
     rows = told.agg(
         pl.len(),
         (pl.col("outcome") == Outcome.REJECTED).all().alias("all"),

@@ -29,6 +29,7 @@ SHOWN = {  # metric and statistic: the column of a step
     ("itl", "mean"): "itl_mean_ms",
     ("itl", "p95"): "itl_p95_ms",
     ("service_time", "mean"): "e2e_mean_s",
+    ("response_time", "p95"): "response_p95_ms",
 }
 RATES = 60
 DEEPEST_STEP = 2  # folders down in its sweep's, as steps/01

@@ -71,14 +71,19 @@ class Scope:
 
     @property
     def times_measured(self) -> float:
-        """How many times the measured load is planned for; of other requests on average or in the busiest minute."""
-        if self.of_own_requests:
+        """How many times the highest measured load is planned for, on average or in the busiest minute.
+
+        Of another demand than the run's own, what may be chance is 1: two standard errors of a Poisson rate.
+        """
+        if self.of_own_mix:
             return self.planned.speed
+        highest = 0.0 if self.steps is None else float(self.steps.select(pl.col("rate_per_s").max()).item() or 0.0)
         pairs = (
             (self.planned.requests_per_s, self.measured.requests_per_s),
             (self.peak_per_s, self.peaks[0] / MINUTE_S),
         )
-        return max((planned / measured for planned, measured in pairs if measured), default=1.0)
+        times = max((planned / max(measured, highest) for planned, measured in pairs if measured), default=1.0)
+        return times if times > 1 + 2 / math.sqrt(max(1, self.measured.arrivals.height)) else 1.0
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -113,10 +113,14 @@ def step_of(run: Run, slos: Sequence[Slo], *, number: int, folder: str, rate_per
     )
 
 
-def requests_to_tell(steps: Sequence[Step]) -> int | None:
-    """How many requests, instead of all that these steps of one rate had, would tell what they leave unclear."""
+def too_few(steps: Sequence[Step]) -> str:
+    """That these steps of one rate do not tell together, and how many requests would; "" where they do.
+
+    "", too, where a hundred times as many would not tell either.
+    """
     times = times_to_tell([step.measurement for step in steps])
-    return None if times is None else math.ceil(times * sum(step.requests for step in steps if not step.client_limited))
+    had = sum(step.requests for step in steps if not step.client_limited)
+    return "" if times is None else f"{had:,} requests do not tell, some {math.ceil(times * had):,} would"
 
 
 def is_saturated(run: Run, stretch: Stretch) -> bool:

@@ -24,6 +24,7 @@ MOST_SPOILED = 3  # measurements of a rate that the load generator spoiled
 MOST_MEASUREMENTS = 60
 MOST_FAILED_SHARE = 0.01  # beside a mean, which knows nothing of requests that failed
 SAME_RATE = 1e-9
+MOST_TIMES_MORE = 100  # beyond that no number of requests is named: what was measured is at its limit, but for rounding
 
 
 class Verdict(StrEnum):
@@ -84,16 +85,19 @@ class Count:
     def times_to_tell(self) -> float | None:
         """So many times as many requests would end the doubt, if the share or the mean stayed as it is.
 
-        None where there is no doubt, and where more of the same would not end it. Wilson's interval ends at the allowed
-        share a where (share - a)^2 n = z^2 a (1 - a).
+        None where there is no doubt, and where a hundred times as many would not end it. Wilson's interval ends at the
+        allowed share a where (share - a)^2 n = z^2 a (1 - a).
         """
         if self.n <= 0 or self.verdict is not Verdict.UNCLEAR:
             return None
         if self.allowed is not None:
-            off, half = abs(self.beyond / self.n - self.allowed), math.sqrt(self.allowed * (1 - self.allowed) / self.n)
-            return None if off == 0 else (Z_95 * half / off) ** 2
-        mean, half = self._mean_and_half() or (1.0, 0.0)
-        return None if mean == 1 else (half / (1 - mean)) ** 2
+            off = abs(self.beyond / self.n - self.allowed)
+            half = Z_95 * math.sqrt(self.allowed * (1 - self.allowed) / self.n)
+        else:
+            mean, half = self._mean_and_half() or (1.0, 0.0)
+            off = abs(mean - 1)
+        times = math.inf if off == 0 else (half / off) ** 2
+        return times if times <= MOST_TIMES_MORE else None
 
     def _of_mean(self) -> Verdict:
         if wilson(self.beyond, self.n).low > MOST_FAILED_SHARE:
@@ -172,26 +176,26 @@ def pooled_verdict(measured: Sequence[Measurement]) -> Verdict:
         return Verdict.INVALID
     if good[-1].saturated:  # the longest of them
         return Verdict.SATURATED
-    verdicts = {count.verdict for count in _pooled(good)}
+    verdicts = {count.verdict for count in pooled_counts(good)}
     return next((each for each in (Verdict.MISSED, Verdict.UNCLEAR) if each in verdicts), Verdict.MET)
 
 
 def times_to_tell(measured: Sequence[Measurement]) -> float | None:
     """How many times as many requests would tell of a rate what all measurements of it leave unclear.
 
-    None where they are clear, and where more of the same would not tell.
+    None where they are clear, and where a hundred times as many would not tell.
     """
     if pooled_verdict(measured) is not Verdict.UNCLEAR:
         return None
-    counts = _pooled([each for each in measured if not each.spoiled])
-    times = [count.times_to_tell for count in counts if count.verdict is Verdict.UNCLEAR]
+    times = [count.times_to_tell for count in pooled_counts(measured) if count.verdict is Verdict.UNCLEAR]
     return None if None in times else max(each for each in times if each is not None)
 
 
-def _pooled(measured: Sequence[Measurement]) -> list[Count]:
+def pooled_counts(measured: Sequence[Measurement]) -> list[Count]:
+    """Of each objective over all measurements of one rate, but for the spoiled ones."""
     by_text: dict[str, Count] = {}
     for each in measured:
-        for count in each.counts:
+        for count in () if each.spoiled else each.counts:
             by_text[count.text] = by_text[count.text] + count if count.text in by_text else count
     return list(by_text.values())
 
@@ -276,7 +280,7 @@ def _upward(
     if ceiling_per_s is not None and (above is None or above > ceiling_per_s):
         above = ceiling_per_s if above is not None and ceiling_per_s > highest * (1 + search.tolerance) else None
     unclear = verdicts[highest] is Verdict.UNCLEAR
-    leans = all(count.leans_to_met for count in _pooled([each for each in rates[highest] if not each.spoiled]))
+    leans = all(count.leans_to_met for count in pooled_counts(rates[highest]))
     if unclear and (above is None or not leans):
         return _again(rates, highest)
     return None if above is None else Trial(above)

@@ -20,7 +20,7 @@ from loadgen.slo import Slo
 from planner.documents import read_document
 from planner.instances import SweptCapacity
 from planner.rows import NS_PER_MS, config_of
-from planner.steps import Step, requests_to_tell
+from planner.steps import Step, too_few
 from planner.sweep import Finding, Search, Stop, Verdict
 
 FORMAT = 1
@@ -203,12 +203,8 @@ def _as_words(verdict: Verdict | None) -> str:
 
 def _too_few(sweep: Sweep, per_s: float) -> str:
     """What would tell of a rate that stayed unclear; nothing of another."""
-    at = [step for step in sweep.steps if step.rate_per_s == per_s and not step.client_limited]
-    needed = requests_to_tell(at)
-    if needed is None:
-        return ""
-    had = sum(step.requests for step in at)
-    return f" ({had:,} requests do not tell, some {needed:,} would: give a longer --step-duration)"
+    said = too_few([step for step in sweep.steps if step.rate_per_s == per_s])
+    return f" ({said}: give a longer --step-duration)" if said else ""
 
 
 def _listed(objectives: tuple[str, ...]) -> str:

@@ -48,6 +48,37 @@ def test_a_trace_is_doubted_where_its_mean_or_its_busiest_minute_was_not_measure
     assert [f"the plan is for {times} {NOT_MEASURED}"] * (times is not None) == told_times, why
 
 
+@pytest.mark.parametrize(
+    ("per_s", "times"),
+    [
+        pytest.param(10.7, None, id="more than was measured by what may be chance"),
+        pytest.param(11.0, 1.1, id="by more than that"),
+    ],
+)
+def test_what_chance_adds_to_a_rate_is_no_other_load(run, per_s, times):
+    found = plan_run(run, demand=at_rate(demand_of_run(run), per_s)).validity.doubts
+    assert any(f"for {times} {NOT_MEASURED}" in each for each in found) == (times is not None)
+    assert any(NOT_MEASURED in each for each in found) == (times is not None)
+
+
+def test_a_trace_of_the_runs_own_requests_is_doubted_by_how_fast_they_come(run):
+    own = demand_of_run(run)
+    faster = Demand(own.arrivals.with_columns(pl.col("at_s") / 4), own.span_s / 4, "the trace that was played slowly")
+    for growth, times in ((1.0, 4), (2.0, 8)):
+        found = plan_run(run, demand=faster, growth=growth).validity.doubts
+        assert any(f"for {times} {NOT_MEASURED}" in each for each in found), found
+
+
+def test_what_a_step_of_a_sweep_measured_is_no_unmeasured_load(run):
+    steps = pl.DataFrame({"rate_per_s": [5.0, 10.0, 30.0]})
+    beyond = {
+        per_s: plan_run(run, demand=at_rate(demand_of_run(run), per_s), steps=steps).validity.doubts
+        for per_s in (30, 60)
+    }
+    assert [any(NOT_MEASURED in each for each in found) for found in beyond.values()] == [False, True]
+    assert any(f"for 2 {NOT_MEASURED}" in each for each in beyond[60])
+
+
 TAKEN = "max_tokens is taken to be 128 in each request"
 
 
@@ -65,6 +96,11 @@ def test_without_a_run_what_the_limit_was_taken_to_be_is_a_doubt(tmp_path, flags
     done = told(tmp_path, "plan", *asked, "--json")
     found = " | ".join(json.loads(done.stdout)["doubts"])
     assert says in found and not_says not in found and "no latency was measured at this load" in found
+
+
+def test_what_a_run_folder_asked_for_is_planned_without_its_latencies_and_says_where_they_are(run, tmp_path):
+    doubts = json.loads(told(tmp_path, "plan", "--demand", run.folder, "--json").stdout)["doubts"]
+    assert [each.partition(":")[0] for each in doubts] == ["this takes of the run only what it asked for"]
 
 
 def test_the_doubts_of_a_trace_are_printed(tmp_path):

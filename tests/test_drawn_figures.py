@@ -378,7 +378,7 @@ def test_the_curve_holds_the_measured_points_and_what_the_model_says_at_each_rat
         said = model.predict(rate).ttft_p95_ms
         assert (value, low, high) == (said.value, said.low, said.high)
     figures = {each.name: each for each in draw_curve(curve)}
-    assert set(figures) == {"versus-load-ttft", "versus-load-itl", "versus-load-service_time"}
+    assert set(figures) == {f"versus-load-{name}" for name in ("ttft", "itl", "service_time", "response_time")}
     data = {trace.name: trace for trace in figures["versus-load-ttft"].figure.data}
     assert set(data["ttft.p95&lt;500ms"].y) == {500.0}
     marks = data["p95, measured"].marker.symbol

@@ -79,7 +79,8 @@ def test_the_page_has_a_column_and_a_figure_for_each_with_its_limits(sweep):
     assert list(drawn["versus-load-tpot"]["p95"].y) == pytest.approx([10.0, 20.0])
     assert {"tpot.p95&lt;30ms", "tpot.p95&lt;40ms"} <= set(drawn["versus-load-tpot"])
     assert "p99" in drawn["versus-load-itl"] and not any("tpot" in name for name in drawn["versus-load-itl"])
-    assert list(drawn["versus-load-response_time"]) == ["mean", "response_time.mean&lt;5s"]
+    assert list(drawn["versus-load-response_time"]) == ["mean", "p95", "response_time.mean&lt;5s"]
+    assert list(drawn["versus-load-response_time"]["p95"].y) == [step.response_p95_ms for step in sweep[1].steps]
     assert sum(name == "versus-load-response_time" for name in drawn) == 1
 
 

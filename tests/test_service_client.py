@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from rich.console import Console
 
-from dashboards.jobs import place_of, print_jobs
+from dashboards.jobs import place_of, print_jobs, print_schedules
 from headroom.service import client as clients
 from headroom.service.bearer import token_of
 from headroom.service.client import Client, ServiceAway
@@ -151,6 +151,26 @@ def test_a_job_takes_two_lines_of_a_terminal_and_a_pipe_gets_all_of_it(terminal)
     assert first.startswith(f"{JOB['id']}  done (112: target refused")
     assert second.startswith("  nightly [east, chat]: load test of https://a.example/")
     assert (len(second) <= 80, second.endswith("x" * 90)) == (terminal, not terminal)
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "second"),
+    [
+        ("nightly", [], "  nightly: load test"),
+        ("", [], "  load test"),
+        ("", ["east"], "  [east]: load test"),
+    ],
+)
+def test_what_a_job_does_comes_after_its_name_and_its_tags_where_it_has_any(name, tags, second):
+    console = Console(width=80, file=io.StringIO())
+    print_jobs([{**JOB, "name": name, "tags": tags, "what": "load test"}], console)
+    assert console.file.getvalue().splitlines()[1] == second
+
+
+def test_a_schedule_without_a_name_begins_with_when_it_is_due():
+    console = Console(width=80, file=io.StringIO())
+    print_schedules([{"id": "s", "name": "", "cron": "0 2 * * *", "next_utc": "2026-11-22T02:00:00Z"}], console)
+    assert console.file.getvalue() == "s: scheduled 0 2 * * *, next 2026-11-22 02:00 UTC\n"
 
 
 def test_where_there_are_no_jobs_it_is_said_and_no_header_stands_alone():

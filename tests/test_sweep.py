@@ -196,7 +196,7 @@ def test_in_virtual_time_the_rate_found_is_within_a_tenth_of_what_the_deployment
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("iteration_ms", "slots", "tokens"), [(5, 4, 20), (8, 3, 25)])
+@pytest.mark.parametrize(("iteration_ms", "slots", "tokens"), [(5, 4, 20), (4, 3, 25)])  # 19 to 24 requests/s
 def test_the_rate_found_is_within_a_tenth_of_what_the_deployment_can_do(tmp_path, iteration_ms, slots, tokens):
     known = true_rate(iteration_ms, slots, tokens, 0.2)
     serving = FOUR_SLOTS | {"iteration_base_ms": iteration_ms, "max_running": slots}
@@ -211,7 +211,7 @@ def test_the_rate_found_is_within_a_tenth_of_what_the_deployment_can_do(tmp_path
         "--steps",
         4,
         "--step-duration",
-        "20s",
+        "30s",  # 29 of 30 in virtual time; of some 10 requests/s, or of 20 s, more are off by chance
     ]
     with simulated("--kind", "managed", serving=serving) as server:
         command = ["sweep", "--target", server.url, *mix, *ask, "--no-report", "--quiet", "--out", "sw"]

@@ -59,6 +59,9 @@ def test_a_scenario_without_one_answer_is_the_first_doubt(tmp_path, vision, says
         pytest.param([{"outcome": Outcome.TIMEOUT, "status": None}] * 9, id="nine may all fail by chance"),
         pytest.param([NO_IMAGES] * 20 + [{}], id="one was answered"),
         pytest.param([{"outcome": Outcome.FILTERED, "status": 400}] * 20, id="the filter was meant to stop it"),
+        pytest.param(
+            [{"outcome": Outcome.CANCELLED, "status": None}] * 20, id="it was in flight when the run was stopped"
+        ),
     ],
 )
 def test_nothing_is_said_of_a_scenario_that_is_served_or_was_hardly_tried(tmp_path, vision):

@@ -334,7 +334,7 @@ class Tried:
             return Part.of(self.door, number).in_phases(self.phases_ns)
         span_ns, until_ns = self.again_ns
         part = Part.of_deployments(self.door, number, -(-until_ns // span_ns))
-        return [part.again(span_ns, until_ns)]
+        return [part.again(span_ns, until_ns, self.target_share)]
 
     def _known(self, number: int) -> bool | None:
         """Whether it is enough, as far as that needs no replay."""

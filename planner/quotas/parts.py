@@ -73,13 +73,18 @@ class Part:
             before = codes
             yield found
 
-    def again(self, span_ns: int, until_ns: int) -> tuple[Counts, Counts]:
-        """At buckets, where all comes again each `span_ns` until then: what was asked and refused; shape (1,)."""
-        times, asked, lost = -(-until_ns // span_ns), 0, 0
-        for before, codes in enumerate(self.door.refusals_again(self.deployments, times, span_ns)):
-            counted = self.door.fits & (self.door.at_ns < until_ns - before * span_ns)
-            asked += int(counted.sum())
-            lost += int((codes[counted] != 0).sum())
+    def again(self, span_ns: int, until_ns: int, target_share: float) -> tuple[Counts, Counts]:
+        """At buckets, where all comes again each `span_ns` until then: what was asked and refused; shape (1,).
+
+        As soon as that is more than the target of all that is asked, no further.
+        """
+        times, fits = -(-until_ns // span_ns), self.door.fits
+        in_last = fits & (self.door.at_ns < until_ns - (times - 1) * span_ns)
+        asked, lost = (times - 1) * int(fits.sum()) + int(in_last.sum()), 0
+        for time, codes in enumerate(self.door.refusals_again(self.deployments, times, span_ns), 1):
+            lost += int((codes[in_last if time == times else fits] != 0).sum())
+            if lost > target_share * asked:
+                break
         return np.array([float(asked)]), np.array([float(lost)])
 
     def _everywhere(self, asked: Counts, lost: Counts, replayed: Whole) -> tuple[Counts, Counts]:

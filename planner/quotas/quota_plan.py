@@ -17,6 +17,10 @@ UNMEASURED = (
     "no latency was measured at this load, nor what an instance serves: this says what a quota lets in; for the rest "
     "plan from a run (headroom run --rate or --trace, then headroom plan RUN)"
 )
+OF_A_RUN = (
+    "this takes of the run only what it asked for: its latencies, and what an instance serves, are in its own plan "
+    "(headroom plan RUN, with --growth or --demand for other loads)"
+)
 OF_A_TRACE = (  # which does not record what was asked for
     "max_tokens is taken to be what each request of the trace got: where requests ask for more, a quota that counts "
     "max_tokens lets fewer in"
@@ -39,8 +43,8 @@ class QuotaPlan:
     doubts: tuple[str, ...]
 
 
-def quota_plan(demand: Demand, quota: Quota, doubts: tuple[str, ...] = ()) -> QuotaPlan:
-    """`doubts`: of the demand. Raises ConfigError for arrivals that cannot be replayed."""
+def quota_plan(demand: Demand, quota: Quota, doubts: tuple[str, ...] = (UNMEASURED,)) -> QuotaPlan:
+    """`doubts`: of the demand, and of what is known of it. Raises ConfigError for arrivals that cannot be replayed."""
     need = as_recorded(quota_need(demand, quota), demand)
     clients: tuple[ClientOutcome, ...] = ()
     if need is not None:
@@ -56,5 +60,5 @@ def quota_plan(demand: Demand, quota: Quota, doubts: tuple[str, ...] = ()) -> Qu
         rows=what_if_table(busiest(demand, MOST_IN_ROWS), quota),
         rows_of=MOST_IN_ROWS if demand.arrivals.height > MOST_IN_ROWS else None,
         clients=clients,
-        doubts=(UNMEASURED, *doubts),
+        doubts=doubts,
     )
