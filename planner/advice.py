@@ -41,7 +41,10 @@ def advice(
     if not known:
         return f"None: {guess}, and {plan.model} has no price per token: {REMEDY}.", ()
     best = known[0]
-    against = _against(costs, best) if guess is None else _against_a_guess(costs, best, scope, guess)
+    if costs.region is None:
+        against = f"; whether managed compute is cheaper is not known: the book has no price of it for {plan.model}"
+    else:
+        against = _against(costs, best) if guess is None else _against_a_guess(costs, best, scope, guess)
     sentence = f"{_what(best, need, costs, None if measured else plan.instances)}: {_usd(best)} a month{against}"
     missed = [slo.text for slo in plan.slos if slo.met is False]
     if missed and best.name == SERVERLESS and not scope.managed:

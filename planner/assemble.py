@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -41,6 +40,7 @@ from planner.plan import (
 )
 from planner.prices import PriceBook, read_prices
 from planner.quota import deployments_needed, quota_use, what_if_table
+from planner.quotas.doors import door_of, windows
 from planner.quotas.quota_plan import QuotaPlan
 from planner.rows import NS_PER_MS, NS_PER_S, PartOfRun, config_of, steady_stretch
 from planner.scope import Scope, day_of, is_unservable, peak_per_s, watched_part
@@ -223,10 +223,12 @@ def _figures(
 
 def _table(scope: Scope) -> tuple[WhatIf, ...]:
     """Of a demand that is short, and so repeated to fill the windows, what never fits is counted once."""
-    watched = watched_part(scope.planned)
-    once = min(1.0, scope.planned.arrivals.height / max(1, watched.arrivals.height))
-    rows = what_if_table(watched, scope.config.quota, scope.settings.refused_share)
-    return tuple(replace(row, never_fit=math.ceil(row.never_fit * once)) for row in rows)
+    watched, quota = watched_part(scope.planned), scope.config.quota
+    rows = what_if_table(watched, quota, scope.settings.refused_share)
+    if watched.arrivals.height <= scope.planned.arrivals.height:
+        return rows
+    once = {name: int((~door_of(scope.planned.arrivals, way).fits).sum()) for name, way in windows(quota).items()}
+    return tuple(replace(row, never_fit=once[row.window]) for row in rows)
 
 
 def _quota_use(scope: Scope, flow: Traffic, mean_wait_ms: float | None, parts: Sequence[Part]) -> QuotaUse | None:

@@ -255,9 +255,12 @@ def varying(minutes, lasting, seed, rate_per_s=2.5):
 )
 def test_the_interval_of_an_hour_holds_what_the_long_run_needs(minutes, lasting, least):
     way = windows(Quota())["minute"]
-    truth = Search(varying(1_300, lasting, 999), 0.01, (0,), None).tried(way).deployments
+    long = varying(1_300, lasting, 999)
+    truth = Search(long, long, 0.01, (0,), None).tried(way).deployments
     found = []
     for seed in range(40):
         demand = varying(minutes, lasting, seed)
-        found.append(Search(demand, 0.01, (0, 17 * 10**9, 40 * 10**9), Blocks.of(demand, 1)).need(way, "minute"))
+        found.append(
+            Search(demand, demand, 0.01, (0, 17 * 10**9, 40 * 10**9), Blocks.of(demand, 1)).need(way, "minute")
+        )
     assert sum(need.low <= truth <= need.high for need in found) >= least

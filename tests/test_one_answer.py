@@ -14,6 +14,7 @@ from planner.assemble import plan_run
 from planner.demand import as_recorded, at_rate, demand_of_run, grown
 from planner.instances import SweptCapacity
 from planner.objectives import goodput
+from planner.prices import read_prices
 from planner.quotas.quota_plan import quota_plan
 from planner.together import together
 from tests.commands import told
@@ -115,6 +116,15 @@ def test_a_guess_wins_nothing_and_has_no_probability(serverless):
     given = plan_run(serverless, settings=PlanConfig(concurrency_per_instance=12))
     assert given.ahead.instances_guessed is None and "guess" not in given.headline
     assert given.instances.concurrency_per_instance == 12
+
+
+@pytest.mark.parametrize("held", [None, 12], ids=["guessed", "given"])
+def test_without_a_price_of_instances_no_flag_says_whether_they_are_cheaper(serverless, held):
+    of_tokens_alone = replace(read_prices(), hosts={})
+    settings = PlanConfig(concurrency_per_instance=held)
+    said = plan_run(serverless, price_book=of_tokens_alone, settings=settings).ahead.recommendation
+    assert "cheaper is not known: the book has no price of it for Phi-3" in said
+    assert "--concurrency-per-instance" not in said and said.startswith("Serverless with ")
 
 
 def test_what_a_flag_does_not_change_is_said(managed):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from loadgen.quota import Quota
 from planner.demand import MINUTE_S, Demand, admission_tokens
 from planner.quota import REFUSED_SHARE
-from planner.quotas.deployments import MOST_HELD, QuotaNeed, watched_minutes
+from planner.quotas.deployments import QuotaNeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def too_large(demand: Demand, quota: Quota) -> TooLarge | None:
 
 
 def as_recorded(need: QuotaNeed | None, demand: Demand) -> QuotaNeed | None:
-    """With the busiest minute where it was recorded, and each request that never fits counted once.
+    """With the busiest minute where it was recorded.
 
     The need is of the demand as it has grown, and repeated until it fills the windows of a quota.
     """
@@ -50,6 +49,4 @@ def as_recorded(need: QuotaNeed | None, demand: Demand) -> QuotaNeed | None:
         return None
     when = need.binds_when
     at_s = when.busiest_minute_s % demand.span_s * demand.speed if demand.span_s > MINUTE_S else 0.0
-    times = max(1, math.ceil(watched_minutes(demand, MOST_HELD) * MINUTE_S / demand.span_s))
-    policies = tuple(replace(each, never_fit=math.ceil(each.never_fit / times)) for each in need.by_policy)
-    return replace(need, by_policy=policies, binds_when=replace(when, busiest_minute_s=at_s))
+    return replace(need, binds_when=replace(when, busiest_minute_s=at_s))

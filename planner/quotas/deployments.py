@@ -10,18 +10,18 @@ demands vary far more from minute to minute than that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import polars as pl
 
-from loadgen.quota import MINUTE_NS, Admission, Quota, WindowKind
-from planner.demand import DAY_MINUTES, MINUTE_S, Demand, admission_tokens, block_minutes, repeated
+from loadgen.quota import MINUTE_NS, NS_PER_S, Admission, Quota, WindowKind
+from planner.demand import DAY_MINUTES, MINUTE_S, MOST_COPIES, Demand, admission_tokens, block_minutes, repeated
 from planner.quantiles import nearest_rank
 from planner.quota import REFUSED_SHARE
-from planner.quotas.asked import Counts, Whole
+from planner.quotas.asked import Asked, Counts, Whole
 from planner.quotas.binding import Binding, binding
 from planner.quotas.doors import admission_cost, door_of, windows
 from planner.quotas.parts import Part
@@ -33,6 +33,7 @@ FEWER_PHASES = 5  # where the quota would count otherwise than it is taken to
 RESAMPLES = 1_000
 TAIL = 0.025  # of a 95 % interval, on each side
 LEAST_MINUTES = 10  # of which anything can be drawn again
+WATCHED_S = LEAST_MINUTES * MINUTE_S  # to which a shorter demand is repeated
 MOST_REPEATED = 2_000_000  # arrivals, where nothing is refused anyway
 MOST_HELD = 4_000_000  # arrivals, where something is: 128 bytes each
 SLICES_S = (60, 10, 1)  # in which requests may be checked
@@ -97,7 +98,7 @@ def quota_need(
     blocks = Blocks.of(demand, seed)
     watched = _watched(demand, quota)
     offsets_ns = _offsets_ns(phases, seed)
-    search = Search(watched, target_share, offsets_ns, blocks)
+    search = Search(watched, demand, target_share, offsets_ns, blocks)
     own = [search.need(way, window) for window, way in windows(quota).items()]
     fewer = replace(search, phases_ns=offsets_ns[:FEWER_PHASES])
     others = [fewer.need(way, window) for other in _others(watched, quota) for window, way in windows(other).items()]
@@ -123,36 +124,30 @@ def fewest_deployments(
 ) -> int:
     """`quota_need`'s number of deployments, alone: of a dense demand by as many minutes as are quickly replayed.
 
-    What asks for most is a minute that is full, and where ten of them repeat what came within one, each is as full.
+    Where ten minutes repeat what came within one, each is about as full; buckets are replayed until ten have passed.
     """
-    watched = _whole_minutes(demand, MOST_REPEATED)
-    search = Search(watched, target_share, _offsets_ns(phases, seed), None)
+    search = Search(_whole_minutes(demand, MOST_REPEATED), demand, target_share, _offsets_ns(phases, seed), None)
     return max(search.tried(way).deployments for way in windows(quota).values())
 
 
 def _watched(demand: Demand, quota: Quota) -> Demand:
     """Ten minutes, or as many as can be held; one where ten hold many arrivals and nobody would be refused in any."""
-    few = demand.requests_per_s * LEAST_MINUTES * MINUTE_S <= MOST_REPEATED
+    few = demand.requests_per_s * WATCHED_S <= MOST_REPEATED
     twice = repeated(demand, 2 * demand.span_s).arrivals
     admissions = (replace(quota, admission=admission) for admission in Admission)
     if few or demand.span_s >= MINUTE_S or not all(door_of(twice, way).is_never_full for way in admissions):
         return _whole_minutes(demand, MOST_HELD)
-    return _repeated_for(demand, 1)
-
-
-def watched_minutes(demand: Demand, most: int) -> int:
-    """Ten; as many as hold so many arrivals of a demand of less than one, which is repeated; at least one."""
-    held = math.floor(most / MINUTE_S / demand.requests_per_s) if demand.span_s < MINUTE_S else LEAST_MINUTES
-    return min(LEAST_MINUTES, max(1, held))
+    return _cut_to(1, demand)
 
 
 def _whole_minutes(demand: Demand, most: int) -> Demand:
-    minutes = watched_minutes(demand, most)
-    return repeated(demand, minutes * MINUTE_S) if minutes == LEAST_MINUTES else _repeated_for(demand, minutes)
+    """Ten of it; as many as hold so many arrivals of a demand of less than one, which is repeated; at least one."""
+    held = math.floor(most / MINUTE_S / demand.requests_per_s) if demand.span_s < MINUTE_S else LEAST_MINUTES
+    return repeated(demand, WATCHED_S) if held >= LEAST_MINUTES else _cut_to(max(1, held), demand)
 
 
-def _repeated_for(demand: Demand, minutes: int) -> Demand:
-    """So many whole minutes of it."""
+def _cut_to(minutes: int, demand: Demand) -> Demand:
+    """So many whole minutes of it, repeated."""
     span_s = minutes * MINUTE_S
     again = repeated(demand, span_s)
     return replace(again, arrivals=again.arrivals.filter(pl.col("at_s") < span_s), span_s=span_s)
@@ -258,6 +253,7 @@ class Search:
     """For the smallest number of deployments that is enough."""
 
     demand: Demand
+    once: Demand  # not repeated
     target_share: float
     phases_ns: tuple[int, ...]
     blocks: Blocks | None
@@ -273,12 +269,24 @@ class Search:
             deployments=tried.deployments,
             low=low,
             high=high,
-            never_fit=int((~tried.door.fits).sum()),
+            never_fit=int((~tried.door.fits[: self.once.arrivals.height]).sum()),
         )
 
     def tried(self, way: Quota) -> Tried:
+        door = self.door(way)
+        shorter = self.demand.span_s < WATCHED_S and self.once.span_s * MOST_COPIES >= MINUTE_S
+        if shorter and door.is_bucket and not door.is_never_full:
+            return self._tried_again(door)
         phases_ns = self.phases_ns if way.window is WindowKind.MINUTE else (0,)
-        return Tried(self.door(way), phases_ns, self.target_share, self.blocks, {})
+        return Tried(door, phases_ns, self.target_share, self.blocks, None, {})
+
+    def _tried_again(self, door: Door) -> Tried:
+        """For a bucket is full at the first of ten minutes alone: as many whole repetitions as are held, until then."""
+        each, each_ns = self.once.arrivals.height, self.once.span_s * NS_PER_S
+        copies = len(door.at_ns) // each
+        again_ns = round(copies * each_ns), round(math.ceil(WATCHED_S / self.once.span_s) * each_ns)
+        held = Asked(door.at_ns[: copies * each], door.tokens[: copies * each])
+        return Tried(Door(held, door.quota), (0,), self.target_share, self.blocks, again_ns, {})
 
     def door(self, way: Quota) -> Door:
         """The arrivals are read once, and what they count once for each admission."""
@@ -299,6 +307,7 @@ class Tried:
     phases_ns: tuple[int, ...]
     target_share: float
     blocks: Blocks | None
+    again_ns: tuple[int, int] | None  # after how long it comes again, and until when; None: it comes once
     results: dict[int, tuple[bool, float]]  # by number: enough in each phase; in which share of the resamples
 
     @cached_property
@@ -315,14 +324,21 @@ class Tried:
             self.results[number] = known, float(known)
         if number not in self.results:
             swollen = None if self.blocks is None else self.blocks.swollen(self.offered, self.fullness, number)
-            counted = Part.of(self.door, number).in_phases(self.phases_ns)
-            each = [self._judged(offered, lost, swollen) for offered, lost in counted]
+            each = [self._judged(offered, lost, swollen) for offered, lost in self._counted(number)]
             self.results[number] = all(enough for enough, _ in each), sum(share for _, share in each) / len(each)
         return self.results[number]
 
+    def _counted(self, number: int) -> Iterable[tuple[Counts, Counts]]:
+        """What was asked and refused, in each phase."""
+        if self.again_ns is None:
+            return Part.of(self.door, number).in_phases(self.phases_ns)
+        span_ns, until_ns = self.again_ns
+        part = Part.of_deployments(self.door, number, -(-until_ns // span_ns))
+        return [part.again(span_ns, until_ns, self.target_share)]
+
     def _known(self, number: int) -> bool | None:
         """Whether it is enough, as far as that needs no replay."""
-        if self.door.is_never_full:
+        if self.again_ns is None and self.door.is_never_full:
             return True
         too_few = self.door.least_refused(number) > self.target_share * int(self.door.fits.sum())
         return False if too_few else None

@@ -36,13 +36,13 @@ class Part:
     replayed: Whole | None  # minutes of the whole, in ascending order; None: all
 
     @classmethod
-    def of_deployments(cls, whole: Door, deployments: int) -> Part:
-        """Of some deployments, at all times."""
-        count = len(whole.at_ns)
+    def of_deployments(cls, whole: Door, deployments: int, times: int = 1) -> Part:
+        """Of some deployments, at all times, of which there are so many."""
+        count = len(whole.at_ns) * times
         some = max(1, deployments * MOST_REPLAYED // count) if count else deployments
         if some >= deployments:
             return cls(whole, whole, deployments, deployments, None)
-        return cls(whole, _dealt_to(whole, np.arange(0, count, deployments), some), some, deployments, None)
+        return cls(whole, _dealt_to(whole, np.arange(0, len(whole.at_ns), deployments), some), some, deployments, None)
 
     @classmethod
     def of(cls, whole: Door, deployments: int) -> Part:
@@ -72,6 +72,20 @@ class Part:
                 found = (asked, lost) if self.replayed is None else self._everywhere(asked, lost, self.replayed)
             before = codes
             yield found
+
+    def again(self, span_ns: int, until_ns: int, target_share: float) -> tuple[Counts, Counts]:
+        """At buckets, where all comes again each `span_ns` until then: what was asked and refused; shape (1,).
+
+        As soon as that is more than the target of all that is asked, no further.
+        """
+        times, fits = -(-until_ns // span_ns), self.door.fits
+        in_last = fits & (self.door.at_ns < until_ns - (times - 1) * span_ns)
+        asked, lost = (times - 1) * int(fits.sum()) + int(in_last.sum()), 0
+        for time, codes in enumerate(self.door.refusals_again(self.deployments, times, span_ns), 1):
+            lost += int((codes[in_last if time == times else fits] != 0).sum())
+            if lost > target_share * asked:
+                break
+        return np.array([float(asked)]), np.array([float(lost)])
 
     def _everywhere(self, asked: Counts, lost: Counts, replayed: Whole) -> tuple[Counts, Counts]:
         everywhere, fullness = self.whole.fitting.requests_by_minute, np.maximum(*self.whole.loads)

@@ -47,6 +47,18 @@ class Bucket:
         return self.capacity // self.unit
 
 
+@dataclass(slots=True)
+class Full:
+    """When the buckets of each deployment are full again, in units of theirs; before now: they are."""
+
+    tokens: list[int]
+    requests: list[int]
+
+    def pass_by(self, units: int, units_of_requests: int) -> None:
+        self.tokens = [max(0, each - units) for each in self.tokens]
+        self.requests = [max(0, each - units_of_requests) for each in self.requests]
+
+
 @dataclass(frozen=True)
 class Door:
     """Arrivals that deployments with one quota let in or not, whatever the number to which they are dealt in turn.
@@ -148,11 +160,22 @@ class Door:
         if not self.is_bucket and len(self.at_ns):
             yield from _refusals_at_windows(self, deployments, phases_ns)
             return
-        codes = np.zeros(len(self.at_ns), np.uint8)
-        if len(codes):
-            _refuse_at_buckets(self, deployments, codes)
-            codes[~self.fits] = NEVER
+        (codes,) = self.refusals_again(deployments, 1, 0)
         yield from itertools.repeat(codes, len(phases_ns))
+
+    def refusals_again(self, deployments: int, times: int, span_ns: int) -> Iterator[Codes]:
+        """At buckets, the same for each time that the arrivals come, `span_ns` after the last one.
+
+        What is left in the buckets is there the next time: they are full at the first alone.
+        """
+        full_at = Full([0] * deployments, [0] * deployments)
+        for _ in range(times):
+            codes = np.zeros(len(self.at_ns), np.uint8)
+            if len(codes):
+                _refuse_at_buckets(self, deployments, full_at, codes)
+                codes[~self.fits] = NEVER
+            full_at.pass_by(span_ns * self.tokens_bucket.rate, span_ns * self.requests_bucket.rate)
+            yield codes
 
 
 def dealt(amounts: Whole, deployments: int) -> Whole:
@@ -279,26 +302,34 @@ def _refused_in_turn(
 # --- buckets ---
 
 
-def _refuse_at_buckets(door: Door, deployments: int, codes: Codes) -> None:
-    of_tokens, of_requests = door.tokens_bucket, door.requests_bucket
+def _refuse_at_buckets(door: Door, deployments: int, full_at: Full, codes: Codes) -> None:
+    """From where the buckets are full again at those instants; they are left where the last arrival puts them."""
     if not _is_exact(door):
         for turn in range(deployments):
-            _refuse_stretch(door, np.arange(turn, len(codes), deployments), 0, 0, codes)
+            _refuse_stretch(door, np.arange(turn, len(codes), deployments), turn, full_at, codes)
         return
-    before_tokens = _full_again(door.at_ns * of_tokens.rate, door.counted_tokens * of_tokens.unit, deployments)
-    before_requests = _full_again(door.at_ns * of_requests.rate, door.fits * of_requests.unit, deployments)
+    of_tokens, of_requests = door.tokens_bucket, door.requests_bucket
+    taken, taken_requests = door.counted_tokens * of_tokens.unit, door.fits * of_requests.unit
+    before_tokens = _full_again(door.at_ns * of_tokens.rate, taken, full_at.tokens)
+    before_requests = _full_again(door.at_ns * of_requests.rate, taken_requests, full_at.requests)
+    for last in range(max(0, len(codes) - deployments), len(codes)):
+        full_at.tokens[last % deployments] = int(before_tokens[last] + taken[last])
+        full_at.requests[last % deployments] = int(before_requests[last] + taken_requests[last])
     owed = before_tokens - door.at_ns * of_tokens.rate
     owed_requests = before_requests - door.at_ns * of_requests.rate
-    over = owed + door.counted_tokens * of_tokens.unit > of_tokens.capacity
+    over = owed + taken > of_tokens.capacity
     over |= owed_requests + min(of_requests.unit, of_requests.capacity) > of_requests.capacity
     over &= door.fits
     full = (owed == 0) & (owed_requests == 0)
     for turn in np.unique(np.flatnonzero(over) % deployments).tolist():
         places = np.arange(turn, len(codes), deployments)
+        left = full_at.tokens[turn], full_at.requests[turn]
         for first, end in _stretches(np.flatnonzero(over[places]), np.flatnonzero(full[places]), len(places)):
-            start = int(places[first])
-            levels = int(before_tokens[start]), int(before_requests[start])
-            _refuse_stretch(door, places[first:end], *levels, codes)
+            start = places[first]
+            full_at.tokens[turn], full_at.requests[turn] = int(before_tokens[start]), int(before_requests[start])
+            _refuse_stretch(door, places[first:end], turn, full_at, codes)
+        if end < len(places):  # full in between, so that nothing is left of what was refused
+            full_at.tokens[turn], full_at.requests[turn] = left
 
 
 def _is_exact(door: Door) -> bool:
@@ -307,14 +338,17 @@ def _is_exact(door: Door) -> bool:
     return all(last_ns * each.rate + amount * each.unit + each.capacity < EXACT for amount, each in spent)
 
 
-def _full_again(now: Whole, taken: Whole, deployments: int) -> Whole:
+def _full_again(now: Whole, taken: Whole, full_at: list[int]) -> Whole:
     """When the bucket of each arrival's deployment would be full again, just before it takes and never before now.
+
+    `full_at`: the same of each deployment before all.
 
     Lindley's recursion, F = max(F, now) + taken, as a running maximum, for the case that nothing is refused.
     """
-    times, amounts = dealt(now, deployments), dealt(taken, deployments)
+    times, amounts = dealt(now, len(full_at)), dealt(taken, len(full_at))
     before = np.cumsum(amounts, axis=0) - amounts
-    return np.asarray((before + np.maximum.accumulate(times - before, axis=0)).ravel()[: len(now)])
+    latest = np.maximum(np.maximum.accumulate(times - before, axis=0), np.array(full_at))
+    return np.asarray((before + latest).ravel()[: len(now)])
 
 
 def _stretches(over: Whole, full: Whole, count: int) -> Iterator[tuple[int, int]]:
@@ -327,9 +361,10 @@ def _stretches(over: Whole, full: Whole, count: int) -> Iterator[tuple[int, int]
             yield first, end
 
 
-def _refuse_stretch(door: Door, places: Whole, full_at: int, requests_full_at: int, codes: Codes) -> None:
-    """One deployment's arrivals in turn, from where its buckets will be full again at those instants."""
+def _refuse_stretch(door: Door, places: Whole, turn: int, full: Full, codes: Codes) -> None:
+    """Arrivals of the deployment whose turn it is, one by one."""
     places = places[door.fits[places]]
+    full_at, requests_full_at = full.tokens[turn], full.requests[turn]
     rate, unit, capacity = door.tokens_bucket.rate, door.tokens_bucket.unit, door.tokens_bucket.capacity
     of_requests = door.requests_bucket
     requests_rate, requests_unit, requests_capacity = of_requests.rate, of_requests.unit, of_requests.capacity
@@ -352,3 +387,4 @@ def _refuse_stretch(door: Door, places: Whole, full_at: int, requests_full_at: i
             full_at = after
             requests_full_at += requests_unit
     codes[places] = found
+    full.tokens[turn], full.requests[turn] = full_at, requests_full_at
